@@ -1,0 +1,418 @@
+"""The scorecard: the versioned, typed result of an evaluation. Everything that is shown or gated is read from it.
+
+No torch here: a scorecard is loaded, compared and shown on machines that never run a model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from robustbench_lite.errors import UserError, faults
+from robustbench_lite.files import write_atomically
+from robustbench_lite.statistics import clopper_pearson
+from robustbench_lite.suite import Suite
+from robustbench_lite.threat import ThreatModel
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Verdict = Literal["PASS", "FAIL", "INVALID"]
+Severity = Literal["error", "warning", "info"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Interval(_Frozen):
+    """A share of samples with its exact (Clopper-Pearson) interval."""
+
+    count: int
+    """Samples counted."""
+    total: int
+    """Samples looked at."""
+    value: float
+    """``count / total``, in [0, 1]."""
+    low: float
+    """Low end of the interval."""
+    high: float
+    """High end of the interval."""
+    confidence: float = 0.95
+    """Coverage of the interval."""
+
+    @classmethod
+    def of(cls, count: int, total: int, confidence: float = 0.95) -> Interval:
+        """Share ``count / total`` with its interval; 0 in [0, 1] where total is 0."""
+        low, high = clopper_pearson(count, total, confidence)
+        value = count / total if total else 0.0
+        return cls(count=count, total=total, value=value, low=low, high=high, confidence=confidence)
+
+    def __str__(self) -> str:
+        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]"
+
+
+class Passes(_Frozen):
+    """Passes through the model, counted on samples: the cost that doesn't depend on the machine."""
+
+    forward: int = 0
+    """Samples that went forward."""
+    backward: int = 0
+    """Samples whose input gradient was computed."""
+
+    @property
+    def total(self) -> int:
+        """Forward and backward together."""
+        return self.forward + self.backward
+
+    def __add__(self, other: Passes) -> Passes:
+        return Passes(forward=self.forward + other.forward, backward=self.backward + other.backward)
+
+
+class Trace(_Frozen):
+    """What an attack saw, by step; the evidence on which an evaluation is believed or not."""
+
+    samples: tuple[int, ...]
+    """Samples that reached the step."""
+    loss: tuple[float, ...]
+    """Mean over them of the loss that the attack climbs."""
+    broken: tuple[int, ...]
+    """Samples broken at the step for the first time."""
+    zero_gradient: tuple[int, ...]
+    """Samples whose input gradient was exactly zero."""
+
+
+class AttackResult(_Frozen):
+    """One attack of the suite under one threat model."""
+
+    name: str
+    """Unique within the scorecard."""
+    attack: str
+    """The algorithm, as the registry knows it."""
+    threat: ThreatModel
+    """The threat model it ran under."""
+    params: dict[str, Any]
+    """The algorithm's parameters, defaults included."""
+    attempted: int
+    """Samples it was run on: in a cascade those that were left."""
+    broken: int
+    """Samples of these that it broke, each with a confirmed witness."""
+    unconfirmed: int = 0
+    """Successes seen in the loop that the independent forward pass didn't confirm; not counted."""
+    robust_accuracy: Interval
+    """Share of all samples still right after this attack and those before it, under its threat model."""
+    alone: Interval | None
+    """Share of all samples that this attack alone leaves right; None where it didn't see all of them."""
+    distance_median: float | None
+    """Median distance of its witnesses, in the threat model's norm; None without witnesses."""
+    passes: Passes
+    """What it cost."""
+    seconds: float
+    """Wall-clock time."""
+    finished: bool = True
+    """False where a budget or an interrupt stopped it early."""
+    trace: Trace
+
+
+class ThreatResult(_Frozen):
+    """The worst case over all attacks under one threat model."""
+
+    threat: ThreatModel
+    robust_accuracy: Interval
+
+
+class Break(_Frozen):
+    """A confirmed witness against one sample."""
+
+    attack: str
+    """Name of the attack that found it."""
+    prediction: int
+    """What the model says instead."""
+    distance: float
+    """Distance from the original, in the threat model's norm."""
+
+
+class Outcome(_Frozen):
+    """The row of one sample."""
+
+    index: int
+    """Position in the data source."""
+    key: str
+    """Hash of the sample's content, by which two scorecards are paired."""
+    label: int
+    prediction: int
+    """Prediction on the clean input."""
+    breaks: tuple[Break, ...] = ()
+    """Witnesses against it, in the order they were found; empty where it stood or was wrong from the start."""
+    passes: Passes
+    """What this sample cost, clean pass included."""
+
+    @property
+    def correct(self) -> bool:
+        """Whether the clean prediction is right."""
+        return self.prediction == self.label
+
+    @property
+    def robust(self) -> bool:
+        """Whether the prediction is right and no attack of the suite broke it."""
+        return self.correct and not self.breaks
+
+    @property
+    def broken_by(self) -> str | None:
+        """Name of the first attack that broke it."""
+        return self.breaks[0].attack if self.breaks else None
+
+    @property
+    def distance(self) -> float | None:
+        """Distance of the first witness."""
+        return self.breaks[0].distance if self.breaks else None
+
+
+class ClassResult(_Frozen):
+    """Clean and robust accuracy of one class."""
+
+    label: int
+    name: str
+    clean_accuracy: Interval
+    robust_accuracy: Interval
+
+
+class Finding(_Frozen):
+    """A reason to believe the evaluation less: what was seen, and the cure."""
+
+    code: str
+    """Stable code, such as ``RB201``."""
+    severity: Severity
+    """An ``error`` makes the verdict INVALID."""
+    message: str
+    """What was seen."""
+    cure: str
+    """What to do about it."""
+    attack: str | None = None
+    """The attack it is about; None where it is about the whole evaluation."""
+
+
+class Gate(_Frozen):
+    """A demand on the scorecard and whether it is met."""
+
+    name: str
+    """Such as ``min_robust_accuracy``."""
+    threshold: float
+    value: float
+    passed: bool
+
+
+class Example(_Frozen):
+    """A witness to look at: PNG images, base64."""
+
+    index: int
+    label: int
+    prediction: int
+    """Prediction on the clean input."""
+    attack: str
+    adversarial_prediction: int
+    distance: float
+    original: str
+    perturbation: str
+    """Difference, scaled so that its largest value spans the range; grey is no change."""
+    adversarial: str
+
+
+class TargetInfo(_Frozen):
+    """The model under test."""
+
+    name: str
+    weights_sha256: str
+    """Hash of the state dict: names, shapes and values."""
+    parameters: int
+    """Number of parameters."""
+    device: str
+
+
+class DataInfo(_Frozen):
+    """The samples it was tested on."""
+
+    name: str
+    samples: int
+    shape: tuple[int, ...]
+    """Shape of one sample, (channels, height, width) for images."""
+    classes: tuple[str, ...]
+    sha256: str
+    """Hash over the samples' keys and labels, whatever their order."""
+
+
+class Environment(_Frozen):
+    """What it ran on, so that the run can be repeated."""
+
+    python: str
+    platform: str
+    processor: str
+    threads: int
+    packages: dict[str, str]
+    """Versions of what the result depends on."""
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """Confirmed adversarial examples, one a row."""
+
+    index: NDArray[np.int64]
+    """Position of the sample in the data source, shape (N,)."""
+    attack: NDArray[np.str_]
+    """Name of the attack that found it, shape (N,)."""
+    x: NDArray[np.float32]
+    """The adversarial inputs, in [0, 1], shape (N, *sample)."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def save(self, path: Path) -> None:
+        """Write them as a compressed ``npz`` file."""
+        import numpy as np
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, index=self.index, attack=self.attack, x=self.x)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote; nothing in the file is executed."""
+        import numpy as np
+
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return cls(index=stored["index"], attack=stored["attack"], x=stored["x"])
+        except (OSError, ValueError, KeyError) as fault:
+            raise UserError(f"{path}: can't be read as witnesses ({fault}); delete it or save the card again") from None
+
+
+class Scorecard(_Frozen):
+    """The result of an evaluation.
+
+    ``clean_accuracy`` is the share of samples that the target gets right; ``robust_accuracy`` the share that it gets
+    right and that no attack of the suite breaks, under any of its threat models (pointwise worst case). Every
+    adversarial example behind it is a witness: an independent forward pass has confirmed it.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    created: str
+    """ISO 8601, UTC."""
+    version: str
+    """Version of robustbench_lite."""
+    target: TargetInfo
+    data: DataInfo
+    suite: Suite
+    """The suite as it ran, threat models and parameters resolved."""
+    seed: int
+    batch_size: int
+    environment: Environment
+    clean_accuracy: Interval
+    robust_accuracy: Interval
+    threats: tuple[ThreatResult, ...]
+    attacks: tuple[AttackResult, ...]
+    passes: Passes
+    seconds: float
+    verdict: Verdict
+    validity: tuple[Finding, ...]
+    gates: tuple[Gate, ...] = ()
+    interrupted: str | None = None
+    """Why the run stopped before its end (``interrupt``, ``seconds``, ``passes``); None where it didn't."""
+    outcomes: tuple[Outcome, ...] = Field(repr=False)
+    gallery: tuple[Example, ...] = Field(default=(), repr=False)
+
+    _witnesses: Witnesses | None = PrivateAttr(default=None)
+
+    @property
+    def witnesses(self) -> Witnesses | None:
+        """Adversarial examples, where they were asked for (``keep_witnesses=True``); beside the JSON when saved."""
+        return self._witnesses
+
+    def with_witnesses(self, witnesses: Witnesses) -> Scorecard:
+        """Attach the adversarial examples."""
+        card = self.model_copy()
+        card._witnesses = witnesses
+        return card
+
+    def class_name(self, label: int) -> str:
+        """Name of a class; its number where the data have no names."""
+        return self.data.classes[label] if 0 <= label < len(self.data.classes) else str(label)
+
+    def by_class(self) -> tuple[ClassResult, ...]:
+        """Clean and robust accuracy of each class that occurs, by label."""
+        return tuple(self._classes())
+
+    def _classes(self) -> Iterator[ClassResult]:
+        rows: dict[int, list[Outcome]] = {}
+        for outcome in self.outcomes:
+            rows.setdefault(outcome.label, []).append(outcome)
+        for label, members in sorted(rows.items()):
+            yield ClassResult(
+                label=label,
+                name=self.class_name(label),
+                clean_accuracy=Interval.of(sum(row.correct for row in members), len(members)),
+                robust_accuracy=Interval.of(sum(row.robust for row in members), len(members)),
+            )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the scorecard as JSON, and its witnesses, where it has any, beside it as ``.witnesses.npz``.
+
+        The file is replaced in one step: a crash leaves the old one or the new one, never half of one.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self._witnesses is not None:
+            self._witnesses.save(_witness_path(path))
+        write_atomically(path, self.model_dump_json(indent=1) + "\n")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Scorecard:
+        """Read a scorecard that `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            For a file that is no scorecard, is damaged, or was written by a newer version.
+        """
+        path = Path(path)
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; expected a scorecard written by 'rblite evaluate'") from None
+        except (OSError, ValueError) as fault:
+            raise UserError(f"{path}: can't be read as JSON ({fault}); expected a scorecard") from None
+        if not isinstance(raw, dict) or "schema_version" not in raw:
+            raise UserError(f"{path}: not a scorecard (no schema_version)")
+        if raw["schema_version"] != SCHEMA_VERSION:
+            raise UserError(
+                f"{path}: schema_version is {raw['schema_version']!r}, this version of robustbench_lite reads "
+                f"{SCHEMA_VERSION}; upgrade robustbench_lite to read it"
+            )
+        try:
+            card = cls.model_validate(raw)
+        except ValidationError as fault:
+            raise UserError(f"{path}: not a valid scorecard\n{faults(fault)}") from None
+        if _witness_path(path).is_file():
+            card._witnesses = Witnesses.load(_witness_path(path))
+        return card
+
+
+def _witness_path(path: Path) -> Path:
+    return path.with_suffix(".witnesses.npz")
+
+
+def median(values: list[float]) -> float | None:
+    """Median, or None of nothing."""
+    ordered = sorted(value for value in values if math.isfinite(value))
+    if not ordered:
+        return None
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

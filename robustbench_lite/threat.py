@@ -1,0 +1,111 @@
+"""What the adversary may do: the norm, the size of the ball, the goal."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from robustbench_lite.errors import UserError, faults
+
+Norm = Literal["Linf", "L2"]
+Goal = Literal["untargeted", "targeted"]
+TargetChoice = Literal["random", "least_likely", "next"]
+
+NORMS: tuple[str, ...] = get_args(Norm)
+TARGET_CHOICES: tuple[str, ...] = get_args(TargetChoice)
+
+
+class ThreatModel(BaseModel):
+    """A norm, the radius ``eps`` of the ball around each input, and the adversary's goal.
+
+    Inputs are in ``[0, 1]``, so ``eps`` is in units of the full range: ``8/255`` is eight grey levels of 8 bits.
+    Written as text it reads ``"Linf 8/255"``, ``"L2 0.5"`` or ``"Linf 0.3 targeted least_likely"``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown norm, and for an ``eps`` that is not a number, not above 0, or, in Linf, above 1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    norm: Norm
+    """Norm of the perturbation, over all the values of one sample."""
+    eps: float
+    """Radius of the ball; a text such as ``8/255`` is taken too and kept in ``eps_text``."""
+    eps_text: str = ""
+    """``eps`` as it was written."""
+    goal: Goal = "untargeted"
+    """``untargeted``: any wrong class; ``targeted``: one given wrong class."""
+    target_class: TargetChoice = "random"
+    """Which class a targeted adversary wants: a seeded random wrong one, the least likely, or the next by number."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            given = _split(given)
+        if not isinstance(given, dict):
+            return given
+        given = dict(given)
+        if "norm" in given and isinstance(given["norm"], str):
+            given["norm"] = _norm(given["norm"])
+        if "eps" in given:
+            text = given.get("eps_text") or str(given["eps"])
+            given.update(eps=_eps(given["eps"]), eps_text=text)
+        return given
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not math.isfinite(self.eps) or self.eps <= 0:
+            raise ValueError(f"eps is {self.eps_text}: expected a finite number above 0, such as 8/255 or 0.3")
+        if self.norm == "Linf" and self.eps > 1:
+            raise ValueError(
+                f"eps is {self.eps_text}: inputs are in [0, 1], so in Linf eps can't exceed 1; "
+                f"for 8-bit levels write {self.eps_text}/255"
+            )
+        return self
+
+    @classmethod
+    def parse(cls, text: str | ThreatModel) -> ThreatModel:
+        """Read ``"NORM EPS [targeted [random|least_likely|next]]"``; a `ThreatModel` is handed back as it is.
+
+        Raises
+        ------
+        ValueError
+            In one line, saying what was given and what is expected.
+        """
+        if isinstance(text, ThreatModel):
+            return text
+        try:
+            return cls.model_validate(text)
+        except ValidationError as fault:
+            raise UserError(f"threat model {text!r}: {faults(fault).strip()}") from None
+
+    def __str__(self) -> str:
+        aim = "" if self.goal == "untargeted" else f" targeted {self.target_class}"
+        return f"{self.norm} {self.eps_text}{aim}"
+
+
+def _split(text: str) -> dict[str, str]:
+    words = text.split()
+    if not 2 <= len(words) <= 4 or (len(words) > 2 and words[2] not in get_args(Goal)):
+        raise ValueError(f"expected 'NORM EPS [targeted [{'|'.join(TARGET_CHOICES)}]]', such as 'Linf 8/255'")
+    return dict(zip(("norm", "eps", "goal", "target_class"), words, strict=False))
+
+
+def _norm(text: str) -> str:
+    for norm in NORMS:
+        if text.lower() == norm.lower():
+            return norm
+    raise ValueError(f"norm is {text!r}: expected one of {', '.join(NORMS)}")
+
+
+def _eps(given: Any) -> float:
+    try:
+        return float(Fraction(given)) if isinstance(given, str) else float(given)
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError):
+        raise ValueError(f"eps is {given!r}: expected a number or a fraction, such as 8/255, 0.3 or 1e-2") from None
