@@ -1,1 +1,11 @@
-CATALOGUE: dict[str, str] = {}
+"""Reports: a scorecard in, text out. One file a format; CONTRIBUTING.md says how to add one.
+
+Every format is one function, ``render(cards, *, title=None, story=())``: with one card it shows that card, with
+several it sets them side by side. ``terminal`` gives what Rich can print, the others give text.
+"""
+
+CATALOGUE: dict[str, str] = {
+    "terminal": "terminal:render",
+    "html": "html:render",
+    "markdown": "markdown:render",
+}

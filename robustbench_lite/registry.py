@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from robustbench_lite.errors import UserError
+from pydantic import ValidationError
+
+from robustbench_lite.errors import UserError, faults
 
 _FILES = {"suites": "attacks", "recipes": "defenses"}
 
@@ -127,6 +129,8 @@ def build(kind: str, name: str, params: Mapping[str, Any]) -> Any:
                 raise UserError(f"{name}: {unknown('parameter', key, known)}")
     try:
         return factory(**params)
+    except ValidationError as fault:
+        raise UserError(f"{name}: {'; '.join(line.strip() for line in faults(fault).splitlines())}") from fault
     except (TypeError, ValueError) as fault:
         raise UserError(f"{name}: {fault}") from fault
 

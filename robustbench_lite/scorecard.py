@@ -102,6 +102,8 @@ class AttackResult(_Frozen):
     """The threat model it ran under."""
     params: dict[str, Any]
     """The algorithm's parameters, defaults included."""
+    gradients: bool
+    """Whether it climbs the gradient that the trace tells of; a foreign attack's loop is not seen."""
     attempted: int
     """Samples it was run on: in a cascade those that were left."""
     broken: int
@@ -112,6 +114,8 @@ class AttackResult(_Frozen):
     """Share of all samples still right after this attack and those before it, under its threat model."""
     alone: Interval | None
     """Share of all samples that this attack alone leaves right; None where it didn't see all of them."""
+    distance_min: float | None
+    """Smallest distance of its witnesses, in the threat model's norm; None without witnesses."""
     distance_median: float | None
     """Median distance of its witnesses, in the threat model's norm; None without witnesses."""
     passes: Passes
@@ -135,6 +139,8 @@ class Break(_Frozen):
 
     attack: str
     """Name of the attack that found it."""
+    threat: str
+    """The threat model under which it did."""
     prediction: int
     """What the model says instead."""
     distance: float
@@ -205,10 +211,19 @@ class Gate(_Frozen):
     """A demand on the scorecard and whether it is met."""
 
     name: str
-    """Such as ``min_robust_accuracy``."""
+    """``min_clean_accuracy``, ``min_robust_accuracy`` or ``max_drop``."""
     threshold: float
+    """Share of samples that is demanded."""
     value: float
+    """Share that was seen."""
+    low: float
+    """Low end of its interval."""
+    high: float
+    """High end of its interval."""
     passed: bool
+    """False only where the whole interval is on the wrong side: a gate doesn't fail by chance."""
+    decided: bool
+    """False where the interval holds the threshold: more samples would be needed to tell."""
 
 
 class Example(_Frozen):

@@ -89,7 +89,9 @@ class Schedule(BaseModel):
     decay: Literal["constant", "cosine", "one_cycle"] = "cosine"
     """Course of the learning rate over the training."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the training data that is kept out, to choose the best checkpoint by robust accuracy."""
+    """Share of the training data that is kept out, to measure clean and robust accuracy after each epoch."""
+    keep: Literal["best", "last"] = "best"
+    """Which epoch's weights are deployed: those of the best held-out robust accuracy, or the last."""
 
 
 class Recipe(_File):

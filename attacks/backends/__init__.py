@@ -1,1 +1,1 @@
-CATALOGUE: dict[str, str] = {}
+"""Attacks of other libraries, each behind one adapter, run and judged by our engine."""

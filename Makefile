@@ -1,0 +1,64 @@
+# Everything a contributor runs. Each target makes .venv and installs what it needs, once.
+#
+#   make test PYTHON=/usr/bin/python3.12      another interpreter (used when .venv is made)
+#   make test PYTEST_OPTIONS='-k pgd -x'      other options for pytest
+#   make test PIP_OPTIONS=                    pip with its progress shown
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+PIP_OPTIONS ?= --quiet
+PYTEST_OPTIONS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
+# The first interpreter that really runs, is new enough and can make an environment.
+USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c '$(USABLE)' >/dev/null 2>&1 && echo $$python && break; done)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint types check clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+setup: $(STAMP)  ## make .venv and install into it (the other targets do it by themselves)
+
+demo: $(STAMP)  ## train three small networks, attack them, write one page that compares them
+	@$(BIN)/rblite demo
+
+test: $(STAMP)  ## run the tests, warnings as errors
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest $(PYTEST_OPTIONS)
+
+lint: $(STAMP)  ## formatter and linter
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+types: $(STAMP)  ## type checker
+	@$(BIN)/mypy
+
+check: lint types test  ## the contract: lint, types and test; green before anything is merged
+
+clean:  ## remove .venv, caches and builds (the next run installs again)
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp holds the checkout's folder and is written last: an install that was interrupted, or a checkout
+# that was moved or copied together with its .venv, is set up again.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+$(STAMP): pyproject.toml constraints.txt
+	@rm -f $@
+	@$(BIN)/pip --version 2>/dev/null | grep -qF '$(CURDIR)/$(VENV)/' || { \
+		python='$(PYTHON)'; \
+		"$$python" -c '$(USABLE)' 2>/dev/null || { \
+			echo "Python 3.11 or later with its venv module is needed; found: $${python:-none}." >&2; \
+			echo 'On Debian: apt install python3 python3-venv. Or name one: make PYTHON=/path/to/python3' >&2; \
+			exit 1; }; \
+		echo "Making $(VENV) with $$("$$python" --version)"; \
+		"$$python" -m venv --clear $(VENV); }
+	@echo 'Installing into $(VENV) (the first time several GB, most of it torch: minutes)'
+	@$(BIN)/python -m pip install $(PIP_OPTIONS) --constraint constraints.txt --editable '.[dev]'
+	@echo '$(CURDIR)' > $@

@@ -1,0 +1,207 @@
+"""Every attack of the Adversarial Robustness Toolbox that looks for a perturbation in a ball, by its name there."""
+
+from __future__ import annotations
+
+import importlib
+import logging.config
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache, partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustbench_lite.engine import Problem
+from robustbench_lite.errors import UserError
+from robustbench_lite.parameters import step_length
+from robustbench_lite.threat import NORMS, ThreatModel
+
+from ._foreign import Foreign, checked, defaults, environment, needs, pick, replaced
+
+_NORM_OF = {
+    "BasicIterativeMethod": "Linf",
+    "BoundaryAttack": "L2",
+    "CarliniL0Method": "L0",
+    "CarliniL2Method": "L2",
+    "CarliniLInfMethod": "Linf",
+    "DeepFool": "L2",
+    "ElasticNet": "L1",
+    "NewtonFool": "L2",
+    "PixelAttack": "L0",
+    "SaliencyMapMethod": "L0",
+    "SignOPTAttack": "L2",
+    "SimBA": "L2",
+    "ThresholdAttack": "Linf",
+    "VirtualAdversarialMethod": "L2",
+    "ZooAttack": "L2",
+}
+"""The attacks that take no ``norm``, and the one they are made for. Those that take one do all of ours."""
+
+_REFUSED = {
+    "LowProFool": "it is for tables: it weighs features by their correlation with the label",
+    "ProjectedGradientDescentTensorFlowV2": "it is for TensorFlow; use ProjectedGradientDescent",
+    "TargetedUniversalPerturbation": "it makes one perturbation for all samples",
+    "UniversalPerturbation": "it makes one perturbation for all samples",
+    "Wasserstein": "its ball is one of the Wasserstein distance",
+}
+_UNDECLARED = {"AutoAttack": "multiprocess", "PixelAttack": "cma", "ThresholdAttack": "cma"}
+_ELSEWHERE = "it makes a patch, a texture, a sound or a rotation, or it needs more than a classifier of images"
+
+_STRONG: dict[str, dict[str, Any]] = {
+    "CarliniL2Method": {"binary_search_steps": 6, "max_iter": 100, "initial_const": 1.0},
+    "CarliniLInfMethod": {"max_iter": 100},
+    "DeepFool": {"epsilon": 0.02},
+    "SimBA": {"batch_size": 1},  # no other is allowed
+    "SquareAttack": {"max_iter": 1000},
+    "ZooAttack": {"binary_search_steps": 3, "max_iter": 100, "use_resize": False},
+}
+"""Used where the caller gives no value, because ART's own defaults are weak. Two more depend on the threat model and the
+batch: ``eps_step`` and ``batch_size``, see `ArtAttack._settings`."""
+
+_PROBABILITIES = ("NewtonFool", "SimBA", "VirtualAdversarialMethod")  # they refuse logits
+_SET_BY_US = {
+    "classifier": "the target",
+    "estimator": "the target",
+    "norm": "the threat model",
+    "eps": "the threat model",
+    "targeted": "the threat model's goal",
+    "verbose": "who shows progress",
+}
+
+
+class ArtAttack(Foreign):
+    """One of ART's attacks, https://github.com/Trusted-AI/adversarial-robustness-toolbox."""
+
+    library: ClassVar[str] = "art"
+
+    @property
+    def norms(self) -> tuple[str, ...]:  # type: ignore[override]
+        return _norms(self.source)
+
+    @property
+    def minimal(self) -> bool:  # type: ignore[override]
+        return "eps" not in defaults(self.source) and self.source.__name__ != "SimBA"
+
+    def generate(self, problem: Problem, classes: int) -> Tensor:
+        known = defaults(self.source)
+        if problem.targeted and "targeted" not in known:
+            raise UserError(f"{self.label} has no targeted form: it can't be run under {problem.threat}")
+        device = problem.x.device
+        model = Probabilities(problem.model) if self.source.__name__ in _PROBABILITIES else problem.model
+        classifier = _library().estimators.classification.PyTorchClassifier(
+            model=model,
+            loss=nn.CrossEntropyLoss(reduction="sum"),  # a mean's gradients would shrink as the batch grows
+            input_shape=tuple(problem.x.shape[1:]),
+            nb_classes=classes,
+            clip_values=(0.0, 1.0),
+            device_type="gpu" if device.type == "cuda" else "cpu",
+        )
+        attack = self.source(classifier, **self._settings(problem.threat, len(problem.x)))
+        labels = np.eye(classes, dtype=np.float32)[problem.aim.cpu().numpy()]
+        found = attack.generate(problem.x.cpu().numpy(), labels)
+        return torch.from_numpy(found)
+
+    def params(self) -> dict[str, Any]:
+        found = {name: value for name, value in super().params().items() if name not in _SET_BY_US}
+        return found | {name: self.given.get(name) for name in ("eps_step", "batch_size") if name in found}
+
+    def _settings(self, threat: ThreatModel, size: int) -> dict[str, Any]:
+        """Parameters of the constructor: what the threat model says, then strong defaults, then what the user gave."""
+        known = defaults(self.source)
+        steps = self.given.get("max_iter", known.get("max_iter", 25))
+        follows = {
+            "norm": {"Linf": np.inf, "L2": 2, "L1": 1}[threat.norm],
+            "eps": threat.eps,
+            "targeted": threat.goal == "targeted",
+            "verbose": False,
+            # ART's 0.1 is longer than most radii. The adaptive ones halve it as they go, and start from their paper's.
+            "eps_step": 2 * threat.eps if "nb_random_init" in known else step_length(None, threat.eps, steps),
+            # ART's is 1 for many, whereas the engine already made the batches as large as they may be.
+            "batch_size": max(size, known.get("batch_size", 1)),
+        }
+        return {name: value for name, value in follows.items() if name in known} | dict(self.given)
+
+
+class Probabilities(nn.Module):
+    """A model's softmax, for attacks that refuse logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).softmax(1)  # type: ignore[no-any-return]
+
+
+def find(name: str) -> Callable[..., ArtAttack]:
+    """What makes an attack of ART, from the parameters of its constructor.
+
+    Parameters
+    ----------
+    name
+        Its class in ``art.attacks.evasion``, such as ``SquareAttack``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, for an attack that can't be run here, and where ART isn't installed.
+    """
+    return partial(_make, pick("art", name, _classes(), _refused()))
+
+
+def names() -> dict[str, tuple[str, ...]]:
+    """Names of the attacks that can be run under our norms, each with its norms."""
+    found = {name: _norms(source) for name, source in _classes().items() if name not in _refused()}
+    return {name: norms for name, norms in sorted(found.items()) if set(norms) & set(NORMS)}
+
+
+def _make(source: type, **params: Any) -> ArtAttack:
+    strong = _STRONG.get(source.__name__, {})
+    return ArtAttack(source=source, given=strong | checked(defaults(source), _SET_BY_US, params))
+
+
+def _norms(source: type) -> tuple[str, ...]:
+    return (_NORM_OF[source.__name__],) if source.__name__ in _NORM_OF else NORMS
+
+
+def _refused() -> dict[str, str]:
+    elsewhere = [name for name, source in _classes().items() if name not in _NORM_OF and "norm" not in defaults(source)]
+    undeclared = {name: needs(package, "ART") for name, package in _UNDECLARED.items() if not find_spec(package)}
+    outdated = {} if hasattr(np, "mat") else {"GeoDA": "ART 1.20 calls np.mat, which numpy 2 has no more"}
+    return dict.fromkeys(elsewhere, _ELSEWHERE) | _REFUSED | undeclared | outdated
+
+
+@cache
+def _classes() -> dict[str, type]:
+    """ART's evasion attacks by name."""
+    return {name: kind for name, kind in vars(_library().attacks.evasion).items() if isinstance(kind, type)}
+
+
+@cache
+def _library() -> Any:
+    """ART, imported without what it does to the session on the way.
+
+    Its import writes a folder ``.art`` into the user's home, and hands a configuration to `logging` which closes the
+    handlers that are there: a test session's log file would end.
+    """
+    with ExitStack() as kept:
+        if not (Path.home() / ".art").exists():
+            home = kept.enter_context(tempfile.TemporaryDirectory())
+            kept.enter_context(environment(HOME=home, USERPROFILE=home))
+        kept.enter_context(replaced(logging.config, "dictConfig", lambda config: None))
+        try:
+            art = importlib.import_module("art")
+            for part in ("attacks.evasion", "estimators.classification", "config"):
+                importlib.import_module(f"art.{part}")
+        except ImportError as fault:
+            raise UserError(
+                f"ART can't be imported ({fault}): install it with `pip install adversarial-robustness-toolbox`"
+            ) from fault
+    logging.getLogger("art").addHandler(logging.NullHandler())
+    art.config.ART_DATA_PATH = str(Path.home() / ".art" / "data")
+    return art

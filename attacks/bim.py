@@ -1,0 +1,45 @@
+"""Basic iterative method."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from robustbench_lite.engine import Attack, Problem, Seen
+from robustbench_lite.losses import LossName
+from robustbench_lite.norms import GEOMETRIES
+from robustbench_lite.parameters import Length, PositiveInt, step_length
+
+
+class State(NamedTuple):
+    """The candidate alone."""
+
+    x: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class BIM(Attack):
+    """Steepest-ascent steps from the input itself, brought back into the ball after each.
+
+    References
+    ----------
+    Kurakin, Goodfellow and Bengio, *Adversarial examples in the physical world*, 2016. https://arxiv.org/abs/1607.02533
+    """
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/1607.02533"
+
+    steps: PositiveInt = 10
+    """Number of steps."""
+    step_size: Length | None = None
+    """Length of a step, in the units of eps; by default ``2.5 * eps / steps``."""
+    loss: LossName = "cross_entropy"
+    """Loss to climb: ``cross_entropy`` or ``margin``."""
+
+    def init(self, problem: Problem) -> State:
+        return State(problem.x)
+
+    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+        length = step_length(self.step_size, problem.threat.eps, self.steps)
+        return State(seen.x + length * GEOMETRIES[problem.threat.norm].steepest(seen.grad))

@@ -1,0 +1,46 @@
+"""Fast gradient sign method."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from robustbench_lite.engine import Attack, Problem, Seen
+from robustbench_lite.losses import LossName
+from robustbench_lite.norms import GEOMETRIES
+
+
+class State(NamedTuple):
+    """The candidate alone."""
+
+    x: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGSM(Attack):
+    """One step of length eps along the steepest ascent of the loss: exact for a linear model.
+
+    In Linf the sign of the gradient; in L2 the normalised gradient (the fast gradient method).
+
+    References
+    ----------
+    Goodfellow, Shlens and Szegedy, *Explaining and harnessing adversarial examples*, ICLR 2015.
+    https://arxiv.org/abs/1412.6572
+    """
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/1412.6572"
+
+    loss: LossName = "cross_entropy"
+    """Loss to climb: ``cross_entropy`` or ``margin``."""
+
+    @property
+    def steps(self) -> int:
+        return 1
+
+    def init(self, problem: Problem) -> State:
+        return State(problem.x)
+
+    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+        return State(seen.x + problem.threat.eps * GEOMETRIES[problem.threat.norm].steepest(seen.grad))

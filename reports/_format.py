@@ -1,0 +1,127 @@
+"""How values read, in every format: shares, counts, times, and text that came from outside."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from datetime import datetime
+
+from robustbench_lite.scorecard import AttackResult, DataInfo, Gate, Interval, Passes
+
+_BLANKS = {"Cc", "Zl", "Zp"}
+_GONE = {"Cf", "Cs", "Co", "Cn"}
+
+
+def plain(text: str) -> str:
+    """Text that can't steer what shows it: no line breaks, no control characters, no change of direction."""
+    kinds = ((character, unicodedata.category(character)) for character in text)
+    return "".join(" " if kind in _BLANKS else character for character, kind in kinds if kind not in _GONE)
+
+
+def percent(share: float) -> str:
+    """``0.876`` as ``87.6%``. Only 0 and 1 themselves read as 0.0% and 100.0%: 9,999 of 10,000 is not all."""
+    if 0 < abs(share) < 0.0005:
+        return "<0.1%" if share > 0 else ">-0.1%"
+    if 0.9995 <= share < 1:
+        return ">99.9%"
+    return f"{share:.1%}"
+
+
+def interval(accuracy: Interval) -> str:
+    """The ends of an interval, such as ``[82.3, 91.9]``, in percent."""
+    return f"[{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]"
+
+
+def confidence(accuracy: Interval) -> str:
+    """Coverage of an interval, such as ``95%``."""
+    return f"{100 * accuracy.confidence:.3g}%"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares, in percentage points, with its sign."""
+    return f"{100 * difference:+.1f} points".replace("-", "−")
+
+
+def p_value(value: float) -> str:
+    """A p-value as papers write it."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def number(value: float | None) -> str:
+    """A measure with three significant digits; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.3g}"
+
+
+def count(value: float) -> str:
+    """A count, thousands apart; a large one short."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= 10 * size:
+            return f"{value / size:,.0f}{unit}"
+        if value >= size:
+            return f"{value / size:.1f}{unit}"
+    return f"{value:,.0f}"
+
+
+def plural(value: int, noun: str) -> str:
+    """A count and its noun, such as ``1 sample`` or ``12 samples``."""
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
+def per_sample(passes: Passes, samples: int) -> str:
+    """Passes that one sample cost on average; a dash without samples."""
+    return count(passes.total / samples) if samples else "–"
+
+
+def seconds(value: float) -> str:
+    """A time, no finer than it can be trusted."""
+    if value < 9.95:
+        return f"{value:.1f}s"
+    if value < 59.5:
+        return f"{value:.0f}s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes}m {rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,}h {minutes:02d}m"
+
+
+def moment(created: str) -> str:
+    """When a scorecard was made, for people; as it stands where it is no ISO 8601."""
+    try:
+        when = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{when.day} {when:%B %Y, %H:%M} {when.tzname() or ''}".strip()
+
+
+def shape(data: DataInfo) -> str:
+    """Shape of a sample, such as ``1 × 28 × 28``."""
+    return " × ".join(str(size) for size in data.shape)
+
+
+def gate_demand(gate: Gate) -> str:
+    """What a gate asks for, such as ``robust accuracy at least 30.0%``."""
+    bound, _, what = gate.name.partition("_")
+    words = {"min": "at least", "max": "at most"}
+    if not what or bound not in words:
+        return f"{gate.name.replace('_', ' ')} {percent(gate.threshold)}"
+    return f"{what.replace('_', ' ')} {words[bound]} {percent(gate.threshold)}"
+
+
+def gate_state(gate: Gate) -> str:
+    """``met``, ``failed`` or ``undecided``: the interval holds the threshold, so the samples are too few to tell."""
+    if not gate.passed:
+        return "failed"
+    return "met" if gate.decided else "undecided"
+
+
+def gate_found(gate: Gate) -> str:
+    """What a gate saw, such as ``27.5% [24.0, 31.2]``."""
+    return f"{percent(gate.value)} [{100 * gate.low:.1f}, {100 * gate.high:.1f}]"
+
+
+def parameters(result: AttackResult) -> str:
+    """Parameters of an attack in a line."""
+    return ", ".join(f"{key}={value}" for key, value in result.params.items())

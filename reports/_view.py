@@ -1,0 +1,166 @@
+"""What a report says, before any format: the reasons of a verdict, the reservations, the lines of an overview."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from robustbench_lite.compare import Comparison, compare, differences, same_adversary
+from robustbench_lite.errors import UserError
+from robustbench_lite.scorecard import AttackResult, Gate, Interval, Scorecard
+from robustbench_lite.threat import ThreatModel
+
+from ._format import gate_demand, gate_found, plain, plural
+
+RUNNING = "robust after: samples still right after this attack and those before it"
+ALONE = "alone: samples this attack by itself leaves right; – where it didn't see all"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One line of an overview: a quantity, and its value in each scorecard."""
+
+    label: str
+    """Reads as a line under the heading of its threat model."""
+    kind: Literal["clean", "attack", "worst"]
+    threat: ThreatModel | None
+    accuracy: tuple[Interval | None, ...]
+    """One a scorecard; None where the scorecard has no such line."""
+
+
+def stages(cards: Sequence[Scorecard]) -> list[Stage]:
+    """Lines from clean accuracy down to the worst case, over the threat models and attacks of all the scorecards."""
+    threats = _threats(cards)
+    lines = [Stage("Clean", "clean", None, tuple(card.clean_accuracy for card in cards))]
+    for threat in threats:
+        lines += _attack_stages(cards, threat)
+        lines.append(Stage("Worst case", "worst", threat, _worst(cards, threat)))
+    if len(threats) > 1:
+        overall = tuple(card.robust_accuracy for card in cards)
+        lines.append(Stage("Worst case over all its threats", "worst", None, overall))
+    return lines
+
+
+def results_by_threat(card: Scorecard) -> list[tuple[ThreatModel, Interval, list[AttackResult]]]:
+    """Each threat model with its worst case and its attacks, in the order they ran."""
+    return [
+        (
+            row.threat,
+            row.robust_accuracy,
+            [result for result in card.attacks if same_adversary(result.threat, row.threat)],
+        )
+        for row in card.threats
+    ]
+
+
+def labels(cards: Sequence[Scorecard]) -> list[str]:
+    """What each scorecard is called: its target's name, numbered where two targets share one."""
+    names = [plain(card.target.name).strip() or "unnamed" for card in cards]
+    total = Counter(names)
+    seen: Counter[str] = Counter()
+    seen_labels = []
+    for name in names:
+        seen[name] += 1
+        seen_labels.append(f"{name} ({seen[name]})" if total[name] > 1 else name)
+    return seen_labels
+
+
+def heading(cards: Sequence[Scorecard], title: str | None) -> str:
+    """Title of a report: the one given, or one made of the targets' names."""
+    return plain(title or "").strip() or f"Adversarial robustness of {_and(labels(cards))}"
+
+
+def reasons(card: Scorecard) -> list[str]:
+    """Why the verdict is what it is, a sentence each."""
+    if card.verdict == "INVALID":
+        return _invalid(card) or ["The evaluation can't be trusted."]
+    failed = [gate for gate in card.gates if not gate.passed]
+    if failed:
+        return [f"Demanded {gate_demand(gate)}, found {gate_found(gate)}." for gate in failed]
+    return [_passed(len(card.gates)), *(_undecided(gate) for gate in card.gates if not gate.decided)]
+
+
+def reservations(card: Scorecard) -> list[str]:
+    """What a reader must know before believing the numbers, a sentence each."""
+    return [sentence for check in (_stopped, _unconfirmed) for sentence in check(card)]
+
+
+def paired(cards: Sequence[Scorecard]) -> Comparison | str | None:
+    """The paired comparison of two scorecards, or why there is none; None for another number of scorecards."""
+    if len(cards) != 2:
+        return None
+    try:
+        return compare(cards[0], cards[1])
+    except UserError as fault:
+        return str(fault)
+
+
+def unlike(cards: Sequence[Scorecard]) -> list[tuple[str, tuple[str, ...]]]:
+    """What makes each scorecard unlike the first: which two are meant, and a sentence for each difference."""
+    names = labels(cards)
+    told = (
+        (f"{names[0]} (before) and {name} (after)", differences(cards[0], card))
+        for name, card in zip(names[1:], cards[1:], strict=True)
+    )
+    return [(pair, sentences) for pair, sentences in told if sentences]
+
+
+def _threats(cards: Sequence[Scorecard]) -> list[ThreatModel]:
+    found: list[ThreatModel] = []
+    for card in cards:
+        for row in card.threats:
+            if not any(same_adversary(row.threat, threat) for threat in found):
+                found.append(row.threat)
+    return found
+
+
+def _attack_stages(cards: Sequence[Scorecard], threat: ThreatModel) -> Iterator[Stage]:
+    by_card = [
+        {result.name: result.robust_accuracy for result in card.attacks if same_adversary(result.threat, threat)}
+        for card in cards
+    ]
+    for name in dict.fromkeys(name for results in by_card for name in results):
+        yield Stage(f"after {plain(name)}", "attack", threat, tuple(results.get(name) for results in by_card))
+
+
+def _worst(cards: Sequence[Scorecard], threat: ThreatModel) -> tuple[Interval | None, ...]:
+    return tuple(
+        next((row.robust_accuracy for row in card.threats if same_adversary(row.threat, threat)), None)
+        for card in cards
+    )
+
+
+def _passed(gates: int) -> str:
+    if not gates:
+        return "No gate was set: nothing was demanded of the model."
+    return "The gate held." if gates == 1 else f"All {gates} gates held."
+
+
+def _undecided(gate: Gate) -> str:
+    return f"Undecided: {gate_demand(gate)}, found {gate_found(gate)}; more samples are needed to tell."
+
+
+def _invalid(card: Scorecard) -> list[str]:
+    return [f"{finding.code}: {finding.message}" for finding in card.validity if finding.severity == "error"]
+
+
+def _stopped(card: Scorecard) -> Iterator[str]:
+    cut = [plain(result.name) for result in card.attacks if not result.finished]
+    if card.interrupted or cut:
+        why = f"The run stopped early ({plain(card.interrupted)})" if card.interrupted else f"{_and(cut)} stopped early"
+        yield f"{why}: the robust accuracy is only an upper bound, a full run can only lower it."
+
+
+def _unconfirmed(card: Scorecard) -> Iterator[str]:
+    for result in card.attacks:
+        if result.unconfirmed:
+            yield (
+                f"{plain(result.name)}: {plural(result.unconfirmed, 'claim')} of success not confirmed by an "
+                "independent forward pass, so not counted."
+            )
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,272 @@
+"""A scorecard on a terminal, at 80 columns, with or without colour and Unicode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from robustbench_lite.compare import Change
+from robustbench_lite.scorecard import AttackResult, Finding, Interval, Scorecard, Severity, Verdict
+
+from . import _format as fmt
+from . import _view as view
+
+_VERDICTS: dict[Verdict, str] = {
+    "PASS": "bold white on green",
+    "FAIL": "bold white on red",
+    "INVALID": "bold black on yellow",
+}
+_SEVERITIES: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+_STATES = {"met": "green", "undecided": "yellow", "failed": "bold red"}
+_ASCII = str.maketrans(
+    {"–": "-", "−": "-", "—": "-", "·": "-", "×": "x", "█": "#", "░": ".", "│": "|", "…": "~", "→": ">"}
+)
+_BAR = 24
+_COLUMN = 16
+_ABREAST = 3  # columns of an overview that fit beside its labels
+
+
+def render(cards: Sequence[Scorecard], *, title: str | None = None, story: Sequence[str] = ()) -> RenderableType:
+    """Show scorecards on a terminal: one in full, several side by side.
+
+    Parameters
+    ----------
+    cards
+        One or more scorecards; of two, the first is taken as before and the second as after.
+    title
+        Heading; by default made of the targets' names.
+    story
+        Paragraphs to show above.
+
+    Returns
+    -------
+    RenderableType
+        What `rich.console.Console.print` takes. On a terminal without Unicode it uses ASCII alone.
+    """
+    lead: list[RenderableType] = [Text(view.heading(cards, title), style="bold"), Text()]
+    for paragraph in story:
+        lead += [Text(fmt.plain(paragraph)), Text()]
+    return _Portable(Group(*lead, scorecard(cards[0]) if len(cards) == 1 else comparison(cards)))
+
+
+def scorecard(card: Scorecard) -> RenderableType:
+    """One scorecard: verdict, accuracy, attacks, findings, gates, cost."""
+    parts = [_verdict(card), _about(card), _accuracies(card), _attacks(card), _findings(card), _gates(card)]
+    return _Portable(Group(*_spaced(parts), _cost(card)))
+
+
+def comparison(cards: Sequence[Scorecard]) -> RenderableType:
+    """Several scorecards side by side; of two, also what changed on the samples they share."""
+    names = view.labels(cards)
+    parts: list[RenderableType | None] = [
+        Group(*(_verdict(card, name) for card, name in zip(cards, names, strict=True))),
+        _unlike(cards),
+    ]
+    for start in range(0, len(cards), _ABREAST):
+        parts.append(_overview(cards[start : start + _ABREAST], names[start : start + _ABREAST]))
+    return _Portable(Group(*_spaced([*parts, _paired(cards)])))
+
+
+@dataclass(frozen=True)
+class _Portable:
+    """Content that a terminal without Unicode shows in ASCII, each character as wide as it was."""
+
+    content: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.content, options):
+            yield _ascii(segment) if options.ascii_only else segment
+
+
+def _ascii(segment: Segment) -> Segment:
+    text = segment.text.translate(_ASCII)
+    kept = (character if character.isascii() else "?" * cell_len(character) for character in text)
+    return Segment("".join(kept), segment.style, segment.control)
+
+
+def _verdict(card: Scorecard, name: str | None = None) -> RenderableType:
+    badge = Text(f" {card.verdict} ", style=_VERDICTS[card.verdict])
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=9)
+    grid.add_column(ratio=1)
+    grid.add_row(badge, Text(name, style="bold") if name else _headline(card))
+    if name:
+        grid.add_row("", _headline(card))
+    for note in (*view.reasons(card), *view.reservations(card)):
+        grid.add_row("", Text(fmt.plain(note)))
+    return grid
+
+
+def _headline(card: Scorecard) -> Text:
+    bound = "at most " if card.interrupted else ""
+    threats = " and ".join(str(row.threat) for row in card.threats)
+    text = Text("Robust accuracy ")
+    text.append(f"{bound}{fmt.percent(card.robust_accuracy.value)}", style="bold")
+    return text.append(f" {fmt.interval(card.robust_accuracy)} under {fmt.plain(threats)}")
+
+
+def _about(card: Scorecard) -> RenderableType:
+    target, data, suite = card.target, card.data, card.suite
+    order = "independent attacks" if suite.independent else "cascade"
+    classes = f"{len(data.classes):,} classes"
+    rows = {
+        "target": (target.name, fmt.plural(target.parameters, "parameter"), target.device, target.weights_sha256[:12]),
+        "data": (data.name, fmt.plural(data.samples, "sample"), fmt.shape(data), classes),
+        "suite": (suite.name or "unnamed", order, fmt.plural(len(card.attacks), "attack"), f"seed {card.seed}"),
+    }
+    grid = Table.grid(padding=(0, 2))
+    for key, values in rows.items():
+        grid.add_row(Text(key, style="dim"), Text(" · ".join(fmt.plain(value) for value in values)))
+    return grid
+
+
+def _accuracies(card: Scorecard) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(*_bar("clean accuracy", card.clean_accuracy, "blue"))
+    for threat, worst, _ in view.results_by_threat(card):
+        grid.add_row(*_bar(f"robust, {threat}", worst, "yellow"))
+    if len(card.threats) > 1:
+        grid.add_row(*_bar("robust, worst case", card.robust_accuracy, "yellow"))
+    return grid
+
+
+def _bar(label: str, accuracy: Interval, style: str) -> tuple[Text, Text, Text, Text]:
+    full = int(_BAR * accuracy.value)  # down: a bar that looks full is full
+    bar = Text("█" * full, style=style).append("░" * (_BAR - full), style="dim")
+    ends = Text(fmt.interval(accuracy), style="dim")
+    return Text(fmt.plain(label)), bar, Text(fmt.percent(accuracy.value), style="bold", justify="right"), ends
+
+
+def _attacks(card: Scorecard) -> RenderableType:
+    table = _table()
+    table.add_column("attack", overflow="fold")
+    for head in ("tried", "broken", "robust\nafter", "alone", "median\ndistance", "passes\n/sample", "time"):
+        table.add_column(head, justify="right", no_wrap=True)
+    several = len(card.threats) > 1
+    for threat, _, results in view.results_by_threat(card):
+        if several:
+            table.add_row(Text(f"under {fmt.plain(str(threat))}", style="italic"))
+        for result in results:
+            table.add_row(*_attack(result), end_section=several and result is results[-1])
+    return Group(table, Text(f"\n{view.RUNNING}\n{view.ALONE}", style="dim"))
+
+
+def _attack(result: AttackResult) -> Iterator[Text]:
+    yield Text(fmt.plain(result.name) + ("" if result.finished else " (cut short)"))
+    yield Text(fmt.count(result.attempted))
+    yield Text(fmt.count(result.broken))
+    yield Text(fmt.percent(result.robust_accuracy.value), style="bold")
+    yield Text(fmt.percent(result.alone.value) if result.alone else "–")
+    yield Text(fmt.number(result.distance_median))
+    yield Text(fmt.per_sample(result.passes, result.attempted))
+    yield Text(fmt.seconds(result.seconds))
+
+
+def _findings(card: Scorecard) -> RenderableType | None:
+    if not card.validity:
+        return None
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(ratio=1)
+    for finding in card.validity:
+        grid.add_row(Text(finding.code, style=_SEVERITIES[finding.severity]), _finding(finding))
+    return Group(Text("Findings", style="bold"), grid)
+
+
+def _finding(finding: Finding) -> Text:
+    about = f" in {fmt.plain(finding.attack)}" if finding.attack else ""
+    text = Text(f"{finding.severity}{about}: ", style=_SEVERITIES[finding.severity])
+    text.append(fmt.plain(finding.message), style="not bold default")
+    return text.append(f"\n→ {fmt.plain(finding.cure)}", style="not bold default")
+
+
+def _gates(card: Scorecard) -> RenderableType | None:
+    if not card.gates:
+        return None
+    grid = Table.grid(padding=(0, 2))
+    for gate in card.gates:
+        state = fmt.gate_state(gate)
+        grid.add_row(
+            Text(state, style=_STATES[state]), Text(fmt.plain(fmt.gate_demand(gate))), Text(fmt.gate_found(gate))
+        )
+    return Group(Text("Gates", style="bold"), grid)
+
+
+def _cost(card: Scorecard) -> RenderableType:
+    passes = card.passes
+    what = (
+        f"{fmt.count(passes.forward)} forward and {fmt.count(passes.backward)} backward passes "
+        f"in {fmt.seconds(card.seconds)} · robustbench_lite {card.version}"
+    )
+    return Text(fmt.plain(what), style="dim")
+
+
+def _overview(cards: Sequence[Scorecard], names: Sequence[str]) -> RenderableType:
+    table = _table()
+    table.add_column("accuracy", overflow="fold")
+    for name in names:
+        table.add_column(Text(name), justify="right", overflow="fold", max_width=_COLUMN)
+    threat = None
+    for stage in view.stages(cards):
+        if stage.threat is not None and stage.threat != threat:
+            table.add_row(Text(f"under {fmt.plain(str(stage.threat))}", style="italic"))
+            threat = stage.threat
+        indent = "" if stage.threat is None else "  "
+        style = "bold" if stage.kind == "worst" else ""
+        table.add_row(Text(f"{indent}{stage.label}"), *map(_cell, stage.accuracy), style=style)
+    return table
+
+
+def _cell(accuracy: Interval | None) -> Text:
+    return Text(fmt.percent(accuracy.value) if accuracy else "–")
+
+
+def _paired(cards: Sequence[Scorecard]) -> RenderableType | None:
+    found = view.paired(cards)
+    if found is None or isinstance(found, str):
+        return Text(fmt.plain(found)) if found else None
+    table = _table()
+    table.add_column(f"on {fmt.plural(found.samples, 'common sample')}")
+    for head in ("before", "after", "difference", "only\nbefore", "only\nafter", "McNemar"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_row("clean accuracy", *_change(found.clean))
+    table.add_row("robust accuracy", *_change(found.robust), style="bold")
+    return table
+
+
+def _change(change: Change) -> Iterator[str]:
+    yield fmt.percent(change.before.value)
+    yield fmt.percent(change.after.value)
+    yield fmt.points(change.difference)
+    yield f"{change.only_before:,}"
+    yield f"{change.only_after:,}"
+    yield fmt.p_value(change.p_value)
+
+
+def _unlike(cards: Sequence[Scorecard]) -> RenderableType | None:
+    found = view.unlike(cards)
+    if not found:
+        return None
+    lines: list[RenderableType] = [Text("Compare with care", style="bold yellow")]
+    for pair, sentences in found:
+        lines.append(Text(pair))
+        lines += [Padding(Text(fmt.plain(sentence)), (0, 0, 0, 2)) for sentence in sentences]
+    return Group(*lines)
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
+
+
+def _spaced(parts: Sequence[RenderableType | None]) -> Iterator[RenderableType]:
+    for part in parts:
+        if part is not None:
+            yield Padding(part, (0, 0, 1, 0))

@@ -1,0 +1,61 @@
+"""Random draws that belong to a sample, not to a batch.
+
+Each draw is a function of (seed, sample, draw) alone: a counter-based generator (the SplitMix64 finaliser) computed
+with integer tensor arithmetic, so the same numbers come out on every device, for every batch size, order and shard.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+_MIX = (-4658895280553007687, -7723592293110705685)  # 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A stream of draws for each sample of a batch.
+
+    Parameters
+    ----------
+    keys
+        One int64 key a sample, shape (B,).
+    """
+
+    keys: Tensor
+
+    def at(self, draw: int | Tensor) -> Noise:
+        """Another stream for each sample; ``draw`` is one number, or one a sample, shape (B,)."""
+        draws = torch.as_tensor(draw, dtype=torch.int64, device=self.keys.device)  # a tensor's product wraps around
+        return replace(self, keys=_mix(self.keys + _GOLDEN * (draws + 1)))
+
+    def to(self, device: torch.device) -> Noise:
+        """The same streams on another device."""
+        return replace(self, keys=self.keys.to(device))
+
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        """Uniform draws in [0, 1), float32, shape (B, *shape)."""
+        counters = torch.arange(1, math.prod(shape) + 1, device=self.keys.device)
+        bits = _mix(self.keys[:, None] + _GOLDEN * counters)
+        fractions = _shift(bits, 40).to(torch.float32) * 2.0**-24
+        return fractions.reshape(len(self.keys), *shape)
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal draws, float32, shape (B, *shape)."""
+        centred = (self.uniform(shape) + 2.0**-25) * 2 - 1  # symmetric, and never at the ends where erfinv is infinite
+        return torch.erfinv(centred) * math.sqrt(2)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    bits = (bits ^ _shift(bits, 30)) * _MIX[0]
+    bits = (bits ^ _shift(bits, 27)) * _MIX[1]
+    return bits ^ _shift(bits, 31)
+
+
+def _shift(bits: Tensor, by: int) -> Tensor:
+    # int64's shift to the right copies the sign: mask it off.
+    return (bits >> by) & ((1 << (64 - by)) - 1)

@@ -1,0 +1,29 @@
+"""Types of the parameters that attacks and defenses share; pydantic checks them, from Python and from TOML alike."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PositiveInt
+
+__all__ = ["Length", "PositiveInt", "Share", "step_length"]
+
+
+def _number(given: Any) -> Any:
+    try:
+        return float(Fraction(given)) if isinstance(given, str) else given
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"is {given!r}: expected a number or a fraction such as 2/255") from None
+
+
+Length = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+"""A number above 0, or a text such as ``2/255``."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A number from 0 to 1."""
+
+
+def step_length(step_size: float | None, eps: float, steps: int) -> float:
+    """Length of a step: as given, or ``2.5 * eps / steps``, which can cross the ball and still turn back."""
+    return min(eps, 2.5 * eps / steps) if step_size is None else step_size

@@ -1,0 +1,104 @@
+"""Whether to believe an evaluation: findings from what the engine saw. An ``error`` makes the verdict INVALID."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from robustbench_lite.scorecard import AttackResult, Finding
+
+ZERO_GRADIENT_SHARE = 0.1
+"""Share of samples without a gradient from which on an attack's result is doubted."""
+UNCONFIRMED_SHARE = 0.01
+"""Share of successes that the second forward pass may deny: rounding between two batches, and no more."""
+
+
+def judge(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
+    """Findings from the results of the attacks, threat model by threat model."""
+    for threat in dict.fromkeys(result.threat for result in attacks):
+        yield from _zero_gradients([result for result in attacks if result.threat == threat])
+    for result in attacks:
+        yield from _unconfirmed(result)
+        yield from _unmoved(result)
+
+
+def _zero_gradients(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
+    followers = [result for result in attacks if result.gradients and result.attempted]
+    blind = [result for result in followers if _blind_share(result) >= ZERO_GRADIENT_SHARE]
+    for result in blind:
+        yield Finding(
+            code="RB201",
+            severity="error" if len(blind) == len(followers) else "warning",
+            attack=result.name,
+            message=f"the gradient of {result.name}'s loss is exactly zero for {_blind_share(result):.0%} of the "
+            f"{result.attempted} samples at its first step: it attacks them blindly",
+            cure="add an attack whose loss doesn't saturate (carlini_wagner, or pgd with loss = 'margin'); if its "
+            "gradients are zero too, the model cuts or quantises them: attack it without gradients",
+        )
+
+
+def _blind_share(result: AttackResult) -> float:
+    return result.trace.zero_gradient[0] / max(1, result.trace.samples[0]) if result.trace.samples else 0.0
+
+
+def _unconfirmed(result: AttackResult) -> Iterator[Finding]:
+    seen = result.broken + result.unconfirmed
+    if result.unconfirmed > max(1.0, UNCONFIRMED_SHARE * seen):
+        yield Finding(
+            code="RB202",
+            severity="error",
+            attack=result.name,
+            message=f"{result.unconfirmed} of the {seen} adversarial examples that {result.name} found were not "
+            "adversarial when the model was asked again: its answers differ from call to call",
+            cure="make the forward pass deterministic (no dropout, no random transforms) or average over its draws",
+        )
+
+
+def _unmoved(result: AttackResult) -> Iterator[Finding]:
+    if result.distance_min == 0:
+        yield Finding(
+            code="RB203",
+            severity="error",
+            attack=result.name,
+            message=f"{result.name} broke a sample without changing it, though the model had it right at first",
+            cure="make the forward pass deterministic and independent of the batch (eval mode, no shared state)",
+        )
+
+
+def unstable(different: int, asked: int) -> Iterator[Finding]:
+    """Finding where clean predictions differed between two passes over the same samples."""
+    if different > max(1.0, UNCONFIRMED_SHARE * asked):
+        yield Finding(
+            code="RB101",
+            severity="error",
+            message=f"{different} of {asked} clean predictions changed when the model was asked a second time, in "
+            "smaller batches",
+            cure="make the forward pass deterministic and independent of the batch (eval mode, no dropout, no random "
+            "transforms)",
+        )
+
+
+def changed(before: str, after: str) -> Iterator[Finding]:
+    """Finding where the target's weights or buffers are not what they were before the evaluation."""
+    if before != after:
+        yield Finding(
+            code="RB102",
+            severity="error",
+            message="the model's weights or buffers changed during the evaluation",
+            cure="make sure that its forward pass trains nothing and updates no buffer in eval mode",
+        )
+
+
+def stopped(why: str | None, attacked: Iterable[str], planned: int, standing: int) -> Iterator[Finding]:
+    """Finding where the evaluation ended before its end."""
+    if why is None:
+        return
+    reason = {"interrupt": "interrupted", "seconds": "out of time", "passes": "out of passes"}[why]
+    done = list(attacked)
+    yield Finding(
+        code="RB301",
+        severity="error" if why == "interrupt" or not done else "warning",
+        message=f"{reason} after {len(done)} of {planned} attacks ran to their end ({', '.join(done) or 'none'}): "
+        f"the {standing} samples that still stand were not attacked by all of them, and the robust accuracy is an "
+        "upper bound",
+        cure="run it again to the end, or give it a larger budget",
+    )

@@ -1,0 +1,239 @@
+"""The page: well-formed, self-contained, safe with hostile scorecards, and drawn by a real browser."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+from robustbench_lite.reports import html
+
+from robustbench_lite.scorecard import Finding
+
+HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>{{ 7*7 }}\x1b\u202e"""
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """A page as nested elements; it raises where tags don't nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.texts = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        assert len(attrs) == len(dict(attrs)), f"an attribute twice in {tag}"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> in the wrong place"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def finding():
+    return Finding(code="RB201", severity="error", message="the gradient is zero", cure="use square", attack="pgd")
+
+
+def test_one_card_is_told_in_full(make_card, make_gate, finding):
+    gate = make_gate("min_robust_accuracy", 0.3, 0.1, passed=False)
+    card = make_card(gallery=3, gates=(gate,), verdict="INVALID", validity=(finding,), interrupted="seconds")
+    page = Page(html.render([card]))
+    assert "INVALID RB201: the gradient is zero The run stopped early (seconds)" in page.text
+    assert "Cure use square" in page.text
+    assert f"≤ {card.robust_accuracy.value:.1%}" in page.text
+    assert "robust accuracy at least 30.0% 10.0% [8.0, 12.0] failed" in page.text
+    assert card.target.weights_sha256 in page.text
+    assert card.data.sha256 in page.text
+    assert "torch==2.15.0" in page.text
+    assert len(page.all("img")) == 9
+    assert all(name in page.text for name in card.data.classes)
+
+
+def test_attacks_stand_under_their_threat_model(make_card):
+    card = make_card(threats=["Linf 8/255", "L2 0.5"])
+    text = Page(html.render([card])).text
+    linf, both, l2 = (text.index(f"under {name}") for name in ("Linf 8/255", "all of them", "L2 0.5"))
+    assert linf < l2 < both
+    for row, start, end in zip(card.threats, (linf, l2), (l2, both), strict=True):
+        assert f"{row.robust_accuracy.value:.1%}" in text[start:end]
+
+
+def test_several_cards_stand_side_by_side_first(make_card):
+    cards = [make_card("first"), make_card("second"), make_card("third", breaks={"fab": 0.2})]
+    page = Page(html.render(cards, title="All three", story=["Once.", "Twice."]))
+    assert page.text.index("All three") < page.text.index("Once.") < page.text.index("Side by side")
+    assert page.text.index("Side by side") < page.text.index("Accuracy by attack")
+    assert "third not run" in page.text
+    targets = {attrs["id"] for _, attrs in page.elements if "id" in attrs}
+    assert {attrs["href"] for attrs in page.all("a")} == {f"#{target}" for target in targets}
+    assert len(targets) == 3
+
+
+def test_two_cards_are_paired(make_card):
+    page = Page(html.render([make_card("a", breaks={"pgd": 0.9}), make_card("b", breaks={"pgd": 0.1})]))
+    assert "exact McNemar test, p < 0.001" in page.text
+    widths = [attrs["width"] for attrs in page.all("rect") if attrs.get("class", "").startswith("part ")]
+    shares = [float(width.rstrip("%")) for width in widths if width.endswith("%")]
+    assert sum(shares) == pytest.approx(200, abs=0.02)  # clean and robust, each all the common samples
+
+
+def test_unlike_cards_are_told(make_card):
+    page = Page(html.render([make_card(), make_card(seed=3, samples=30)]))
+    assert "Compare with care" in page.text
+    assert "Seeds differ: 0 before, 3 after." in page.text
+
+
+def test_cards_without_a_common_sample_are_still_shown(make_card):
+    assert "no sample in common" in Page(html.render([make_card(samples=5), make_card(samples=5, first=5)])).text
+
+
+def test_nothing_is_fetched_and_nothing_runs(make_card):
+    text = html.render([make_card(gallery=2), make_card("b")])
+    page = Page(text)
+    assert not page.all("script")
+    assert not page.all("link")
+    assert not page.all("iframe")
+    for tag, attrs in page.elements:
+        assert not [name for name in attrs if name.startswith("on")], tag
+        assert attrs.get("src", "data:image/png;base64,").startswith("data:image/png;base64,")
+        assert attrs.get("href", "#").startswith("#")
+    assert not re.search(r"https?:|//\w|url\(|@import", text.replace("base64,", "base64, "))  # base64 may hold //
+    policy = next(attrs["content"] for attrs in page.all("meta") if "http-equiv" in attrs)
+    assert "default-src 'none'" in policy
+
+
+def test_hostile_names_are_text(make_card, finding):
+    classes = tuple(f"{HOSTILE}{number}" for number in range(10))
+    told = finding.model_copy(update={"message": HOSTILE, "cure": HOSTILE, "code": HOSTILE, "attack": HOSTILE})
+    card = make_card(HOSTILE, classes=classes, breaks={HOSTILE: 0.3}, gallery=1, validity=(told,), created=HOSTILE)
+    for cards in ([card], [card, card]):
+        text = html.render(cards, title=HOSTILE, story=[HOSTILE])
+        page = Page(text)
+        assert not page.all("script")
+        assert all(attrs["src"].startswith("data:") for attrs in page.all("img"))
+        assert "<script>alert(1)</script>" in page.text
+        assert "{{ 7*7 }}" in page.text
+        assert not {"\x1b", "\u202e"} & set(text)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        '"><script>alert(1)</script>',
+        "iVBORw0KGgo=",  # a PNG's first bytes and no more
+        base64.b64encode(b"<svg onload=alert(1)>" * 9).decode(),
+        "",
+        "é",
+    ],
+)
+def test_images_that_are_no_png_are_left_out(make_card, image):
+    card = make_card(gallery=1)
+    example = card.gallery[0].model_copy(update={"adversarial": image})
+    page = Page(html.render([card.model_copy(update={"gallery": (example,)})]))
+    assert len(page.all("img")) == 2
+    assert "no valid PNG" in page.text
+
+
+def test_small_images_are_enlarged_by_pixels(make_card):
+    images = Page(html.render([make_card(gallery=1)])).all("img")
+    assert {(image["width"], image["height"], image["class"]) for image in images} == {("8", "8", "pixelated")}
+    assert all(image["alt"] for image in images)
+
+
+def test_charts_are_accessible_and_well_formed(make_card):
+    text = html.render([make_card(), make_card("b")])
+    charts = re.findall(r'<svg class="(?:lane|curve)".*?</svg>(?=</td>|\n<p)', text, flags=re.DOTALL)
+    assert len(charts) == text.count('role="img"') > 30
+    for chart in charts:
+        root = ElementTree.fromstring(chart)
+        assert root.get("role") == "img"
+        assert root.find("title").text
+    for attrs in Page(text).all("th"):
+        assert "scope" in attrs
+
+
+def test_a_trace_without_numbers_leaves_a_gap(make_card):
+    card = make_card(breaks={"pgd": 0.5})
+    trace = card.attacks[0].trace.model_copy(update={"loss": (1.0, 2.0, float("nan"), 3.0, float("inf"))})
+    result = card.attacks[0].model_copy(update={"trace": trace})
+    page = Page(html.render([card.model_copy(update={"attacks": (result,)})]))
+    lines = [attrs["points"] for attrs in page.all("polyline")]
+    assert lines == ["0.00,100.00 25.00,50.00", "75.00,0.00"]
+
+
+def test_long_traces_and_many_classes_are_cut_to_what_can_be_seen(make_card):
+    names = tuple(f"class_{number:03}" for number in range(100))
+    card = make_card(classes=names, samples=300, breaks={"pgd": 0.5})
+    trace = card.attacks[0].trace.model_copy(
+        update={"loss": tuple(map(float, range(5000))), "broken": (1,) * 5000, "samples": (1,) * 5000}
+    )
+    result = card.attacks[0].model_copy(update={"trace": trace})
+    text = html.render([card.model_copy(update={"attacks": (result,)})])
+    assert "The 30 least robust of 100 classes." in Page(text).text
+    assert max(attrs["points"].count(" ") for attrs in Page(text).all("polyline")) < 300
+
+
+def test_a_card_of_nothing_is_shown(make_card):
+    card = make_card(samples=0, attacks=(), interrupted="interrupt", verdict="INVALID")
+    assert "INVALID" in Page(html.render([card])).text
+    assert Page(html.render([card, card])).text
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium on PATH")
+    return found
+
+
+def browse(chromium, folder, page, *options):
+    (folder / "page.html").write_text(page, encoding="utf-8")
+    base = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
+    done = subprocess.run(
+        [*base, *options, (folder / "page.html").as_uri()], capture_output=True, timeout=90, check=True
+    )
+    return done.stdout.decode("utf-8")
+
+
+def test_a_browser_shows_it_and_runs_nothing(chromium, make_card, tmp_path):
+    hostile = "<img src=x onerror=document.title='owned'>"
+    page = html.render([make_card(gallery=1), make_card(hostile)], title="Both models")
+    shot = tmp_path / "page.png"
+    dom = browse(chromium, tmp_path, page, f"--screenshot={shot}", "--window-size=900,900", "--dump-dom")
+    assert "<title>Both models</title>" in dom
+    assert "owned'&gt;" in dom
+    assert Page(dom).text == Page(page).text  # the browser had nothing to repair
+    assert _colours(shot) > 50
+
+
+def _colours(path):
+    from PIL import Image
+
+    with Image.open(path) as image:
+        assert image.size == (900, 900)
+        return len(image.convert("RGB").getcolors(maxcolors=1 << 24))

@@ -1,0 +1,111 @@
+"""The terminal report: at 80 columns, without colour, without Unicode, and with hostile names."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from robustbench_lite.reports import terminal
+
+from robustbench_lite.scorecard import Finding
+
+FINDING = Finding(code="RB201", severity="error", message="the gradient is zero", cure="attack without gradients")
+
+
+def show(cards, *, width=80, encoding="utf-8", **options):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+    Console(file=stream, width=width, color_system=None, legacy_windows=False).print(terminal.render(cards, **options))
+    stream.flush()
+    return stream.buffer.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("threats", [["Linf 0.3"], ["Linf 8/255", "L2 0.5"]])
+def test_fits_80_columns_one_line_an_attack(make_card, threats):
+    card = make_card(breaks={"pgd": 0.3, "foolbox:L2DeepFoolAttack": 0.1}, threats=threats, samples=1000)
+    lines = show([card]).splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [line.split() for line in lines if line.startswith("foolbox:L2DeepFoolAttack ")]
+    assert len(rows) == len(threats)  # the name isn't folded
+    assert [row[1:3] for row in rows] == [
+        [f"{result.attempted}", f"{result.broken}"] for result in card.attacks if result.name.startswith("foolbox")
+    ]
+
+
+def test_the_verdict_comes_first_with_its_reason(make_card, make_gate):
+    gate = make_gate("min_robust_accuracy", 0.3, 0.1, passed=False)
+    lines = show([make_card(verdict="FAIL", gates=(gate,))], title="A title").splitlines()
+    assert lines[0].rstrip() == "A title"
+    assert lines[2].startswith(" FAIL     Robust accuracy ")
+    assert "Demanded robust accuracy at least 30.0%, found 10.0% [8.0, 12.0]." in lines[3]
+
+
+def test_findings_tell_the_cure_and_make_the_verdict_s_reason(make_card):
+    text = show([make_card(verdict="INVALID", validity=(FINDING,))])
+    assert "RB201: the gradient is zero" in text
+    assert "→ attack without gradients" in text
+
+
+def test_an_interrupted_run_is_an_upper_bound(make_card):
+    text = show([make_card(interrupted="seconds")])
+    assert "Robust accuracy at most" in text
+    assert "only an upper bound" in " ".join(text.split())
+    assert "upper bound" not in show([make_card()])
+
+
+def test_alone_is_a_dash_where_the_attack_did_not_see_all(make_card):
+    card = make_card()
+    rows = {line.split()[0]: line.split() for line in show([card]).splitlines() if line[:1].isalpha()}
+    assert rows["pgd"][4] == f"{card.attacks[0].alone.value:.1%}"
+    assert rows["square"][4] == "–"
+
+
+def test_ascii_terminals_get_ascii_of_the_same_layout(make_card):
+    cards = [make_card("größe 模型"), make_card("b")]
+    for shown in (cards, cards[:1]):
+        unicode, ascii_ = show(shown), show(shown, encoding="ascii")
+        assert ascii_.isascii()
+        assert len(ascii_.splitlines()) == len(unicode.splitlines())
+    assert "gr??e ????" in ascii_  # a wide character is two
+
+
+def test_names_are_neither_markup_nor_control_sequences(make_card):
+    text = show([make_card("[red]evil[/red]\x1b[2J\r\nnext\u202e", breaks={"[bold]pgd[/]": 0.5})])
+    assert "[red]evil[/red] [2J  next" in text
+    assert "[bold]pgd[/]" in text
+    assert not {"\x1b", "\r", "\u202e"} & set(text)
+
+
+def test_story_is_shown(make_card):
+    assert "Once [upon] a time." in show([make_card()], story=["Once [upon] a time."])
+
+
+def test_two_cards_are_paired(make_card):
+    text = show([make_card("before", breaks={"pgd": 0.9}), make_card("after", breaks={"pgd": 0.1})])
+    assert max(map(len, text.splitlines())) <= 80
+    row = next(line for line in text.splitlines() if line.startswith("robust accuracy"))
+    assert "points" in row
+    assert row.rstrip().endswith("p < 0.001")
+
+
+def test_unlike_cards_are_told_loudly(make_card):
+    text = show([make_card(threats=["Linf 0.3"]), make_card(threats=["Linf 0.1"])])
+    assert "Compare with care" in text
+    assert "Threat models differ: Linf 0.3 before, Linf 0.1 after." in text
+    assert "Compare with care" not in show([make_card(), make_card()])
+
+
+def test_cards_without_a_common_sample_are_still_shown(make_card):
+    text = show([make_card(samples=5), make_card(samples=5, first=5)])
+    assert "no sample in common" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("count", [3, 7])
+def test_many_cards_fit(make_card, count):
+    text = show([make_card(f"model_{place}", samples=20) for place in range(count)])
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(f"model_{place}" in text for place in range(count))
+
+
+def test_a_card_of_nothing_is_shown(make_card):
+    assert "0 samples" in show([make_card(samples=0, interrupted="interrupt", verdict="INVALID", attacks=())])
