@@ -29,7 +29,7 @@ class Distillation(Defense):
 
     paper: ClassVar[str] = "https://arxiv.org/abs/1511.04508"
 
-    temperature: Length = 20.0
+    temperature: Length = 100.0
     """T, by which the logits are divided while training; the gradients of the weights shrink with it."""
 
     @property

@@ -39,7 +39,8 @@ def confidence(accuracy: Interval) -> str:
 
 def points(difference: float) -> str:
     """A difference of two shares, in percentage points, with its sign."""
-    return f"{100 * difference:+.1f} points".replace("-", "−")
+    rounded = round(100 * difference, 1)
+    return f"{rounded:+.1f} points".replace("-", "−") if rounded else "0.0 points"
 
 
 def p_value(value: float) -> str:

@@ -39,21 +39,16 @@ def render(cards: Sequence[Scorecard], *, title: str | None = None, story: Seque
         One HTML document. All that comes from the scorecards is escaped, and the page forbids itself scripts.
     """
     found = _view.paired(cards)
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            title=_view.heading(cards, title),
-            story=story,
-            sections=[
-                _section(place, card, name)
-                for place, (card, name) in enumerate(zip(cards, _view.labels(cards), strict=True))
-            ],
-            stages=_view.stages(cards),
-            paired=found if isinstance(found, Comparison) else None,
-            unpaired=found if isinstance(found, str) else None,
-            unlike=_view.unlike(cards),
-        )
+    named = zip(cards, _view.labels(cards), strict=True)
+    page = _environment().get_template("report.html")
+    return page.render(
+        title=_view.heading(cards, title),
+        story=story,
+        sections=[_section(place, card, name) for place, (card, name) in enumerate(named)],
+        stages=_view.stages(cards),
+        paired=found if isinstance(found, Comparison) else None,
+        unpaired=found if isinstance(found, str) else None,
+        unlike=_view.unlike(cards),
     )
 
 

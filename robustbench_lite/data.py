@@ -1,32 +1,23 @@
-"""The data: samples in [0, 1] with their labels, read when they are needed, from wherever they are."""
+"""The data: samples in [0, 1] with their labels, read when they are needed."""
 
 from __future__ import annotations
 
-import inspect
 import operator
-import tempfile
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
-from robustbench_lite import registry
 from robustbench_lite.errors import UserError
-from robustbench_lite.target import import_object, users_code
 
 if TYPE_CHECKING:
     import numpy as np
 
 Split = Literal["train", "test"]
-
-NPZ_LIMIT = 8 * 2**30
-"""Bytes that an npz file may unpack to; one that claims more isn't opened."""
 
 _TOLERANCE = 1e-6
 
@@ -148,7 +139,9 @@ def load_data(
     """
     if split not in ("train", "test"):
         raise UserError(f"split is {split!r}: expected train or test")
-    data = _load(source, split, Path(root).expanduser() if root is not None else None, download)
+    from robustbench_lite.sources import read_source  # which makes its data with what is here
+
+    data = read_source(source, split, Path(root).expanduser() if root is not None else None, download)
     return data if limit is None else data.stratified(limit, seed)
 
 
@@ -173,16 +166,16 @@ def as_data(data: Any, *, split: Split = "test", root: str | Path | None = None,
     if isinstance(data, str):
         return load_data(data, split=split, root=root, download=download)
     if isinstance(data, tuple | list) and len(data) == 2:
-        return _from_arrays(data[0], data[1], "arrays")
+        return from_arrays(data[0], data[1], "arrays")
     name = type(data).__name__
     if isinstance(data, DataLoader):
         if isinstance(data.dataset, IterableDataset):
             return _from_batches(_read_all(data, name), name)
-        return _from_dataset(data.dataset, type(data.dataset).__name__)
+        return from_dataset(data.dataset, type(data.dataset).__name__)
     if isinstance(data, IterableDataset):
         return _from_batches([_batch_of_one(item, name) for item in _read_all(data, name)], name)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, tuple | list | dict | Tensor):
-        return _from_dataset(data, name)
+        return from_dataset(data, name)
     raise UserError(
         f"data are of type {name}: expected a pair (x, y), a torch Dataset or DataLoader, a Data, or a source's name"
     )
@@ -276,18 +269,21 @@ def _quotas(counts: list[int], limit: int) -> list[int]:
     return quotas
 
 
-def _from_arrays(x: Any, y: Any, name: str, classes: Sequence[Any] = ()) -> Data:
+def from_arrays(x: Any, y: Any, name: str, classes: Sequence[Any] = ()) -> Data:
     """Make data of samples and labels in memory; uint8 samples stay so, and become floats when they are fetched."""
     samples = _samples(x, name)
-    return _data(
-        name, _labels(y, name), tuple(samples.shape[1:]), classes, lambda index: _as_float(samples[index]), len(samples)
-    )
+
+    def source(index: Tensor) -> Tensor:
+        part = samples[index]
+        return part.to(torch.float32) / 255 if part.dtype == torch.uint8 else part
+
+    return _data(name, _labels(y, name), tuple(samples.shape[1:]), classes, source, len(samples))
 
 
-def _from_dataset(dataset: Any, name: str) -> Data:
+def from_dataset(dataset: Any, name: str) -> Data:
     """Make data of a map-style data set, whose samples are read when they are fetched."""
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
-        return _from_arrays(dataset.tensors[0], dataset.tensors[1], name)
+        return from_arrays(dataset.tensors[0], dataset.tensors[1], name)
     if len(dataset) == 0:
         raise UserError(f"{name}: holds no samples")
     shape = tuple(_item(dataset, 0, name)[0].shape)
@@ -319,7 +315,7 @@ def _from_batches(batches: list[Any], name: str) -> Data:
         raise UserError(f"{name}: gives no samples")
     pairs = [_pair(batch, f"{name}: a batch") for batch in batches]
     try:
-        return _from_arrays(torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs]), name)
+        return from_arrays(torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs]), name)
     except (TypeError, RuntimeError) as fault:
         raise UserError(
             f"{name}: its batches can't be joined ({fault}); expected tensors of one sample shape"
@@ -406,10 +402,6 @@ def _array_tensor(given: Any, what: str) -> Tensor:
     return torch.from_numpy(array)
 
 
-def _as_float(x: Tensor) -> Tensor:
-    return x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x
-
-
 def _dtype(x: Tensor) -> str:
     return str(x.dtype).removeprefix("torch.")
 
@@ -458,171 +450,3 @@ def _dataset_labels(dataset: Any, name: str) -> Tensor:
     if targets is None or getattr(dataset, "target_transform", None) is not None or len(targets) != len(dataset):
         targets = [_item(dataset, position, name)[1] for position in range(len(dataset))]
     return _labels(targets, name)
-
-
-def _load(source: str, split: Split, root: Path | None, download: bool) -> Data:
-    kind, colon, rest = source.partition(":")
-    if kind in _FORMS and rest:
-        return replace(_FORMS[kind](Path(rest).expanduser(), split), name=source)
-    if source in _BUILT_IN:
-        return replace(_BUILT_IN[source](source, split, root, download), name=f"{source}/{split}")
-    if colon and rest:
-        return _call(source, split)
-    forms = [f"{form}:{source if Path(source).exists() else 'PATH'}" for form in _FORMS]
-    raise UserError(
-        registry.unknown("data source", source, [*_BUILT_IN, *forms, "module:callable", "file.py:callable"])
-    )
-
-
-def _call(source: str, split: Split) -> Data:
-    """Call the user's code that makes the data."""
-    with users_code(source):
-        found = import_object(source)
-        if callable(found) and not isinstance(found, Dataset):
-            try:
-                takes_split = "split" in inspect.signature(found).parameters
-            except (ValueError, TypeError):  # some builtins tell no signature
-                takes_split = False
-            found = found(split=split) if takes_split else found()
-    data = as_data(found, split=split)
-    return data if isinstance(found, Data) else replace(data, name=source)
-
-
-def _digits(source: str, split: Split, root: Path | None, download: bool) -> Data:
-    import numpy as np
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    x = (digits.images / 16).astype(np.float32)[:, None]
-    train, test = _from_arrays(x, digits.target, source, [str(name) for name in digits.target_names]).split(0.3, seed=0)
-    return test if split == "test" else train
-
-
-def _mnist(source: str, split: Split, root: Path | None, download: bool) -> Data:
-    from torchvision import datasets
-
-    maker = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[source]
-    with _torchvision_root(source, root) as folder, tempfile.TemporaryDirectory() as unpacked:
-        if _unpack_mnist(maker, folder, Path(unpacked)):
-            folder, download = Path(unpacked), False
-        dataset = maker(folder, train=split == "train", download=download)
-    return _from_arrays(dataset.data[:, None], dataset.targets, source, dataset.classes)
-
-
-def _unpack_mnist(maker: Any, packed: Path, unpacked: Path) -> bool:
-    """Unpack the official archives into a folder in torchvision's layout, where `packed` holds nothing but them."""
-    from torchvision.datasets.utils import extract_archive
-
-    raw = Path(maker.__name__, "raw")
-    archives = [packed / raw / Path(url).name for url, _ in maker.resources]
-    if all(path.with_suffix("").is_file() for path in archives) or not all(path.is_file() for path in archives):
-        return False
-    (unpacked / raw).mkdir(parents=True)
-    for path in archives:
-        extract_archive(path, unpacked / raw)
-    return True
-
-
-def _cifar(source: str, split: Split, root: Path | None, download: bool) -> Data:
-    from torchvision import datasets
-
-    maker = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[source]
-    with _torchvision_root(source, root) as folder:
-        dataset = maker(folder, train=split == "train", download=download)
-    return _from_arrays(dataset.data.transpose(0, 3, 1, 2), dataset.targets, source, dataset.classes)
-
-
-def _imagenet(source: str, split: Split, root: Path | None, download: bool) -> Data:
-    from torchvision import datasets, transforms
-
-    if download:
-        raise UserError(
-            "imagenet can't be downloaded freely: get it from image-net.org, and give its folder as --data-root"
-        )
-    view = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])
-    with _torchvision_root(source, root) as folder:
-        dataset = datasets.ImageNet(folder, split="train" if split == "train" else "val", transform=view)
-    return _from_dataset(dataset, source)
-
-
-@contextmanager
-def _torchvision_root(source: str, root: Path | None) -> Iterator[Path]:
-    """Read one of torchvision's data sets inside.
-
-    Raises
-    ------
-    UserError
-        Without a root, and for whatever torchvision raises.
-    """
-    cure = "give the folder that holds it in torchvision's layout as root (--data-root)"
-    if source != "imagenet":
-        cure += ", or let it be downloaded there (download=True, --download); nothing is downloaded unless you ask"
-    if root is None:
-        raise UserError(f"{source}: is read from a folder, and none was given; {cure}")
-    try:
-        yield root
-    except Exception as fault:  # several kinds, for missing files and for damaged ones
-        raise UserError(f"{source}: can't be read from {root}: {type(fault).__name__}: {fault}\n{cure}") from fault
-
-
-def _image_folder(folder: Path, split: Split) -> Data:
-    from torchvision import datasets, transforms
-
-    name = f"imagefolder:{folder}"
-    if not folder.is_dir():
-        raise UserError(f"{name}: no such folder; expected one that holds a folder of images for each class")
-    tests = [folder / part for part in ("test", "val") if (folder / part).is_dir()]
-    if tests and (folder / "train").is_dir():
-        folder = folder / "train" if split == "train" else tests[0]
-    try:
-        dataset = datasets.ImageFolder(folder, transform=transforms.ToTensor())
-    except (OSError, ValueError) as fault:
-        raise UserError(f"{name}: {fault}; expected a folder of images for each class") from None
-    return _from_dataset(dataset, name)
-
-
-def _npz(path: Path, split: Split) -> Data:
-    import numpy as np
-
-    name = f"npz:{path}"
-    if not path.is_file():
-        raise UserError(f"{name}: no such file; expected what numpy.savez(FILE, x=x, y=y) writes")
-    try:
-        with zipfile.ZipFile(path) as archive:  # its table of contents tells the sizes before anything is unpacked
-            size = sum(member.file_size for member in archive.infolist())
-        if size > NPZ_LIMIT:
-            raise UserError(
-                f"{name}: would unpack to {size / 2**30:.1f} GiB, more than {NPZ_LIMIT / 2**30:.1f} GiB; "
-                "split it, or give a data set of your own (file.py:callable)"
-            )
-        with np.load(path, allow_pickle=False) as stored:
-            if missing := {"x", "y"} - set(stored.files):
-                raise UserError(
-                    f"{name}: holds {', '.join(stored.files) or 'nothing'}, not {' and '.join(sorted(missing))}; "
-                    "expected x, (N, C, H, W), and y, (N,): save it with numpy.savez(FILE, x=x, y=y)"
-                )
-            x, y = stored["x"], stored["y"]
-    except UserError:
-        raise
-    except Exception as fault:  # a damaged archive can raise nearly anything
-        objects = "Object arrays" in str(fault)
-        cure = (
-            "convert it to numbers and save it again" if objects else "expected what numpy.savez writes: save it again"
-        )
-        raise UserError(f"{name}: can't be read ({type(fault).__name__}: {fault}); {cure}") from None
-    if x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
-        raise UserError(
-            f"{name}: x has shape {x.shape}, channels last; expected (N, C, H, W): save x.transpose(0, 3, 1, 2)"
-        )
-    return _from_arrays(x, y, name)
-
-
-_BUILT_IN: dict[str, Callable[[str, Split, Path | None, bool], Data]] = {
-    "digits": _digits,
-    "mnist": _mnist,
-    "fashion-mnist": _mnist,
-    "cifar10": _cifar,
-    "cifar100": _cifar,
-    "imagenet": _imagenet,
-}
-_FORMS: dict[str, Callable[[Path, Split], Data]] = {"imagefolder": _image_folder, "npz": _npz}

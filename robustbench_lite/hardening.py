@@ -134,7 +134,7 @@ def harden(
             card.save(folder / file)
         return card
 
-    if folder is not None and (folder / CHECKPOINT_FILE).is_file():
+    if folder is not None and all((folder / file).is_file() for file in (CHECKPOINT_FILE, BEFORE_FILE)):
         before = Scorecard.load(folder / BEFORE_FILE)
     else:
         if folder is not None:

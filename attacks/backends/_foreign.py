@@ -1,4 +1,4 @@
-"""What the adapters of other libraries share: their attacks as steppers, and their habits kept from the user's session."""
+"""What the adapters share: another library's attack as a stepper, and its habits kept from the user's session."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class State(NamedTuple):
 class Foreign(Attack):
     """An attack of another library: its whole loop is one step, its result the one candidate.
 
-    The library sees the model through ``problem.model``, where passes are counted. Whatever it claims, the engine brings
-    the result into the ball (unless `minimal`) and the box, and asks the model again.
+    The library sees the model through ``problem.model``, where passes are counted. Whatever it claims, the engine
+    brings the result into the ball (unless `minimal`) and the box, and asks the model again.
 
     Its random draws come from the global generators, seeded from the samples of the batch: a rerun draws the same, but,
     other than with our own attacks, the draws of a sample depend on the batch it is in.
@@ -96,10 +96,11 @@ class Foreign(Attack):
         return found.detach().to(problem.x)
 
     def _failure(self, problem: Problem, fault: Exception) -> str:
+        known = ", ".join(self.params()) or "it has none"
         return (
             f"{self.label} broke off under {problem.threat} on {len(problem.x)} inputs of shape "
-            f"{tuple(problem.x.shape[1:])}: {type(fault).__name__}: {fault}. Check its parameters "
-            f"({', '.join(self.params()) or 'it has none'}) and whether it does {problem.threat.goal} goals, or leave it out"
+            f"{tuple(problem.x.shape[1:])}: {type(fault).__name__}: {fault}. Check its parameters ({known}) and "
+            f"whether it does {problem.threat.goal} goals, or leave it out"
         )
 
     def params(self) -> dict[str, Any]:

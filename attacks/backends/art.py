@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from robustbench_lite.engine import Problem
 from robustbench_lite.errors import UserError
 from robustbench_lite.parameters import step_length
-from robustbench_lite.threat import NORMS, ThreatModel
+from robustbench_lite.threat import NORMS
 
 from ._foreign import Foreign, checked, defaults, environment, needs, pick, replaced
 
@@ -56,13 +56,15 @@ _STRONG: dict[str, dict[str, Any]] = {
     "CarliniL2Method": {"binary_search_steps": 6, "max_iter": 100, "initial_const": 1.0},
     "CarliniLInfMethod": {"max_iter": 100},
     "DeepFool": {"epsilon": 0.02},
-    "SimBA": {"batch_size": 1},  # no other is allowed
+    "SimBA": {"batch_size": 1},  # it refuses any other
     "SquareAttack": {"max_iter": 1000},
-    "ZooAttack": {"binary_search_steps": 3, "max_iter": 100, "use_resize": False},
+    # Its importance sampling takes the wrong axis of a larger batch, and its resizing wants inputs of 32 x 32 or more.
+    "ZooAttack": {"binary_search_steps": 3, "max_iter": 100, "batch_size": 1, "use_resize": False},
 }
-"""Used where the caller gives no value, because ART's own defaults are weak. Two more depend on the threat model and the
-batch: ``eps_step`` and ``batch_size``, see `ArtAttack._settings`."""
+"""Used where the caller gives no value, because ART's own defaults are weak. A few more follow from the threat model
+and the inputs, see `ArtAttack._settings`."""
 
+_FOLLOWING = ("eps_step", "batch_size", "nb_parallel")
 _PROBABILITIES = ("NewtonFool", "SimBA", "VirtualAdversarialMethod")  # they refuse logits
 _SET_BY_US = {
     "classifier": "the target",
@@ -85,7 +87,7 @@ class ArtAttack(Foreign):
 
     @property
     def minimal(self) -> bool:  # type: ignore[override]
-        return "eps" not in defaults(self.source) and self.source.__name__ != "SimBA"
+        return "eps" not in defaults(self.source)
 
     def generate(self, problem: Problem, classes: int) -> Tensor:
         known = defaults(self.source)
@@ -101,18 +103,18 @@ class ArtAttack(Foreign):
             clip_values=(0.0, 1.0),
             device_type="gpu" if device.type == "cuda" else "cpu",
         )
-        attack = self.source(classifier, **self._settings(problem.threat, len(problem.x)))
+        attack = self.source(classifier, **self._settings(problem))
         labels = np.eye(classes, dtype=np.float32)[problem.aim.cpu().numpy()]
         found = attack.generate(problem.x.cpu().numpy(), labels)
         return torch.from_numpy(found)
 
     def params(self) -> dict[str, Any]:
         found = {name: value for name, value in super().params().items() if name not in _SET_BY_US}
-        return found | {name: self.given.get(name) for name in ("eps_step", "batch_size") if name in found}
+        return found | {name: self.given.get(name) for name in _FOLLOWING if name in found}
 
-    def _settings(self, threat: ThreatModel, size: int) -> dict[str, Any]:
+    def _settings(self, problem: Problem) -> dict[str, Any]:
         """Parameters of the constructor: what the threat model says, then strong defaults, then what the user gave."""
-        known = defaults(self.source)
+        known, threat = defaults(self.source), problem.threat
         steps = self.given.get("max_iter", known.get("max_iter", 25))
         follows = {
             "norm": {"Linf": np.inf, "L2": 2, "L1": 1}[threat.norm],
@@ -122,7 +124,9 @@ class ArtAttack(Foreign):
             # ART's 0.1 is longer than most radii. The adaptive ones halve it as they go, and start from their paper's.
             "eps_step": 2 * threat.eps if "nb_random_init" in known else step_length(None, threat.eps, steps),
             # ART's is 1 for many, whereas the engine already made the batches as large as they may be.
-            "batch_size": max(size, known.get("batch_size", 1)),
+            "batch_size": max(len(problem.x), known.get("batch_size", 1)),
+            # Coordinates drawn at a time, without replacement: not ART's 128 where there are hardly more.
+            "nb_parallel": min(128, max(1, problem.x[0].numel() // 4)),
         }
         return {name: value for name, value in follows.items() if name in known} | dict(self.given)
 

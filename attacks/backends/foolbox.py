@@ -88,9 +88,11 @@ def _make(source: type, **params: Any) -> FoolboxAttack:
     given = strong | checked(defaults(source) | strong, _SET_BY_US, params)
     if isinstance(given.get("init_attack"), str):
         given["init_attack"] = pick("foolbox", given["init_attack"], _classes(), _refused())()
-    attack = FoolboxAttack(source=source, given=given)
-    source(**given)  # so that a value it refuses is told of now
-    return attack
+    try:
+        source(**given)
+    except Exception as fault:  # told now, where the suite is read; some are assertions
+        raise UserError(f"foolbox refuses {given}: {type(fault).__name__}: {fault}") from fault
+    return FoolboxAttack(source=source, given=given)
 
 
 def _strong(source: type, params: dict[str, Any]) -> dict[str, Any]:

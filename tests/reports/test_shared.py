@@ -46,6 +46,13 @@ def test_number(value, text):
     assert _format.number(value) == text
 
 
+@pytest.mark.parametrize(
+    ("difference", "text"), [(0.906, "+90.6 points"), (-0.002, "−0.2 points"), (-0.0001, "0.0 points")]
+)
+def test_points(difference, text):
+    assert _format.points(difference) == text
+
+
 def test_passes_of_nothing():
     assert _format.per_sample(Passes(forward=3), 0) == "–"
 

@@ -1,0 +1,411 @@
+"""The command line, ``rblite``: a thin face. What a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+import robustbench_lite
+from robustbench_lite import registry
+from robustbench_lite.errors import UserError
+
+if TYPE_CHECKING:
+    from robustbench_lite.data import Data
+    from robustbench_lite.scorecard import Scorecard
+    from robustbench_lite.target import Target
+
+EXIT = {"PASS": 0, "FAIL": 1, "INVALID": 3}
+EXIT_USAGE, EXIT_CRASH, EXIT_INTERRUPT = 2, 4, 130
+FOLDER = Path(".robustbench")
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """Tells what went wrong in plain words; a traceback only where one is asked for."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except UserError as fault:
+            _say(f"Error: {fault}")
+            ctx.exit(EXIT_USAGE)
+        except KeyboardInterrupt:
+            _say("Interrupted.")
+            ctx.exit(EXIT_INTERRUPT)
+        except Exception as fault:
+            if ctx.params.get("debug"):
+                raise
+            _say(f"Error: {type(fault).__name__}: {fault}\nRun 'rblite --debug ...' for the traceback.")
+            ctx.exit(EXIT_CRASH)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.version_option(robustbench_lite.__version__, prog_name="rblite")
+@click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
+def main(debug: bool) -> None:
+    r"""How much of a model's accuracy survives an adversary.
+
+    \b
+    Exit codes: 0 PASS, 1 FAIL (a gate is missed), 2 wrong input,
+    3 INVALID (the evaluation can't be trusted), 4 unexpected error,
+    130 interrupted.
+    """
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
+    def add(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+_model_options = _options(
+    click.option("--weights", metavar="FILE", help="safetensors, or a PyTorch state dict, for MODEL."),
+    click.option("--normalize", metavar="NAME", help="imagenet, cifar10, mnist, none, or 'm1,m2,m3/s1,s2,s3'."),
+    click.option("--classes", type=click.IntRange(min=2), help="Number of classes, where MODEL must be told."),
+    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; by default a GPU where there is one."),
+)
+_data_options = _options(
+    click.option(
+        "--data",
+        "source",
+        required=True,
+        metavar="D",
+        help="digits, mnist, fashion-mnist, cifar10, cifar100, imagenet, imagefolder:DIR, npz:FILE, or "
+        "module:callable.",
+    ),
+    click.option("--data-root", metavar="DIR", help="Where torchvision's data sets lie."),
+    click.option("--download", is_flag=True, help="Download the data set where it is missing."),
+)
+_run_options = _options(
+    click.option(
+        "--threat", "threats", multiple=True, metavar="T", help="'Linf 8/255', 'L2 0.5 targeted', ...; repeatable."
+    ),
+    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Evaluate N samples, drawn by class."),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every random draw."),
+)
+_quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bars and no table.")
+
+
+@main.command()
+@click.argument("model")
+@_model_options
+@_data_options
+@_run_options
+@click.option("--suite", default="linf_standard", show_default=True, metavar="S", help="Name, or a TOML file.")
+@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Most samples in flight.")
+@click.option("--independent/--cascade", default=None, help="Each attack sees all samples, or those still standing.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop early after this time.")
+@click.option("--passes", type=click.IntRange(min=1), help="Stop early after this many passes.")
+@click.option("--min-clean-accuracy", type=click.FloatRange(0, 1), metavar="SHARE", help="Gate, such as 0.9.")
+@click.option("--min-robust-accuracy", type=click.FloatRange(0, 1), metavar="SHARE", help="Gate, such as 0.45.")
+@click.option("--max-drop", type=click.FloatRange(0, 1), metavar="SHARE", help="Gate: clean less robust accuracy.")
+@click.option("--json", "json_path", metavar="FILE", help="Scorecard.  [default: a new file in .robustbench]")
+@click.option("--html", "html_path", metavar="FILE", help="Report.  [default: beside the scorecard]")
+@click.option("--markdown", "markdown_path", metavar="FILE", help="Summary, for a pull request.")
+@click.option("--keep-witnesses", is_flag=True, help="Keep the adversarial examples beside the scorecard.")
+@_quiet_option
+@click.pass_context
+def evaluate(
+    ctx: click.Context,
+    model: str,
+    weights: str | None,
+    normalize: str | None,
+    classes: int | None,
+    device: str | None,
+    source: str,
+    data_root: str | None,
+    download: bool,
+    threats: tuple[str, ...],
+    limit: int | None,
+    seed: int,
+    suite: str,
+    batch_size: int | None,
+    independent: bool | None,
+    seconds: float | None,
+    passes: int | None,
+    json_path: str | None,
+    html_path: str | None,
+    markdown_path: str | None,
+    keep_witnesses: bool,
+    quiet: bool,
+    **gates: float | None,
+) -> None:
+    """Attack MODEL with a suite and write its scorecard.
+
+    MODEL is package.module:callable, path/to/file.py:callable, torchvision:NAME, or a folder that 'rblite harden'
+    wrote. Its inputs are in [0, 1], NCHW; normalisation is inside it, or given by --normalize.
+    """
+    from robustbench_lite import evaluation, progress
+
+    saved = Path(json_path) if json_path else _fresh(f"{_slug(model)}-{_slug(suite)}", ".json")
+    page = Path(html_path) if html_path else saved.with_suffix(".html")
+    for path in (saved, page, *([Path(markdown_path)] if markdown_path else [])):
+        _writable(path)
+    data = _data(source, data_root, download, "test")
+    target = _target(model, weights, normalize, classes, device, data)
+    with progress.bars(quiet) as bars:
+        card = evaluation.evaluate(
+            target,
+            data,
+            suite,
+            list(threats) or None,
+            seed=seed,
+            limit=limit,
+            batch_size=batch_size,
+            independent=independent,
+            keep_witnesses=keep_witnesses,
+            gates=evaluation.Gates(**gates),
+            budget=evaluation.Budget(seconds=seconds, passes=passes),
+            on_progress=progress.attack_bars(bars),
+        )
+    card.save(saved)
+    _write(page, _render("html", [card]))
+    if markdown_path:
+        _write(Path(markdown_path), _render("markdown", [card]))
+    if not quiet:
+        _show([card])
+    click.echo(f"Scorecard  {saved}\nReport     {page}")
+    ctx.exit(EXIT_INTERRUPT if card.interrupted == "interrupt" else EXIT[card.verdict])
+
+
+@main.command()
+@click.argument("model")
+@_model_options
+@_data_options
+@_run_options
+@click.option("--recipe", default="pgd_training", show_default=True, metavar="R", help="Name, or a TOML file.")
+@click.option("--out", required=True, metavar="DIR", help="Folder for the hardened model; new or empty.")
+@click.option("--suite", metavar="S", help="Judges before and after.  [default: the recipe's]")
+@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Instead of the recipe's.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Instead of the recipe's.")
+@click.option("--resume", is_flag=True, help="Go on with the unfinished run in DIR.")
+@_quiet_option
+def harden(
+    model: str,
+    weights: str | None,
+    normalize: str | None,
+    classes: int | None,
+    device: str | None,
+    source: str,
+    data_root: str | None,
+    download: bool,
+    threats: tuple[str, ...],
+    limit: int | None,
+    seed: int,
+    recipe: str,
+    out: str,
+    suite: str | None,
+    epochs: int | None,
+    lr: float | None,
+    batch_size: int | None,
+    resume: bool,
+    quiet: bool,
+) -> None:
+    """Train MODEL to withstand an adversary; write weights and scorecards.
+
+    With --weights it is fine-tuned from there, without from scratch. DIR then works as a MODEL of 'rblite evaluate'.
+    """
+    from robustbench_lite import hardening, progress
+
+    if len(threats) > 1:
+        raise UserError(f"{len(threats)} threat models were given: a recipe hardens against one")
+    data, test_data = (_data(source, data_root, download, split) for split in ("train", "test"))
+    target = _target(model, weights, normalize, classes, device, data)
+    try:
+        with progress.bars(quiet) as bars:
+            hardened = hardening.harden(
+                target,
+                data,
+                recipe,
+                threat=threats[0] if threats else None,
+                out=out,
+                test_data=test_data,
+                epochs=epochs,
+                lr=lr,
+                batch_size=batch_size,
+                seed=seed,
+                suite=suite,
+                limit=limit,
+                resume=resume,
+                on_progress=progress.training_bars(bars),
+                on_attack=progress.attack_bars(bars),
+            )
+    except KeyboardInterrupt:
+        _say(f"Interrupted. Go on with the same command and --resume: the last epoch is kept in {out}.")
+        sys.exit(EXIT_INTERRUPT)
+    cards = [_named(hardened.before, "before"), _named(hardened.after, "after")]
+    page = Path(out) / "report.html"
+    _write(page, _render("html", cards, title=f"{target.name}: before and after"))
+    if not quiet:
+        _show(cards)
+    click.echo(f"Model      {out}\nReport     {page}")
+
+
+@main.command()
+@click.option("--out", default=str(FOLDER / "demo"), show_default=True, metavar="DIR", help="Folder for the report.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every random draw.")
+@_quiet_option
+def demo(out: str, seed: int, quiet: bool) -> None:
+    """Train three small networks on the embedded digits, attack them, compare.
+
+    Plain training, defensive distillation and PGD training under the same suite; about two minutes on two cores.
+    """
+    from robustbench_lite import demo as job
+    from robustbench_lite import progress
+
+    page = Path(out) / "scorecard.html"
+    _writable(page)
+    with progress.bars(quiet) as bars:
+        cards = job.run_demo(seed, progress.training_bars(bars), progress.attack_bars(bars))
+    for card in cards:
+        card.save(Path(out) / f"{_slug(card.target.name)}.json")
+    told = job.story(cards)
+    _write(page, _render("html", cards, title=job.TITLE, story=told))
+    if not quiet:
+        _show(cards, title=job.TITLE, story=told)
+    click.echo(f"Report     {page.resolve()}")
+
+
+@main.command()
+@click.argument("cards", nargs=-1, required=True, metavar="CARD.json...")
+@click.option("--format", "form", default="terminal", show_default=True, help="terminal, html, markdown, or your own.")
+@click.option("--out", metavar="FILE", help="Write to a file instead of the terminal.")
+@click.option("--title", help="Headline of the report.")
+def report(cards: tuple[str, ...], form: str, out: str | None, title: str | None) -> None:
+    """Show scorecards: one by itself, several side by side."""
+    loaded = _load(cards)
+    rendered = _render(form, loaded, title=title)
+    if out is None:
+        _print(rendered)
+    else:
+        if not isinstance(rendered, str):
+            raise UserError(f"the format {form!r} is for the terminal and can't be written to a file; try html")
+        _write(Path(out), rendered)
+        click.echo(f"Report     {out}")
+
+
+@main.command()
+@click.argument("before", metavar="BEFORE.json")
+@click.argument("after", metavar="AFTER.json")
+@click.option("--html", "html_path", metavar="FILE", help="Write the comparison as a page, too.")
+def compare(before: str, after: str, html_path: str | None) -> None:
+    """Set two scorecards side by side, with a paired test on the samples that they share."""
+    cards = _load((before, after))
+    _show(cards)
+    if html_path:
+        _write(Path(html_path), _render("html", cards))
+        click.echo(f"Report     {html_path}")
+
+
+@main.command("list")
+@click.argument(
+    "kind", required=False, type=click.Choice(["attacks", "suites", "defenses", "recipes", "reports", "data"])
+)
+def list_(kind: str | None) -> None:
+    """List what there is by name: attacks, suites, defenses, recipes, reports, data."""
+    from robustbench_lite.listing import listing
+
+    _print(listing(kind))
+
+
+def _target(
+    model: str, weights: str | None, normalize: str | None, classes: int | None, device: str | None, data: Data
+) -> Target:
+    from robustbench_lite.target import load_target
+
+    known = classes or (len(data.classes) or None)
+    return load_target(model, weights=weights, normalize=normalize, classes=known, device=device or "auto")
+
+
+def _data(source: str, root: str | None, download: bool, split: Any) -> Data:
+    from robustbench_lite.data import load_data
+
+    return load_data(source, split=split, root=root, download=download)
+
+
+def _load(paths: tuple[str, ...]) -> list[Scorecard]:
+    from robustbench_lite.scorecard import Scorecard
+
+    return [Scorecard.load(path) for path in paths]
+
+
+def _named(card: Scorecard, name: str) -> Scorecard:
+    return card.model_copy(update={"target": card.target.model_copy(update={"name": f"{card.target.name} ({name})"})})
+
+
+def _render(form: str, cards: list[Scorecard], **words: Any) -> Any:
+    return registry.find("reports", form)(cards, **words)
+
+
+def _show(cards: list[Scorecard], **words: Any) -> None:
+    _print(_render("terminal", cards, **words))
+
+
+def _print(rendered: Any) -> None:
+    if isinstance(rendered, str):
+        click.echo(rendered)
+    else:
+        from rich.console import Console
+
+        Console().print(rendered)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _fresh(stem: str, suffix: str) -> Path:
+    """A name that no earlier run took, so that no result is lost."""
+    return FOLDER / f"{stem}-{datetime.now():%Y%m%d-%H%M%S}{suffix}"
+
+
+def _slug(text: str) -> str:
+    return (
+        re.sub(r"[^A-Za-z0-9]+", "-", Path(text).stem if text.endswith((".toml", "/")) else text).strip("-") or "model"
+    )
+
+
+def _writable(path: Path) -> None:
+    """Find out before the run, not after, that a file can't be written."""
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: expected the name of a file")
+        with path.open("a", encoding="utf-8"):
+            pass
+        if path.stat().st_size == 0:
+            path.unlink()
+
+
+def _write(path: Path, text: str) -> None:
+    from robustbench_lite.files import write_atomically
+
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as fault:
+        raise UserError(f"{path} can't be written: {fault.strerror or fault}; choose another place") from None
+
+
+if __name__ == "__main__":
+    main()

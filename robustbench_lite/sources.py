@@ -1,0 +1,191 @@
+"""Data by name: the known data sets, the forms of files, and users' callables."""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from robustbench_lite import registry
+from robustbench_lite.data import Data, Split, as_data, from_arrays, from_dataset
+from robustbench_lite.errors import UserError
+from robustbench_lite.usercode import import_object, users_code
+
+NPZ_LIMIT = 8 * 2**30
+"""Bytes that an npz file may unpack to; one that claims more isn't opened."""
+
+
+def read_source(source: str, split: Split, root: Path | None, download: bool) -> Data:
+    """Read all the data of a source, with names and errors as in `load_data`."""
+    kind, colon, rest = source.partition(":")
+    if kind in _FORMS and rest:
+        return replace(_FORMS[kind](Path(rest).expanduser(), split), name=source)
+    if source in _BUILT_IN:
+        return replace(_BUILT_IN[source](source, split, root, download), name=f"{source}/{split}")
+    if colon and rest:
+        return _call(source, split)
+    forms = [f"{form}:{source if Path(source).exists() else 'PATH'}" for form in _FORMS]
+    raise UserError(
+        registry.unknown("data source", source, [*_BUILT_IN, *forms, "module:callable", "file.py:callable"])
+    )
+
+
+def _call(source: str, split: Split) -> Data:
+    """Call the user's code that makes the data."""
+    with users_code(source):
+        found = import_object(source, prefixes=_FORMS)
+        if callable(found) and not isinstance(found, Dataset):
+            try:
+                takes_split = "split" in inspect.signature(found).parameters
+            except (ValueError, TypeError):  # some builtins tell no signature
+                takes_split = False
+            found = found(split=split) if takes_split else found()
+    data = as_data(found, split=split)
+    return data if isinstance(found, Data) else replace(data, name=source)
+
+
+def _digits(source: str, split: Split, root: Path | None, download: bool) -> Data:
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x = (digits.images / 16).astype(np.float32)[:, None]
+    train, test = from_arrays(x, digits.target, source, [str(name) for name in digits.target_names]).split(0.3, seed=0)
+    return test if split == "test" else train
+
+
+def _mnist(source: str, split: Split, root: Path | None, download: bool) -> Data:
+    from torchvision import datasets
+
+    maker = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[source]
+    with _torchvision_root(source, root) as folder, tempfile.TemporaryDirectory() as unpacked:
+        if _unpack_mnist(maker, folder, Path(unpacked)):
+            folder, download = Path(unpacked), False
+        dataset = maker(folder, train=split == "train", download=download)
+    return from_arrays(dataset.data[:, None], dataset.targets, source, dataset.classes)
+
+
+def _unpack_mnist(maker: Any, packed: Path, unpacked: Path) -> bool:
+    """Unpack the official archives into a folder in torchvision's layout, where `packed` holds nothing but them."""
+    from torchvision.datasets.utils import extract_archive
+
+    raw = Path(maker.__name__, "raw")
+    archives = [packed / raw / Path(url).name for url, _ in maker.resources]
+    if all(path.with_suffix("").is_file() for path in archives) or not all(path.is_file() for path in archives):
+        return False
+    (unpacked / raw).mkdir(parents=True)
+    for path in archives:
+        extract_archive(path, unpacked / raw)
+    return True
+
+
+def _cifar(source: str, split: Split, root: Path | None, download: bool) -> Data:
+    from torchvision import datasets
+
+    maker = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[source]
+    with _torchvision_root(source, root) as folder:
+        dataset = maker(folder, train=split == "train", download=download)
+    return from_arrays(dataset.data.transpose(0, 3, 1, 2), dataset.targets, source, dataset.classes)
+
+
+def _imagenet(source: str, split: Split, root: Path | None, download: bool) -> Data:
+    from torchvision import datasets, transforms
+
+    if download:
+        raise UserError(
+            "imagenet can't be downloaded freely: get it from image-net.org, and give its folder as --data-root"
+        )
+    view = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])
+    with _torchvision_root(source, root) as folder:
+        dataset = datasets.ImageNet(folder, split="train" if split == "train" else "val", transform=view)
+    return from_dataset(dataset, source)
+
+
+@contextmanager
+def _torchvision_root(source: str, root: Path | None) -> Iterator[Path]:
+    """Read one of torchvision's data sets inside.
+
+    Raises
+    ------
+    UserError
+        Without a root, and for whatever torchvision raises.
+    """
+    cure = "give the folder that holds it in torchvision's layout as root (--data-root)"
+    if source != "imagenet":
+        cure += ", or let it be downloaded there (download=True, --download); nothing is downloaded unless you ask"
+    if root is None:
+        raise UserError(f"{source}: is read from a folder, and none was given; {cure}")
+    try:
+        yield root
+    except Exception as fault:  # several kinds, for missing files and for damaged ones
+        raise UserError(f"{source}: can't be read from {root}: {type(fault).__name__}: {fault}\n{cure}") from fault
+
+
+def _image_folder(folder: Path, split: Split) -> Data:
+    from torchvision import datasets, transforms
+
+    name = f"imagefolder:{folder}"
+    if not folder.is_dir():
+        raise UserError(f"{name}: no such folder; expected one that holds a folder of images for each class")
+    tests = [folder / part for part in ("test", "val") if (folder / part).is_dir()]
+    if tests and (folder / "train").is_dir():
+        folder = folder / "train" if split == "train" else tests[0]
+    try:
+        dataset = datasets.ImageFolder(folder, transform=transforms.ToTensor())
+    except (OSError, ValueError) as fault:
+        raise UserError(f"{name}: {fault}; expected a folder of images for each class") from None
+    return from_dataset(dataset, name)
+
+
+def _npz(path: Path, split: Split) -> Data:
+    import numpy as np
+
+    name = f"npz:{path}"
+    if not path.is_file():
+        raise UserError(f"{name}: no such file; expected what numpy.savez(FILE, x=x, y=y) writes")
+    try:
+        with zipfile.ZipFile(path) as archive:  # its table of contents tells the sizes before anything is unpacked
+            size = sum(member.file_size for member in archive.infolist())
+        if size > NPZ_LIMIT:
+            raise UserError(
+                f"{name}: would unpack to {size / 2**30:.1f} GiB, more than {NPZ_LIMIT / 2**30:.1f} GiB; "
+                "split it, or give a data set of your own (file.py:callable)"
+            )
+        with np.load(path, allow_pickle=False) as stored:
+            if missing := {"x", "y"} - set(stored.files):
+                raise UserError(
+                    f"{name}: holds {', '.join(stored.files) or 'nothing'}, not {' and '.join(sorted(missing))}; "
+                    "expected x, (N, C, H, W), and y, (N,): save it with numpy.savez(FILE, x=x, y=y)"
+                )
+            x, y = stored["x"], stored["y"]
+    except UserError:
+        raise
+    except Exception as fault:  # a damaged archive can raise nearly anything
+        objects = "Object arrays" in str(fault)
+        cure = (
+            "convert it to numbers and save it again" if objects else "expected what numpy.savez writes: save it again"
+        )
+        raise UserError(f"{name}: can't be read ({type(fault).__name__}: {fault}); {cure}") from None
+    if x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
+        raise UserError(
+            f"{name}: x has shape {x.shape}, channels last; expected (N, C, H, W): save x.transpose(0, 3, 1, 2)"
+        )
+    return from_arrays(x, y, name)
+
+
+_BUILT_IN: dict[str, Callable[[str, Split, Path | None, bool], Data]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "fashion-mnist": _mnist,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
+    "imagenet": _imagenet,
+}
+_FORMS: dict[str, Callable[[Path, Split], Data]] = {"imagefolder": _image_folder, "npz": _npz}

@@ -1,0 +1,240 @@
+"""ART's attacks through our engine, on a linear model where the nearest adversarial example is known."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from robustbench_lite import registry
+from robustbench_lite.errors import UserError
+
+torch.set_num_threads(1)
+
+
+def make(name: str, **params: Any) -> Any:
+    return registry.build("attacks", f"art:{name}", params)
+
+
+def python(code: str, **environment: str) -> int:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], env=os.environ | environment, check=False
+    ).returncode
+
+
+def test_the_module_imports_without_art():
+    assert python("import sys, robustbench_lite.attacks.backends.art; sys.exit('art' in sys.modules)") == 0
+
+
+def test_the_import_leaves_home_environment_and_log_handlers_alone(tmp_path):
+    log = tmp_path / "log.txt"
+    code = (
+        "import logging, os; from pathlib import Path\n"
+        f"logging.basicConfig(filename={str(log)!r}, filemode='w', level='INFO')\n"
+        "from robustbench_lite.attacks.backends import art\n"
+        "art.find('SquareAttack')\n"
+        f"assert os.environ['HOME'] == {str(tmp_path)!r} and not (Path.home() / '.art').exists()\n"
+        f"import art; assert art.config.ART_DATA_PATH == str(Path.home() / '.art' / 'data')\n"
+        "logging.info('still here')"
+    )
+    assert python(code, HOME=str(tmp_path)) == 0
+    assert "still here" in log.read_text()
+
+
+def test_without_art_it_says_what_to_install():
+    code = (
+        "import sys; sys.modules['art'] = None; from robustbench_lite.attacks.backends import art\n"
+        "try: art.find('SquareAttack')\n"
+        "except ValueError as fault: sys.exit('pip install adversarial-robustness-toolbox' not in str(fault))"
+    )
+    assert python(code) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "params"),
+    [
+        ("FastGradientMethod", "Linf", {}),
+        ("FastGradientMethod", "L2", {}),
+        ("ProjectedGradientDescentPyTorch", "Linf", {"max_iter": 20}),
+        ("ProjectedGradientDescentPyTorch", "L2", {"max_iter": 20}),
+        ("AutoProjectedGradientDescent", "Linf", {"max_iter": 20, "nb_random_init": 1}),
+    ],
+)
+def test_a_fixed_eps_attack_breaks_what_lies_within_eps(linear, name, norm, params):
+    problem = linear(classes=2)
+    distances = problem.distances(norm).numpy()
+    eps = float(np.median(distances)) * 1.01
+    run = problem.attack(make(name, **params), f"{norm} {eps}")
+    assert not run.broken[distances > eps * 1.001].any()
+    assert run.broken[distances < eps * 0.99].all()
+    assert run.unconfirmed == 0
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_square_breaks_by_queries_alone(linear, norm):
+    problem = linear(shape=(1, 12, 12), samples=10, classes=2)
+    eps = 4 * float(problem.distances(norm).median())
+    run = problem.attack(make("SquareAttack", max_iter=100), f"{norm} {eps}")
+    assert run.broken.sum() >= 5
+    assert (run.backward == 0).all()
+    assert (run.forward > 10).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "params", "ratio"),
+    [
+        ("DeepFool", "L2", {}, 1.1),
+        ("CarliniL2Method", "L2", {"max_iter": 20, "binary_search_steps": 4, "initial_const": 0.1}, 1.5),
+        ("HopSkipJump", "L2", {"max_iter": 5, "max_eval": 200}, 1.6),
+        ("HopSkipJump", "Linf", {"max_iter": 5, "max_eval": 200}, 2.5),
+        ("BoundaryAttack", "L2", {"max_iter": 40}, 20),
+    ],
+)
+def test_a_minimal_attack_nears_the_nearest_example(linear, name, norm, params, ratio):
+    problem = linear(samples=6)
+    distances = problem.distances(norm).numpy()
+    attack = make(name, **params)
+    assert attack.minimal
+    run = problem.attack(attack, f"{norm} {np.median(distances)}")
+    assert (run.distance >= distances * 0.999).all()
+    assert np.median(run.distance / distances) < ratio
+    assert not run.broken[run.distance > np.median(distances) * 1.001].any()
+    assert run.forward.min() > 2
+
+
+def test_passes_are_counted(linear):
+    problem = linear(samples=10)
+    steps = 7
+    run = problem.attack(make("ProjectedGradientDescentPyTorch", max_iter=steps), "Linf 0.001", batch_size=5)
+    # The engine looks at the input and at the result, and once more at a result that broke the sample; ART, at its end,
+    # at both for a line in its log.
+    assert (run.forward == 2 + steps + 2 + run.broken).all()
+    assert (run.backward == steps).all()
+
+
+def test_targeted_goals(linear):
+    problem = linear(classes=2, samples=10)
+    aim = 1 - problem.y
+    eps = float(problem.distances("Linf", aim).max()) * 1.1
+    assert problem.attack(make("FastGradientMethod"), f"Linf {eps} targeted next").broken.all()
+    with pytest.raises(UserError, match="no targeted form"):
+        problem.attack(make("DeepFool"), f"L2 {eps} targeted next")
+
+
+@pytest.mark.parametrize("name", ["NewtonFool", "VirtualAdversarialMethod"])
+def test_attacks_that_want_probabilities_get_them(linear, name):
+    problem = linear(classes=2)
+    eps = 2 * float(problem.distances("L2").median())
+    assert problem.attack(make(name), f"L2 {eps}").broken.any()
+
+
+def test_the_model_is_left_as_it_was(linear):
+    problem = linear(samples=6)
+    problem.model.add_module("dropout", nn.Dropout(0.5))
+    problem.model.train()
+    problem.model[0].eval()
+    problem.model[1].bias.requires_grad_(False)
+    problem.attack(make("DeepFool", max_iter=3), "L2 0.01")
+    assert [module.training for module in problem.model] == [False, True, True]
+    assert [parameter.requires_grad for parameter in problem.model.parameters()] == [True, False]
+    assert all(parameter.grad is None for parameter in problem.model.parameters())
+
+
+def test_a_rerun_draws_the_same_and_the_users_generators_go_on_as_if_nothing_was(linear):
+    def draws() -> tuple[float, ...]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    def seed() -> None:
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
+
+    problem = linear(samples=3)
+    # It takes its start from a generator of its own, which ART leaves to the operating system to seed.
+    attack = make("HopSkipJump", max_iter=1, max_eval=10, init_eval=5)
+    seed()
+    untouched = draws()
+    seed()
+    first = problem.attack(attack, "L2 0.01").distance
+    assert draws() == untouched
+    assert (problem.attack(attack, "L2 0.01").distance == first).all()
+    assert (problem.attack(attack, "L2 0.01", seed=1).distance != first).any()
+
+
+def test_no_progress_bar_is_shown(linear, capfd):
+    linear(samples=2).attack(make("CarliniL2Method", max_iter=1), "L2 0.01")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["CarliniL2Method", "BoundaryAttack", "DeepFool"])
+def test_a_norm_that_it_cannot_do_is_refused(linear, name):
+    with pytest.raises(UserError, match="it does L2"):
+        linear().attack(make(name), "Linf 0.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("SquareAttak", "did you mean"),
+        ("EvasionAttack", "unknown attack"),
+        ("AdversarialPatch", "it makes a patch"),
+        ("DecisionTreeAttack", "more than a classifier"),
+        ("UniversalPerturbation", "one perturbation for all samples"),
+        ("AutoAttack", "pip install multiprocess"),
+    ],
+)
+def test_names_that_are_not_offered(name, message):
+    with pytest.raises(UserError, match=message):
+        registry.find("attacks", f"art:{name}")
+
+
+def test_the_listed_names_can_all_be_made():
+    listed = registry.find("attacks", "art:DeepFool").func.__globals__["names"]()
+    assert len(listed) >= 18
+    for name, norms in listed.items():
+        assert set(norms) <= set(make(name).norms)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"max_itr": 3}, "did you mean max_iter"),
+        ({"eps": 0.1}, "set from the threat model"),
+        ({"targeted": True}, "set from the threat model's goal"),
+        ({"verbose": True}, "can't be given"),
+    ],
+)
+def test_parameters_that_are_refused(params, message):
+    with pytest.raises(UserError, match=message):
+        make("ProjectedGradientDescent", **params)
+
+
+def test_strong_parameters_give_way_to_the_users():
+    assert make("CarliniL2Method").params()["max_iter"] == 100
+    assert make("CarliniL2Method", max_iter=20).params()["max_iter"] == 20
+    pgd = make("ProjectedGradientDescent").params()
+    assert pgd["eps_step"] is None
+    assert not pgd.keys() & {"eps", "norm", "targeted", "verbose", "estimator"}
+    assert make("ProjectedGradientDescent", eps_step="2/255").params()["eps_step"] == 2 / 255
+
+
+def test_an_attack_that_breaks_off_says_who_why_and_what_to_do(linear):
+    attack = make("ProjectedGradientDescent", max_iter=-1)
+    with pytest.raises(
+        UserError, match=r"art:ProjectedGradientDescent broke off .* `max_iter` has to be.*Check its param"
+    ):
+        linear().attack(attack, "Linf 0.1")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu(linear):
+    problem = linear()
+    problem.model.cuda()
+    assert problem.attack(make("ProjectedGradientDescent", max_iter=5), "Linf 0.3").broken.all()

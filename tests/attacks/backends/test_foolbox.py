@@ -1,0 +1,237 @@
+"""foolbox's attacks through our engine, on a linear model where the nearest adversarial example is known."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from robustbench_lite import registry
+from robustbench_lite.errors import UserError
+
+torch.set_num_threads(1)
+
+
+def make(name: str, **params: Any) -> Any:
+    return registry.build("attacks", f"foolbox:{name}", params)
+
+
+def test_the_module_imports_without_foolbox():
+    code = "import sys, robustbench_lite.attacks.backends.foolbox; sys.exit('foolbox' in sys.modules)"
+    assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False).returncode == 0
+
+
+def test_foolbox_imports_without_a_git_executable_and_without_a_warning(tmp_path):
+    code = (
+        "import os; from robustbench_lite.attacks.backends import foolbox; foolbox.find('FGSM'); "
+        "assert 'GIT_PYTHON_REFRESH' not in os.environ"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GIT_PYTHON_REFRESH"}
+    environment["PATH"] = str(tmp_path)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, check=True)
+
+
+def test_without_foolbox_it_says_what_to_install():
+    code = (
+        "import sys; sys.modules['foolbox'] = None; from robustbench_lite.attacks.backends import foolbox\n"
+        "try: foolbox.find('FGSM')\n"
+        "except ValueError as fault: sys.exit('pip install foolbox' not in str(fault))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("name", "norm"), [("LinfFastGradientAttack", "Linf"), ("LinfPGD", "Linf"), ("L2PGD", "L2")])
+def test_a_fixed_eps_attack_breaks_what_lies_within_eps(linear, name, norm):
+    problem = linear(classes=2)
+    distances = problem.distances(norm).numpy()
+    eps = float(np.median(distances)) * 1.01
+    run = problem.attack(make(name), f"{norm} {eps}")
+    assert not run.broken[distances > eps * 1.001].any()
+    # On two classes the gradient points straight at the boundary; PGD's random start may leave L2 a little short.
+    assert run.broken[distances < eps * 0.98].all()
+    assert run.unconfirmed == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "params"),
+    [
+        ("L2DeepFoolAttack", "L2", {}),
+        ("LinfDeepFoolAttack", "Linf", {}),
+        (
+            "L2CarliniWagnerAttack",
+            "L2",
+            {"binary_search_steps": 4, "steps": 300, "stepsize": 1e-3, "initial_const": 10},
+        ),
+    ],
+)
+def test_a_minimal_attack_finds_the_nearest_example(linear, name, norm, params):
+    problem = linear()
+    distances = problem.distances(norm).numpy()
+    eps = float(np.median(distances)) * 1.1
+    attack = make(name, **params)
+    assert attack.minimal
+    run = problem.attack(attack, f"{norm} {eps}")
+    assert (run.distance >= distances * 0.999).all()
+    assert np.median(run.distance / distances) < 1.1
+    assert (run.distance > eps).any(), "an example outside the ball keeps its distance"
+    assert not run.broken[run.distance > eps].any()
+
+
+def test_passes_are_counted(linear):
+    problem = linear(samples=10)
+    steps = 7
+    run = problem.attack(make("LinfPGD", steps=steps), "Linf 0.001", batch_size=4)
+    # The engine looks at the input and at the result, and once more at a result that broke the sample.
+    assert (run.forward == 2 + steps + run.broken).all()
+    assert (run.backward == steps).all()
+
+
+def test_targeted_goals(linear):
+    problem = linear(classes=2)
+    aim = 1 - problem.y
+    eps = float(problem.distances("Linf", aim).max()) * 1.1
+    assert problem.attack(make("LinfPGD"), f"Linf {eps} targeted next").broken.all()
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_an_attack_of_any_distance_gets_the_threat_models(linear, norm):
+    attack = make("LinearSearchBlendedUniformNoiseAttack", directions=50, steps=20)
+    assert set(attack.norms) == {"Linf", "L2"}
+    assert np.isfinite(linear().attack(attack, f"{norm} 0.001").distance).any()
+
+
+def test_hop_skip_jump_takes_the_norm_as_its_constraint(linear):
+    problem = linear(samples=4)
+    attack = make("HopSkipJumpAttack", steps=8, init_attack="SaltAndPepperNoiseAttack")
+    ratio = {}
+    for norm in ("Linf", "L2"):
+        run = problem.attack(attack, f"{norm} 0.001")
+        ratio[norm] = np.median(run.distance / problem.distances(norm).numpy())
+    assert max(ratio.values()) < 2
+
+
+def test_the_model_is_left_as_it_was(linear):
+    problem = linear()
+    problem.model.add_module("dropout", nn.Dropout(0.5))
+    problem.model.train()
+    problem.model[0].eval()
+    problem.model[1].bias.requires_grad_(False)
+    problem.attack(make("LinfPGD", steps=3), "Linf 0.01")
+    assert [module.training for module in problem.model] == [False, True, True]
+    assert [parameter.requires_grad for parameter in problem.model.parameters()] == [True, False]
+    assert all(parameter.grad is None for parameter in problem.model.parameters())
+
+
+def test_a_rerun_draws_the_same_and_the_users_generators_go_on_as_if_nothing_was(linear):
+    def draws() -> tuple[float, ...]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    def seed() -> None:
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
+
+    problem = linear()
+    attack = make("LinearSearchBlendedUniformNoiseAttack", directions=5, steps=20)
+    seed()
+    untouched = draws()
+    seed()
+    first = problem.attack(attack, "L2 0.01").distance
+    assert draws() == untouched
+    assert (problem.attack(attack, "L2 0.01").distance == first).all()
+    assert (problem.attack(attack, "L2 0.01", seed=1).distance != first).any()
+
+
+def test_a_norm_that_it_cannot_do_is_refused(linear):
+    with pytest.raises(UserError, match="it does L2"):
+        linear().attack(make("L2DeepFoolAttack"), "Linf 0.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("L2DeepFoolAttak", "did you mean"),
+        ("FixedEpsilonAttack", "unknown attack"),
+        ("Model", "unknown attack"),
+        ("PointwiseAttack", "broken in foolbox"),
+        ("SpatialAttack", "in no ball"),
+        ("DatasetAttack", "fed with other samples"),
+    ],
+)
+def test_names_that_are_not_offered(name, message):
+    with pytest.raises(UserError, match=message):
+        registry.find("attacks", f"foolbox:{name}")
+
+
+def test_the_listed_names_can_all_be_made():
+    listed = registry.find("attacks", "foolbox:FGSM").func.__globals__["names"]()
+    assert len(listed) > 30
+    for name, norms in listed.items():
+        assert make(name).norms == norms
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"stpes": 3}, "did you mean steps"),
+        ({"init_attack": 3}, "foolbox refuses"),
+        ({"init_attack": "Nothing"}, "unknown attack"),
+        ({"constraint": "l2"}, "set from the threat model"),
+    ],
+)
+def test_parameters_that_are_refused(params, message):
+    with pytest.raises(UserError, match=message):
+        make("HopSkipJumpAttack", **params)
+
+
+def test_fewer_steps_are_longer_so_that_they_still_cross_the_ball():
+    assert make("LinfPGD", steps=10).params()["rel_stepsize"] == 0.25
+    assert make("LinfPGD", steps=10, rel_stepsize=0.1).params()["rel_stepsize"] == 0.1
+    assert make("LinfPGD", abs_stepsize="2/255").params()["abs_stepsize"] == 2 / 255
+
+
+def test_an_attack_that_breaks_off_says_who_why_and_what_to_do(linear):
+    with pytest.raises(
+        UserError, match=r"foolbox:GenAttack broke off .* unsupported criterion.*population.*untargeted"
+    ):
+        linear().attack(make("GenAttack"), "Linf 0.1")
+
+
+def test_where_memory_runs_out_the_batch_is_halved(linear):
+    class Small(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 5 and x.requires_grad:
+                raise torch.OutOfMemoryError("out of memory")
+            return self.inner(x)
+
+    problem = linear(samples=12)
+    whole = problem.attack(make("L2DeepFoolAttack"), "L2 1")
+    object.__setattr__(problem, "model", Small(problem.model))
+    assert np.allclose(problem.attack(make("L2DeepFoolAttack"), "L2 1").distance, whole.distance, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu(linear):
+    problem = linear()
+    problem.model.cuda()
+    before = torch.cuda.get_rng_state()
+    assert problem.attack(make("LinfPGD"), "Linf 0.3").broken.all()
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_nothing_is_written(linear, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    linear().attack(make("FGSM"), "Linf 0.1")
+    assert not list(Path(tmp_path).iterdir())

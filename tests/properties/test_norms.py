@@ -1,0 +1,202 @@
+"""What a norm must be, whatever the numbers: in the ball, in the box, idempotent, steepest, uniform."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import kstest
+
+from robustbench_lite.engine import TOLERANCE
+from robustbench_lite.noise import Noise
+from robustbench_lite.norms import GEOMETRIES, project
+from robustbench_lite.threat import NORMS
+
+ORDER = {"Linf": np.inf, "L2": 2}
+DUAL = {"Linf": 1, "L2": 2}
+INFINITE_NORMAL = 2295574122455614247  # a key among whose draws the largest uniform is
+
+some_cases = settings(deadline=None, max_examples=60)
+by_norm = pytest.mark.parametrize("norm", NORMS)
+
+
+def _length(batch, order):
+    """Norm of each sample, in double precision, by numpy."""
+    return np.linalg.norm(batch.double().flatten(1).numpy(), ord=order, axis=1)
+
+
+def _arrays(low, high):
+    shapes = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
+    elements = st.floats(low, high, width=32)
+    return shapes.flatmap(lambda shape: st.tuples(*[arrays(np.float32, shape, elements=elements)] * 2))
+
+
+@st.composite
+def _balls(draw, largest=4):
+    """Points, origins in the box, and a radius."""
+    points, origins = draw(_arrays(-largest, largest))
+    eps = draw(st.floats(1e-4, 1.0))
+    return torch.from_numpy(points), torch.from_numpy(origins).abs().clamp_max(1.0), eps
+
+
+@st.composite
+def _gradients(draw):
+    """Gradients of every magnitude that float32 has, none of them zero, and other directions."""
+    values, others = draw(_arrays(-1, 1))
+    grad = torch.from_numpy(values) * 10.0 ** draw(st.integers(-37, 30))
+    assume(bool((grad.flatten(1).abs().amax(1) > 0).all()))
+    return grad, torch.from_numpy(others)
+
+
+@by_norm
+@some_cases
+@given(ball=_balls())
+def test_projection_is_in_the_ball_and_in_the_box(norm, ball):
+    x, origin, eps = ball
+    inside = project(x, origin, norm, eps)
+    assert (_length(inside.double() - origin.double(), ORDER[norm]) <= eps + TOLERANCE).all()
+    assert inside.min() >= 0
+    assert inside.max() <= 1
+
+
+@by_norm
+@some_cases
+@given(ball=_balls())
+def test_projection_is_idempotent(norm, ball):
+    x, origin, eps = ball
+    once = project(x, origin, norm, eps)
+    torch.testing.assert_close(project(once, origin, norm, eps), once, atol=5e-7, rtol=0)
+
+
+@by_norm
+@some_cases
+@given(ball=_balls(), share=st.floats(0, 0.99))
+def test_projection_leaves_what_is_inside_where_it_is(norm, ball, share):
+    x, origin, eps = ball
+    inside = origin + share * (project(x, origin, norm, eps) - origin)
+    torch.testing.assert_close(project(inside, origin, norm, eps), inside, atol=5e-7, rtol=0)
+
+
+@some_cases
+@given(ball=_balls())
+def test_linf_projection_is_the_nearest_point_of_ball_and_box(ball):
+    x, origin, eps = ball
+    x, origin = x.double(), origin.double()
+    nearest = x.clamp((origin - eps).clamp_min(0), (origin + eps).clamp_max(1))
+    torch.testing.assert_close(project(x, origin, "Linf", eps), nearest, atol=1e-6, rtol=0)
+
+
+@some_cases
+@given(ball=_balls(largest=2.0**50))
+def test_l2_projection_onto_the_ball_is_the_nearest_point(ball):
+    delta, _, eps = ball
+    length = torch.from_numpy(_length(delta, 2)).reshape(-1, 1, 1, 1)
+    nearest = delta.double() * (eps / length.clamp_min(eps))
+    torch.testing.assert_close(GEOMETRIES["L2"].project(delta, eps).double(), nearest, atol=1e-6, rtol=0)
+
+
+@by_norm
+@some_cases
+@given(ball=_balls())
+def test_distance_is_the_norm(norm, ball):
+    delta, _, _ = ball
+    np.testing.assert_allclose(
+        GEOMETRIES[norm].distance(delta).numpy(), _length(delta, ORDER[norm]), rtol=1e-5, atol=1e-15
+    )
+
+
+@by_norm
+@some_cases
+@given(gradients=_gradients())
+def test_steepest_is_a_unit_step_that_no_other_beats(norm, gradients):
+    grad, others = gradients
+    step = GEOMETRIES[norm].steepest(grad).double().flatten(1)
+    np.testing.assert_allclose(_length(step, ORDER[norm]), 1, rtol=1e-5)
+
+    slope = grad.double().flatten(1)
+    gain = (slope * step).sum(1)
+    np.testing.assert_allclose(gain.numpy(), _length(slope, DUAL[norm]), rtol=1e-5)  # Hölder: there is no better
+
+    rivals = others.double().flatten(1)
+    rivals = rivals / torch.from_numpy(_length(rivals, ORDER[norm])).clamp_min(1e-12)[:, None]
+    assert ((slope * rivals).sum(1) <= gain * (1 + 1e-5)).all()
+
+
+@by_norm
+def test_where_the_gradient_is_zero_there_is_no_step(norm):
+    grad = torch.tensor([[0.0, 0.0], [0.0, 2.0]])
+    assert GEOMETRIES[norm].steepest(grad).tolist() == [[0.0, 0.0], [0.0, 1.0]]
+
+
+@by_norm
+@pytest.mark.parametrize("size", [1e-20, 1e-30, 1e-38, 1e-44])
+def test_a_tiny_gradient_has_a_whole_step(norm, size):
+    step = GEOMETRIES[norm].steepest(torch.full((1, 3, 4, 4), size))
+    assert _length(step, ORDER[norm]) == pytest.approx([1.0], rel=1e-5)
+
+
+@by_norm
+@some_cases
+@given(
+    key=st.integers(-(2**63), 2**63 - 1),
+    shape=st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple),
+    eps=st.floats(1e-6, 10),
+)
+def test_random_draws_are_in_the_ball(norm, key, shape, eps):
+    noise = Noise(torch.tensor([key, key ^ 1]))
+    drawn = GEOMETRIES[norm].random(noise, shape, eps)
+    assert drawn.shape == (2, *shape)
+    assert (_length(drawn.reshape(2, -1), ORDER[norm]) <= eps * (1 + 1e-6)).all()
+
+
+def test_linf_random_draws_are_uniform():
+    drawn = GEOMETRIES["Linf"].random(Noise(torch.arange(5_000)), (2,), 0.5).double().numpy()
+    for column in drawn.T:
+        assert kstest(column + 0.5, "uniform").pvalue > 1e-3
+    assert abs(np.corrcoef(drawn.T)[0, 1]) < 5 / 5_000**0.5
+
+
+def test_l2_random_draws_are_uniform_in_the_disc():
+    drawn = GEOMETRIES["L2"].random(Noise(torch.arange(5_000)), (2,), 0.5).double().numpy()
+    radius = np.linalg.norm(drawn, axis=1) / 0.5
+    angle = np.arctan2(drawn[:, 1], drawn[:, 0]) / (2 * np.pi) + 0.5
+    assert kstest(radius**2, "uniform").pvalue > 1e-3
+    assert kstest(angle, "uniform").pvalue > 1e-3
+    assert abs(np.corrcoef(radius, angle)[0, 1]) < 5 / 5_000**0.5
+
+
+def test_l2_random_draws_fill_the_ball_in_many_dimensions():
+    drawn = GEOMETRIES["L2"].random(Noise(torch.arange(2_000)), (3, 4, 4), 2.0)
+    assert kstest((_length(drawn, 2) / 2.0) ** 48, "uniform").pvalue > 1e-3
+    assert float(drawn.flatten(1).mean(0).abs().max()) < 5 * 2.0 / 48**0.5 / 2_000**0.5
+
+
+def test_random_draws_are_finite_whatever_the_stream_holds():
+    # An infinite start is a sample that no step can move: it would count as robust.
+    drawn = GEOMETRIES["L2"].random(Noise(torch.tensor([INFINITE_NORMAL])), (3, 4, 4), 1.0)
+    assert torch.isfinite(drawn).all()
+
+
+@by_norm
+def test_no_samples_are_no_trouble(norm):
+    empty, geometry = torch.empty(0, 1, 2, 2), GEOMETRIES[norm]
+    assert project(empty, empty, norm, 0.1).shape == empty.shape
+    assert geometry.steepest(empty).shape == empty.shape
+    assert geometry.random(Noise(torch.empty(0, dtype=torch.int64)), (1, 2, 2), 0.1).shape == empty.shape
+    assert geometry.distance(empty).shape == (0,)
+
+
+@by_norm
+def test_samples_of_a_batch_do_not_see_each_other(norm):
+    generator = torch.Generator().manual_seed(3)
+    x, origin = torch.randn(6, 1, 4, 4, generator=generator), torch.rand(6, 1, 4, 4, generator=generator)
+    whole = project(x, origin, norm, 0.3), GEOMETRIES[norm].steepest(x), GEOMETRIES[norm].distance(x)
+    for row in range(6):
+        one = slice(row, row + 1)
+        alone = project(x[one], origin[one], norm, 0.3), GEOMETRIES[norm].steepest(x[one])
+        torch.testing.assert_close(whole[0][one], alone[0])
+        torch.testing.assert_close(whole[1][one], alone[1])
+        torch.testing.assert_close(whole[2][one], GEOMETRIES[norm].distance(x[one]))

@@ -1,0 +1,100 @@
+"""What attacks climb: signs, values and gradients, against torch and by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from robustbench_lite.losses import LOSSES, cross_entropy, margin
+
+every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+both_goals = pytest.mark.parametrize("targeted", [False, True], ids=["untargeted", "targeted"])
+
+
+@pytest.fixture
+def logits():
+    return 3 * torch.randn(200, 7, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def aim():
+    return torch.arange(200) % 7
+
+
+def test_margin_is_above_zero_exactly_where_the_class_is_left(logits, aim):
+    left = logits.argmax(1) != aim
+    assert 0 < left.sum() < len(left)
+    assert torch.equal(margin(logits, aim, False) > 0, left)
+
+
+def test_margin_is_above_zero_exactly_where_the_class_is_reached(logits, aim):
+    reached = logits.argmax(1) == aim
+    assert 0 < reached.sum() < len(reached)
+    assert torch.equal(margin(logits, aim, True) > 0, reached)
+
+
+def test_margin_by_hand():
+    logits = torch.tensor([[1.0, 4.0, 2.5], [-1.0, -4.0, -2.5], [3.0, 3.0, 0.0]])
+    aim = torch.tensor([1, 2, 0])
+    assert margin(logits, aim, False).tolist() == [-1.5, 1.5, 0.0]
+    assert margin(logits, aim, True).tolist() == [1.5, -1.5, 0.0]
+
+
+def test_margin_pulls_the_class_and_its_best_rival_alone():
+    logits = torch.tensor([[1.0, 4.0, 2.5, 0.0]], requires_grad=True)
+    margin(logits, torch.tensor([1]), False).sum().backward()
+    assert logits.grad.tolist() == [[0.0, -1.0, 1.0, 0.0]]
+
+
+def test_cross_entropy_is_the_negative_log_likelihood(logits, aim):
+    expected = -logits.double().softmax(1).log().gather(1, aim[:, None])[:, 0].float()
+    torch.testing.assert_close(cross_entropy(logits, aim, False), expected)
+    torch.testing.assert_close(cross_entropy(logits, aim, False), F.cross_entropy(logits, aim, reduction="none"))
+    torch.testing.assert_close(cross_entropy(logits, aim, True), -expected)
+
+
+def test_gradient_of_cross_entropy_is_softmax_less_one_hot(logits, aim):
+    logits.requires_grad_()
+    cross_entropy(logits, aim, False).sum().backward()
+    expected = logits.detach().softmax(1) - F.one_hot(aim, 7)
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_where_cross_entropy_saturates_margin_still_has_a_gradient():
+    for loss, vanishes in ((cross_entropy, True), (margin, False)):
+        logits = torch.tensor([[300.0, 0.0, -50.0]], requires_grad=True)
+        loss(logits, torch.tensor([0]), False).sum().backward()
+        assert bool((logits.grad == 0).all()) is vanishes
+
+
+@every_loss
+@both_goals
+def test_climbing_leads_to_the_goal(loss, targeted, logits, aim):
+    climbed = logits.clone()
+    for _ in range(200):
+        climbed.requires_grad_()
+        (grad,) = torch.autograd.grad(loss(climbed, aim, targeted).sum(), climbed)
+        climbed = (climbed + 0.5 * grad).detach()
+    assert torch.equal(climbed.argmax(1) == aim, torch.full((200,), targeted))
+
+
+@every_loss
+@both_goals
+def test_one_value_a_sample_that_no_other_sample_changes(loss, targeted, logits, aim):
+    whole = loss(logits, aim, targeted)
+    assert whole.shape == (200,)
+    torch.testing.assert_close(whole[7:8], loss(logits[7:8], aim[7:8], targeted))
+
+
+@every_loss
+@both_goals
+def test_gradients_agree_with_finite_differences(loss, targeted, logits, aim):
+    few = logits[:5].double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda given: loss(given, aim[:5], targeted), few)
+
+
+@every_loss
+def test_large_logits_have_a_finite_loss(loss):
+    logits = torch.tensor([[1e30, -1e30, 0.0], [-1e4, 1e4, 0.0]])
+    assert loss(logits, torch.tensor([1, 0]), False).isfinite().all()
