@@ -182,7 +182,7 @@ def _findings(card: Scorecard) -> RenderableType | None:
 
 
 def _finding(finding: Finding) -> Text:
-    about = f" in {fmt.plain(finding.attack)}" if finding.attack else ""
+    about = f" in {fmt.plain(finding.where)}" if finding.where else ""
     text = Text(f"{finding.severity}{about}: ", style=_SEVERITIES[finding.severity])
     text.append(fmt.plain(finding.message), style="not bold default")
     return text.append(f"\n→ {fmt.plain(finding.cure)}", style="not bold default")

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustbench_lite.data import Data, load_data
-    from robustbench_lite.evaluation import Budget, Gates, evaluate
+    from robustbench_lite.evaluation import Gates, evaluate
     from robustbench_lite.hardening import Hardened, harden
     from robustbench_lite.scorecard import Scorecard
-    from robustbench_lite.suite import Recipe, Suite, load_recipe, load_suite
+    from robustbench_lite.suite import Budget, Recipe, Suite, load_recipe, load_suite
     from robustbench_lite.target import Target, load_target
     from robustbench_lite.threat import ThreatModel
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Budget": "evaluation",
+    "Budget": "suite",
     "Data": "data",
     "Gates": "evaluation",
     "Hardened": "hardening",

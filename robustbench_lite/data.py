@@ -346,12 +346,11 @@ def _data(
         raise UserError(f"{name}: holds no samples")
     if len(labels) != samples:
         raise UserError(f"{name}: holds {samples} samples and {len(labels)} labels; expected one label a sample")
-    names = tuple(_class_name(entry) for entry in classes) if isinstance(classes, Sequence) else ()
+    entries = classes if isinstance(classes, Sequence) else ()
+    names = tuple(
+        str(entry[0] if isinstance(entry, tuple) and entry else entry) for entry in entries
+    )  # ImageNet's are tuples
     return Data(name, labels, shape, names, source, torch.arange(samples))
-
-
-def _class_name(entry: Any) -> str:
-    return str(entry[0] if isinstance(entry, tuple) and entry else entry)  # ImageNet's are tuples of synonyms
 
 
 def _samples(given: Any, name: str) -> Tensor:

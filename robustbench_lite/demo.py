@@ -87,7 +87,5 @@ def story(cards: list[Scorecard]) -> list[str]:
             else ""
         )
         + f"; the attack that climbs the logits' margin instead leaves {worst.value:.1%}.",
-        f"PGD training holds: {hardened.robust_accuracy.value:.1%} "
-        f"[{hardened.robust_accuracy.low:.1%}, {hardened.robust_accuracy.high:.1%}] withstand every attack of the suite, "
-        f"{hardened.clean_accuracy.value - hardened.robust_accuracy.value:.1%} less than without an adversary.",
+        f"PGD training holds: {hardened.robust_accuracy} withstand every attack of the suite.",
     ]

@@ -26,6 +26,7 @@ from robustbench_lite.losses import LOSSES, LossName
 from robustbench_lite.noise import Noise
 from robustbench_lite.norms import GEOMETRIES, project
 from robustbench_lite.scorecard import Passes, Trace
+from robustbench_lite.suite import Budget
 from robustbench_lite.target import Target
 from robustbench_lite.threat import NORMS, ThreatModel
 
@@ -88,8 +89,8 @@ class Problem:
 class Attack(ABC):
     """One algorithm with its parameters: two pure functions over a batch.
 
-    Subclass it as a frozen (pydantic) dataclass, one field a parameter. The engine brings every candidate into the ball and the
-    box before the model sees it, so an attack doesn't.
+    Subclass it as a frozen (pydantic) dataclass, one field a parameter. The engine brings every candidate into the ball
+    and the box before the model sees it, so an attack doesn't.
     """
 
     norms: ClassVar[tuple[str, ...]] = NORMS
@@ -127,28 +128,6 @@ class Attack(ABC):
     def params(self) -> dict[str, Any]:
         """Parameters by name, defaults included."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When to stop early; the result until then is kept.
-
-    Raises
-    ------
-    ValueError
-        For a limit that is not above 0.
-    """
-
-    seconds: float | None = None
-    """Wall-clock time."""
-    passes: int | None = None
-    """Forward and backward passes of all samples together."""
-
-    def __post_init__(self) -> None:
-        for name in ("seconds", "passes"):
-            limit = getattr(self, name)
-            if limit is not None and not limit > 0:
-                raise UserError(f"budget of {name} is {limit}: expected a number above 0")
 
 
 class Progress(NamedTuple):

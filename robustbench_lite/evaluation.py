@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import robustbench_lite
 from robustbench_lite import registry, validity
 from robustbench_lite.data import Data, as_data, check_inputs, check_labels
-from robustbench_lite.engine import Attack, Budget, Meter, Progress, Run, Samples, run
+from robustbench_lite.engine import Attack, Meter, Progress, Run, Samples, run
 from robustbench_lite.errors import UserError
 from robustbench_lite.noise import Noise
 from robustbench_lite.scorecard import (
@@ -42,11 +42,9 @@ from robustbench_lite.scorecard import (
     Witnesses,
     median,
 )
-from robustbench_lite.suite import Suite, load_suite
+from robustbench_lite.suite import Budget, Suite, load_suite
 from robustbench_lite.target import Target, as_target
 from robustbench_lite.threat import ThreatModel
-
-__all__ = ["Budget", "Gates", "evaluate"]
 
 _BATCH = {"cpu": 128, "cuda": 512}
 _GALLERY = 12
@@ -122,7 +120,7 @@ def evaluate(
     gates
         Demands that decide between PASS and FAIL.
     budget
-        Time or passes after which it ends early, with what it has.
+        Time or passes after which it ends early, with what it has; by default the suite's own.
     on_progress
         Called now and then with a `Progress`.
 
@@ -137,7 +135,7 @@ def evaluate(
         For whatever was given wrong, before the first attack runs.
     """
     demands = gates if isinstance(gates, Gates) else Gates(**(gates or {}))
-    asked = _resolve(load_suite(suite), threat, independent)
+    asked = _resolve(load_suite(suite), threat, independent, budget)
     attacks = [(spec.name, spec.attack, registry.build("attacks", spec.attack, spec.params)) for spec in asked.attacks]
     _check_norms(asked, attacks)
     target, samples = as_target(model, device), as_data(data)
@@ -148,11 +146,11 @@ def evaluate(
         raise UserError(f"batch size is {size}: expected at least 1")
     _check_ball(asked, samples)
 
-    meter = Meter(budget, on_progress)
+    meter = Meter(asked.budget, on_progress)
     before = target.weights_sha256()
     clean = _clean_pass(target, samples, size, meter)
     bouts = list(_fight(target, samples, clean, asked, attacks, seed, size, keep_witnesses, meter))
-    return _card(target, before, samples, clean, asked, bouts, demands, seed, size, keep_witnesses, meter)
+    return _card(target, before, samples, clean, asked, bouts, demands, seed, size, limit, keep_witnesses, meter)
 
 
 class _Clean(NamedTuple):
@@ -183,7 +181,8 @@ class _Bout(NamedTuple):
     run: Run
 
 
-def _resolve(suite: Suite, threat: Any, independent: bool | None) -> Suite:
+def _resolve(suite: Suite, threat: Any, independent: bool | None, budget: Budget | None) -> Suite:
+    """Put what the caller asked for in place of what the suite says."""
     threats = suite.threats
     if threat is not None:
         given = [threat] if isinstance(threat, str | ThreatModel) else threat
@@ -191,7 +190,11 @@ def _resolve(suite: Suite, threat: Any, independent: bool | None) -> Suite:
         if not threats:
             raise UserError("no threat model was given: expected at least one, such as 'Linf 8/255'")
     return suite.model_copy(
-        update={"threats": threats, "independent": suite.independent if independent is None else independent}
+        update={
+            "threats": threats,
+            "independent": suite.independent if independent is None else independent,
+            "budget": budget or suite.budget,
+        }
     )
 
 
@@ -321,6 +324,7 @@ def _card(
     demands: Gates,
     seed: int,
     size: int,
+    limit: int | None,
     keep_witnesses: bool,
     meter: Meter,
 ) -> Scorecard:
@@ -352,6 +356,7 @@ def _card(
         data=DataInfo(
             name=data.name,
             samples=total,
+            limit=limit,
             shape=tuple(data.shape),
             classes=data.classes or tuple(str(label) for label in range(clean.classes)),
             sha256=hashlib.sha256(np.sort(clean.keys).tobytes()).hexdigest(),
@@ -468,11 +473,12 @@ def _verdict(findings: tuple[Finding, ...], gates: tuple[Gate, ...]) -> Verdict:
 
 
 def _witnesses(data: Data, bouts: list[_Bout]) -> Witnesses:
-    found = [(bout.name, row, x) for bout in bouts for row, x in sorted(bout.run.witnesses.items())]
+    found = [(bout.name, str(bout.threat), row, x) for bout in bouts for row, x in sorted(bout.run.witnesses.items())]
     return Witnesses(
-        index=data.index.numpy()[[row for _, row, _ in found]] if found else np.empty(0, np.int64),
-        attack=np.array([name for name, _, _ in found], dtype=np.str_),
-        x=np.stack([x for _, _, x in found]) if found else np.empty((0, *data.shape), np.float32),
+        index=data.index.numpy()[[row for _, _, row, _ in found]] if found else np.empty(0, np.int64),
+        attack=np.array([name for name, _, _, _ in found], dtype=np.str_),
+        threat=np.array([threat for _, threat, _, _ in found], dtype=np.str_),
+        x=np.stack([x for _, _, _, x in found]) if found else np.empty((0, *data.shape), np.float32),
     )
 
 
@@ -500,6 +506,7 @@ def _example(data: Data, clean: _Clean, bout: _Bout, row: int) -> Example:
         label=int(clean.labels[row]),
         prediction=int(clean.prediction[row]),
         attack=bout.name,
+        threat=str(bout.threat),
         adversarial_prediction=int(bout.run.prediction[row]),
         distance=float(bout.run.distance[row]),
         original=_png(original),

@@ -12,11 +12,11 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes its place when the block ends, and is gone where the block fails.
+    """Write a file that is replaced in one step when the block ends: readers see the old or the new, never a part.
 
-    Readers, and a kill in the middle, see the old content or the new, never a part.
+    Where the block fails, the old one stays and nothing else; where it is killed, a hidden file may stay beside it.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with part.open("xb") as stream:
             yield stream
@@ -29,6 +29,6 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file, a text as UTF-8, as `atomic_file` does."""
+    """Write bytes, or a text as UTF-8, through `atomic_file`."""
     with atomic_file(path) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)

@@ -137,9 +137,9 @@ def harden(
     if folder is not None and all((folder / file).is_file() for file in (CHECKPOINT_FILE, BEFORE_FILE)):
         before = Scorecard.load(folder / BEFORE_FILE)
     else:
+        before = scorecard(target, BEFORE_FILE)
         if folder is not None:
             write_atomically(folder / RECIPE_FILE, _toml(recipe))
-        before = scorecard(target, BEFORE_FILE)
     trained = train(
         target,
         defense,
@@ -184,11 +184,14 @@ def _listed(values: Mapping[str, Any]) -> str:
 
 def _train_and_test(data: Any, test_data: Any, seed: int) -> tuple[Data, Data]:
     """Return the samples to train on and, apart from them, those for the scorecards."""
-    known = as_data(data, split="train")
-    test = as_data(data if test_data is None else test_data, split="test")
+    known = test = as_data(data, split="train")
+    if test_data is not None:
+        test = as_data(test_data)
+    elif isinstance(data, str):
+        test = as_data(data, split="test")
     if _digest(known) != _digest(test):
         return known, test
-    # Nothing but `data` was given, or a source that has no splits and gives the same samples twice.
+    # There are no others, or the source has no splits and gives the same samples twice.
     known, test = known.split(_TEST_SHARE, seed)
     return known, dataclasses.replace(test, name=f"{test.name}, {_TEST_SHARE:.0%} held out")
 
@@ -215,7 +218,7 @@ def _claim(folder: Path, resume: bool) -> Path:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as fault:
         raise UserError(f"out {folder}: can't be written ({fault}); give a folder that can") from None
-    unfinished = CHECKPOINT_FILE in held or (RECIPE_FILE in held and AFTER_FILE not in held)
+    unfinished = CHECKPOINT_FILE in held or (BEFORE_FILE in held and AFTER_FILE not in held)
     if not held or (resume and unfinished):
         return folder
     if unfinished:

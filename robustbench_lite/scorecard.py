@@ -95,7 +95,7 @@ class AttackResult(_Frozen):
     """One attack of the suite under one threat model."""
 
     name: str
-    """Unique within the scorecard."""
+    """Unique within its threat model."""
     attack: str
     """The algorithm, as the registry knows it."""
     threat: ThreatModel
@@ -153,7 +153,7 @@ class Outcome(_Frozen):
     index: int
     """Position in the data source."""
     key: str
-    """Hash of the sample's content, by which two scorecards are paired."""
+    """Hash of the sample's input and label, by which two scorecards are paired."""
     label: int
     prediction: int
     """Prediction on the clean input."""
@@ -205,6 +205,13 @@ class Finding(_Frozen):
     """What to do about it."""
     attack: str | None = None
     """The attack it is about; None where it is about the whole evaluation."""
+    threat: str | None = None
+    """The threat model under which that attack ran."""
+
+    @property
+    def where(self) -> str:
+        """The attack and its threat model, in words; empty where it is about the whole evaluation."""
+        return f"{self.attack} under {self.threat}" if self.threat else self.attack or ""
 
 
 class Gate(_Frozen):
@@ -234,6 +241,7 @@ class Example(_Frozen):
     prediction: int
     """Prediction on the clean input."""
     attack: str
+    threat: str
     adversarial_prediction: int
     distance: float
     original: str
@@ -258,6 +266,8 @@ class DataInfo(_Frozen):
 
     name: str
     samples: int
+    limit: int | None = None
+    """Size of the class-stratified sample that was asked for; None where all were."""
     shape: tuple[int, ...]
     """Shape of one sample, (channels, height, width) for images."""
     classes: tuple[str, ...]
@@ -284,6 +294,8 @@ class Witnesses:
     """Position of the sample in the data source, shape (N,)."""
     attack: NDArray[np.str_]
     """Name of the attack that found it, shape (N,)."""
+    threat: NDArray[np.str_]
+    """Threat model under which it did, shape (N,)."""
     x: NDArray[np.float32]
     """The adversarial inputs, in [0, 1], shape (N, *sample)."""
 
@@ -295,7 +307,7 @@ class Witnesses:
         import numpy as np
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, index=self.index, attack=self.attack, x=self.x)
+        np.savez_compressed(path, index=self.index, attack=self.attack, threat=self.threat, x=self.x)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -304,7 +316,7 @@ class Witnesses:
 
         try:
             with np.load(path, allow_pickle=False) as stored:
-                return cls(index=stored["index"], attack=stored["attack"], x=stored["x"])
+                return cls(**{name: stored[name] for name in ("index", "attack", "threat", "x")})
         except (OSError, ValueError, KeyError) as fault:
             raise UserError(f"{path}: can't be read as witnesses ({fault}); delete it or save the card again") from None
 

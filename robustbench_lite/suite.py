@@ -45,6 +45,17 @@ class AttackSpec(BaseModel):
         return given
 
 
+class Budget(BaseModel):
+    """When to stop early; the result until then is kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    seconds: float | None = Field(default=None, gt=0)
+    """Wall-clock time."""
+    passes: int | None = Field(default=None, gt=0)
+    """Forward and backward passes of all samples together."""
+
+
 class Suite(_File):
     """An ordered list of attacks under one or more threat models."""
 
@@ -54,6 +65,8 @@ class Suite(_File):
     """Run in this order."""
     independent: bool = False
     """False (a cascade): an attack starts from what those before it left. True: each sees every sample."""
+    budget: Budget = Budget()
+    """Used where the caller gives none."""
 
     @field_validator("threats", mode="before")
     @classmethod
@@ -78,13 +91,13 @@ class Schedule(BaseModel):
     """Passes over the training data."""
     batch_size: int = Field(default=128, ge=1)
     """Samples a step."""
-    lr: float = Field(default=0.1, gt=0)
+    lr: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     """Peak learning rate."""
     optimizer: Literal["sgd", "adam"] = "sgd"
     """SGD with Nesterov momentum, or Adam (decoupled weight decay)."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of SGD."""
-    weight_decay: float = Field(default=5e-4, ge=0)
+    weight_decay: float = Field(default=5e-4, ge=0, allow_inf_nan=False)
     """Pull of the weights towards zero."""
     decay: Literal["constant", "cosine", "one_cycle"] = "cosine"
     """Course of the learning rate over the training."""

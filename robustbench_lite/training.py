@@ -64,7 +64,7 @@ class Stage:
     target: Target
     """The network, in training mode."""
     trained: Mapping[str, Target]
-    """Those of the earlier stages, frozen and in evaluation mode."""
+    """Those of the earlier stages, in evaluation mode."""
     threat: ThreatModel
     """The ball that the adversary may use."""
 
@@ -147,8 +147,8 @@ def train(
 ) -> Trained:
     """Train copies of a target as a defense asks.
 
-    The same arguments give the same weights (on a CPU, to the bit), however often the run was killed and resumed. The
-    state of torch's random generators is left as it was.
+    The same arguments give the same weights (to the bit, on the same CPU and number of threads), however often the run
+    was killed and resumed. The state of torch's random generators is left as it was.
 
     Parameters
     ----------
@@ -309,9 +309,8 @@ class _Loop:
         # Parts that differ by one sample at most: no last batch too small for batch statistics, and no sample left out.
         order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(key))
         for step, rows in enumerate(order.tensor_split(self.steps)):
-            lr = learning_rate(
-                self.schedule, (self.state.epoch * self.steps + step + 0.5) / (self.schedule.epochs * self.steps)
-            )
+            done = (self.state.epoch * self.steps + step + 0.5) / (self.schedule.epochs * self.steps)
+            lr = learning_rate(self.schedule, done)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             loss = self._step(stage, optimizer, self._batch(rows, key, stage.target.device))
@@ -368,11 +367,11 @@ class _Loop:
         )
 
     def _diverged(self, stage: Stage, what: str) -> UserError:
-        lr, epoch = self.schedule.lr, self.state.epoch
-        kept = f"; the checkpoint of epoch {epoch} is kept" if self.folder is not None and self.state.log else ""
+        lr, last = self.schedule.lr, self.state.log[-1:]
+        kept = "".join(f" (the checkpoint of {one.stage} epoch {one.epoch} is kept)" for one in last if self.folder)
         return UserError(
-            f"the training of the {stage.name} diverges: {what} in epoch {epoch + 1}, with a learning rate of {lr:g}; "
-            f"start again with a smaller one, such as {lr / 10:g}{kept}"
+            f"the training of the {stage.name} diverges: {what} in epoch {self.state.epoch + 1}, with a learning rate "
+            f"of {lr:g}; start again with a smaller one, such as {lr / 10:g}{kept}"
         )
 
 

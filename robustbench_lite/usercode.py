@@ -29,7 +29,7 @@ def users_code(spec: str) -> Iterator[None]:
     UserError
         For any exception inside, with its type, message, and the line of the user's code.
     """
-    path, _ = file_and_name(spec)
+    path, _ = _file_and_name(spec)
     folders = [str(Path.cwd())] if path is None else [str(path.resolve().parent), str(Path.cwd())]
     sys.path[:0] = folders
     try:
@@ -59,7 +59,7 @@ def import_object(spec: str, prefixes: Iterable[str] = ()) -> Any:
     UserError
         For a module, a file or a name that isn't there.
     """
-    path, name = file_and_name(spec)
+    path, name = _file_and_name(spec)
     place = spec.rpartition(":")[0]
     found: Any = _import_module(place, _meant(spec, prefixes)) if path is None else _import_file(path)
     for part in name.split("."):
@@ -70,16 +70,16 @@ def import_object(spec: str, prefixes: Iterable[str] = ()) -> Any:
     return found
 
 
-def file_and_name(spec: str) -> tuple[Path | None, str]:
+def change_path(spec: str, change: Callable[[Path], Path | str]) -> str:
+    """Change the path of the file in a spec; one that names a module is handed back as it is."""
+    path, name = _file_and_name(spec)
+    return spec if path is None else f"{change(path)}:{name}"
+
+
+def _file_and_name(spec: str) -> tuple[Path | None, str]:
     """Part a spec in the file it names, None where it names a module, and the object in it."""
     place, _, name = spec.rpartition(":")
     return Path(place) if place.endswith(".py") else None, name
-
-
-def change_path(spec: str, change: Callable[[Path], Path | str]) -> str:
-    """Change the path of the file in a spec; one that names a module is handed back as it is."""
-    path, name = file_and_name(spec)
-    return spec if path is None else f"{change(path)}:{name}"
 
 
 def _import_file(path: Path) -> ModuleType:

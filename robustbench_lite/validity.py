@@ -29,6 +29,7 @@ def _zero_gradients(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
             code="RB201",
             severity="error" if len(blind) == len(followers) else "warning",
             attack=result.name,
+            threat=str(result.threat),
             message=f"the gradient of {result.name}'s loss is exactly zero for {_blind_share(result):.0%} of the "
             f"{result.attempted} samples at its first step: it attacks them blindly",
             cure="add an attack whose loss doesn't saturate (carlini_wagner, or pgd with loss = 'margin'); if its "
@@ -47,6 +48,7 @@ def _unconfirmed(result: AttackResult) -> Iterator[Finding]:
             code="RB202",
             severity="error",
             attack=result.name,
+            threat=str(result.threat),
             message=f"{result.unconfirmed} of the {seen} adversarial examples that {result.name} found were not "
             "adversarial when the model was asked again: its answers differ from call to call",
             cure="make the forward pass deterministic (no dropout, no random transforms) or average over its draws",
@@ -59,6 +61,7 @@ def _unmoved(result: AttackResult) -> Iterator[Finding]:
             code="RB203",
             severity="error",
             attack=result.name,
+            threat=str(result.threat),
             message=f"{result.name} broke a sample without changing it, though the model had it right at first",
             cure="make the forward pass deterministic and independent of the batch (eval mode, no shared state)",
         )

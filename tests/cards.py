@@ -194,6 +194,7 @@ def _examples(rows: Sequence[Outcome], count: int, dice: random.Random) -> Itera
             label=row.label,
             prediction=row.prediction,
             attack=row.breaks[0].attack,
+            threat=row.breaks[0].threat,
             adversarial_prediction=row.breaks[0].prediction,
             distance=row.breaks[0].distance,
             original=png(clean),

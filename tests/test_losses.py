@@ -71,12 +71,12 @@ def test_where_cross_entropy_saturates_margin_still_has_a_gradient():
 @every_loss
 @both_goals
 def test_climbing_leads_to_the_goal(loss, targeted, logits, aim):
-    climbed = logits.clone()
-    for _ in range(200):
+    climbed, aim = logits[:40].clone(), aim[:40]
+    for _ in range(60):
         climbed.requires_grad_()
         (grad,) = torch.autograd.grad(loss(climbed, aim, targeted).sum(), climbed)
-        climbed = (climbed + 0.5 * grad).detach()
-    assert torch.equal(climbed.argmax(1) == aim, torch.full((200,), targeted))
+        climbed = (climbed + 0.5 * grad.sign()).detach()
+    assert torch.equal(climbed.argmax(1) == aim, torch.full((40,), targeted))
 
 
 @every_loss

@@ -351,7 +351,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_a_cure(tmp_path: Path,
     text = str(fault.value)
     assert "the loss is nan in epoch 2" in text
     assert "learning rate of 0.05" in text
-    assert ("the checkpoint of epoch 1 is kept" in text) is folder
+    assert ("the checkpoint of model epoch 1 is kept" in text) is folder
     assert (tmp_path / CHECKPOINT_FILE).is_file() is folder
     if folder:
         resumed = trained(folder=tmp_path, resume=True)
@@ -359,8 +359,8 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_a_cure(tmp_path: Path,
 
 
 def test_logits_that_are_not_finite_end_the_training() -> None:
+    deep = Target(nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Linear(4, 2)))
     with pytest.raises(UserError, match=r"diverges: .* no longer finite in epoch 1"):
-        deep = Target(nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Linear(4, 2)))
         trained(target=deep, plan=schedule(batch_size=50, lr=1e30))
 
 

@@ -36,11 +36,12 @@ _NORM_OF = {
     "SaliencyMapMethod": "L0",
     "SignOPTAttack": "L2",
     "SimBA": "L2",
+    "SquareAttack": "Linf",  # in L2, ART 1.20 divides by what it should multiply with: its steps are infinite
     "ThresholdAttack": "Linf",
     "VirtualAdversarialMethod": "L2",
     "ZooAttack": "L2",
 }
-"""The attacks that take no ``norm``, and the one they are made for. Those that take one do all of ours."""
+"""The attacks that take no ``norm``, or don't do all of ours, and the one they are made for."""
 
 _REFUSED = {
     "LowProFool": "it is for tables: it weighs features by their correlation with the label",

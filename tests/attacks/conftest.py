@@ -39,16 +39,16 @@ class Linear:
         gap = logits.gather(1, self.y[:, None])[:, 0] - logits.gather(1, aim[:, None])[:, 0]
         return gap / (weight[self.y] - weight[aim]).norm(p=dual, dim=1)
 
-    def attack(self, attack: Attack, threat: str, *, batch_size: int = 64, early_stop: bool = True, seed: int = 0) -> Run:
+    def attack(
+        self, attack: Attack, threat: str, *, batch_size: int = 64, early_stop: bool = True, seed: int = 0
+    ) -> Run:
         """Run an attack on all samples."""
         data = as_data((self.x, self.y))
         parsed = ThreatModel.parse(threat)
         aims = self.y if parsed.goal == "untargeted" else 1 - self.y
         samples = Samples(data, torch.arange(len(data)) * 7919, aims)
         rows = torch.arange(len(data)).numpy()
-        return run(
-            attack, Target(self.model), samples, rows, parsed, batch_size=batch_size, early_stop=early_stop, seed=seed
-        )
+        return run(attack, Target(self.model), samples, rows, parsed, batch_size=batch_size, early_stop=early_stop)
 
 
 @pytest.fixture

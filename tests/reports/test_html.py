@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
-from robustbench_lite.reports import html
 
+from robustbench_lite.reports import html
 from robustbench_lite.scorecard import Finding
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>{{ 7*7 }}\x1b\u202e"""

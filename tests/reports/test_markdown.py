@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from robustbench_lite.reports import markdown
 
+from robustbench_lite.reports import markdown
 from robustbench_lite.scorecard import Finding
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import tomllib
 
 import pytest
-from robustbench_lite.reports import _format, _repeat, _view
 
 from robustbench_lite import registry
+from robustbench_lite.reports import _format, _repeat, _view
 from robustbench_lite.scorecard import Passes
 from robustbench_lite.suite import AttackSpec, Suite
 

@@ -6,8 +6,8 @@ import io
 
 import pytest
 from rich.console import Console
-from robustbench_lite.reports import terminal
 
+from robustbench_lite.reports import terminal
 from robustbench_lite.scorecard import Finding
 
 FINDING = Finding(code="RB201", severity="error", message="the gradient is zero", cure="attack without gradients")

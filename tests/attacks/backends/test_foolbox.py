@@ -68,7 +68,7 @@ def test_a_fixed_eps_attack_breaks_what_lies_within_eps(linear, name, norm):
         (
             "L2CarliniWagnerAttack",
             "L2",
-            {"binary_search_steps": 4, "steps": 300, "stepsize": 1e-3, "initial_const": 10},
+            {"binary_search_steps": 4, "steps": 300, "stepsize": 3e-4, "initial_const": 1},
         ),
     ],
 )

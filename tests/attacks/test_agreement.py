@@ -1,0 +1,126 @@
+"""Our attacks against foolbox's and ART's with the same parameters, sample by sample, on a small trained network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from robustbench_lite import registry
+from robustbench_lite.data import as_data
+from robustbench_lite.engine import Run, Samples, run
+from robustbench_lite.target import Target
+from robustbench_lite.threat import ThreatModel
+
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network, and test samples that it classifies as they should be."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+
+    def attack(self, name: str, threat: str, *, early_stop: bool = True, **params: Any) -> Run:
+        """Run an attack on all samples, and keep every witness."""
+        data = as_data((self.x, self.y))
+        return run(
+            registry.build("attacks", name, params),
+            Target(self.model),
+            Samples(data, torch.arange(len(data)), data.labels),
+            np.arange(len(data)),
+            ThreatModel.parse(threat),
+            early_stop=early_stop,
+            keep=range(len(data)),
+        )
+
+
+@pytest.fixture(scope="module")
+def digits() -> Trained:
+    pixels, labels = load_digits(return_X_y=True)
+    x = torch.tensor(pixels / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
+    y = torch.tensor(labels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 10)
+        )
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        for _ in range(20):
+            for rows in torch.randperm(1400).split(100):
+                optimizer.zero_grad()
+                F.cross_entropy(model(x[rows]), y[rows]).backward()
+                optimizer.step()
+    with torch.no_grad():
+        right = 1400 + (model(x[1400:]).argmax(1) == y[1400:]).nonzero()[:, 0]
+    return Trained(model, x[right[:200]], y[right[:200]])
+
+
+EPS = {"Linf": 0.1, "L2": 0.6}
+"""Where about half of the samples break."""
+
+
+def agreement(ours: Run, theirs: Run) -> float:
+    """Share of the samples with the same outcome; on an all-broken or an unbroken set it would say nothing."""
+    assert 0.2 < ours.broken.mean() < 0.9
+    return float((ours.broken == theirs.broken).mean())
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("library", ["foolbox", "art"])
+def test_fgsm(digits, norm, library):
+    theirs = {"foolbox": f"foolbox:{norm}FastGradientAttack", "art": "art:FastGradientMethod"}[library]
+    threat = f"{norm} {EPS[norm]}"
+    ours, peer = digits.attack("fgsm", threat), digits.attack(theirs, threat)
+    assert agreement(ours, peer) >= 0.99
+    both = ours.witnesses.keys() & peer.witnesses.keys()
+    assert len(both) > 40
+    for row in both:
+        np.testing.assert_allclose(ours.witnesses[row], peer.witnesses[row], atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("library", ["foolbox", "art"])
+@pytest.mark.parametrize("ours", ["bim", "pgd"])
+def test_iterative_attacks(digits, ours, norm, library):
+    # Ours stops a sample at its first success where the peers go on, and are judged by their last candidate alone. So a
+    # sample may break for us and be lost again by them on the way, but none the other way round.
+    steps, length = 10, EPS[norm] / 4
+    threat = f"{norm} {EPS[norm]}"
+    params = {"steps": steps, "step_size": length} | ({"random_start": False} if ours == "pgd" else {})
+    mine = digits.attack(ours, threat, **params)
+    if library == "foolbox":
+        name = "BasicIterativeAttack" if ours == "bim" else "ProjectedGradientDescentAttack"
+        peer = digits.attack(f"foolbox:{norm}{name}", threat, steps=steps, abs_stepsize=length, random_start=False)
+    else:
+        peer = digits.attack("art:ProjectedGradientDescentPyTorch", threat, max_iter=steps, eps_step=length)
+    assert agreement(mine, peer) >= 0.99
+    assert mine.passes.total < peer.passes.total, "only ours drops what is broken"
+
+
+def test_carlini_wagner_finds_examples_as_near_with_no_more_passes(digits):
+    part = Trained(digits.model, digits.x[:24], digits.y[:24])
+    threat = f"L2 {EPS['L2']}"
+    ours = part.attack("carlini_wagner", threat, early_stop=False)
+    assert np.isfinite(ours.distance).all()
+    peers = (
+        (
+            "foolbox:L2CarliniWagnerAttack",
+            {"binary_search_steps": 6, "steps": 100, "stepsize": 0.1, "initial_const": 1},
+        ),
+        ("foolbox:L2CarliniWagnerAttack", {"binary_search_steps": 9, "steps": 200, "stepsize": 0.01}),
+        ("art:CarliniL2Method", {}),
+    )
+    for name, params in peers:
+        theirs = part.attack(name, threat, **params)
+        print(name, np.median(ours.distance), np.median(theirs.distance), ours.passes, theirs.passes)
+        assert np.median(ours.distance) <= 1.02 * np.median(theirs.distance)
+        assert ours.passes.total <= theirs.passes.total

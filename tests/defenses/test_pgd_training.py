@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustbench_lite import registry
+from robustbench_lite.data import load_data
+from robustbench_lite.errors import UserError
+from robustbench_lite.evaluation import evaluate
+from robustbench_lite.suite import Schedule
+from robustbench_lite.target import Target
+from robustbench_lite.threat import ThreatModel
+from robustbench_lite.training import Batch, Defense, Stage, train
+
+EPS = 0.1
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def defense(**params: Any) -> Defense:
+    built: Defense = registry.build("defenses", "pgd_training", params)
+    return built
+
+
+def stage(module: nn.Module, threat: str = f"Linf {EPS}") -> Stage:
+    return Stage(name="model", target=Target(module.train()), trained={}, threat=ThreatModel.parse(threat))
+
+
+def linear() -> nn.Linear:
+    module = nn.Linear(3, 2, bias=False)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[1.0, -2.0, 3.0], [-1.0, 1.0, 0.5]]))
+    return module
+
+
+def batch() -> Batch:
+    x = torch.tensor([[0.5, 0.5, 0.5], [0.2, 0.95, 0.4], [0.02, 0.6, 0.3]])
+    return Batch(x, torch.tensor([0, 1, 0]), torch.tensor([11, 12, 13]))
+
+
+def worst_of_linear(module: nn.Linear, given: Batch) -> Tensor:
+    """Every pixel at the wall of ball and box that brings the other class nearer: exact for two classes."""
+    margin = module.weight[1 - given.y] - module.weight[given.y]
+    return (given.x + EPS * margin.sign()).clamp(0, 1)
+
+
+@pytest.mark.parametrize("attack_loss", ["cross_entropy", "margin"])
+def test_on_a_linear_model_it_is_the_loss_at_the_worst_corner_of_the_ball(attack_loss: str) -> None:
+    module, given = linear(), batch()
+    loss = defense(attack_loss=attack_loss).loss(given, stage(module))
+    expected = F.cross_entropy(module(worst_of_linear(module, given)), given.y)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss > F.cross_entropy(module(given.x), given.y)
+
+
+def test_on_a_linear_model_in_l2_it_moves_along_the_weights() -> None:
+    module, given = linear(), batch()
+    loss = defense(steps=20).loss(given, stage(module, "L2 0.01"))  # so small that no wall of the box is near
+    margin = module.weight[1 - given.y] - module.weight[given.y]
+    expected = F.cross_entropy(module(given.x + 0.01 * F.normalize(margin)), given.y)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_clean_share_weighs_the_clean_loss() -> None:
+    module, given = linear(), batch()
+    clean = F.cross_entropy(module(given.x), given.y).item()
+    worst = F.cross_entropy(module(worst_of_linear(module, given)), given.y).item()
+    losses = [defense(clean_share=share).loss(given, stage(module)).item() for share in (0.0, 0.25, 1.0)]
+    assert losses == pytest.approx([worst, 0.75 * worst + 0.25 * clean, clean], rel=1e-5)
+
+
+def test_the_attack_leaves_modes_batch_statistics_and_gradients_alone() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    norm = module[2]
+    assert isinstance(norm, nn.BatchNorm1d)
+    loss = defense(steps=5).loss(batch(), stage(module))
+    assert norm.num_batches_tracked == 1  # the training step's pass, and none of the attack's
+    assert all(part.training for part in module.modules())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in module.parameters())
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+def test_the_batch_statistics_are_those_of_the_adversarial_batch() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(linear(), nn.BatchNorm1d(2, momentum=1.0))
+    defense().loss(batch(), stage(module))
+    seen = module[0](worst_of_linear(module[0], batch())).mean(0)
+    norm = module[1]
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert isinstance(norm.running_mean, Tensor)
+    torch.testing.assert_close(norm.running_mean, seen.detach())
+
+
+def test_the_draws_depend_on_the_samples_keys_alone() -> None:
+    torch.manual_seed(0)
+    module, given = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 2)), batch()
+    one = defense(steps=1).loss(given, stage(module))
+    torch.manual_seed(1)
+    turned = Batch(*(part.flip(0) for part in given))
+    assert defense(steps=1).loss(turned, stage(module)).item() == pytest.approx(one.item(), rel=1e-6)
+    assert defense(steps=1).loss(given._replace(keys=given.keys + 1), stage(module)).item() != pytest.approx(one.item())
+
+
+@pytest.mark.parametrize("params", [{"steps": 0}, {"step_size": -1}, {"clean_share": 1.5}, {"attack_loss": "hinge"}])
+def test_a_bad_parameter_is_refused(params: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(params))):
+        defense(**params)
+
+
+def test_it_raises_the_robust_accuracy_on_digits() -> None:
+    data, held_out = load_data("digits", split="train").split(0.1, 0)
+    schedule = Schedule(epochs=10, batch_size=64, lr=0.01, optimizer="adam", decay="one_cycle")
+    threat = ThreatModel.parse("Linf 0.15")
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 32), nn.ReLU(),
+        nn.Linear(32, 10),
+    )  # fmt: skip
+    robust, clean = {}, {}
+    for name, algorithm in (("standard", registry.build("defenses", "standard", {})), ("pgd", defense(steps=5))):
+        target = train(Target(module), algorithm, schedule, threat, data, held_out).target
+        card = evaluate(target, "digits", "linf_quick", threat, limit=200)
+        robust[name], clean[name] = card.robust_accuracy.value, card.clean_accuracy.value
+    assert clean["pgd"] > 0.85
+    assert robust["pgd"] > robust["standard"] + 0.2
