@@ -13,9 +13,9 @@ from robustbench_lite.engine import Attack, Problem, Seen
 from robustbench_lite.losses import LossName
 from robustbench_lite.parameters import Length, PositiveInt
 
-_START = 0.999  # how near the walls, where its slope is zero, the change of variable may start
+_START = 0.99  # how near the walls, where its slope is zero, the change of variable may start
 _FIRST_C = 2.0  # first c over the least one that pays, were the margin linear
-_FIRST_MOVE = 0.5  # length of the first step over the distance, were the margin linear
+_FIRST_MOVE = 1.5  # length of the first step over the distance, were the margin linear
 _PAPER = "https://arxiv.org/abs/1608.04644"
 
 

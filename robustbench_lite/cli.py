@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +18,7 @@ from robustbench_lite import registry
 from robustbench_lite.errors import UserError
 
 if TYPE_CHECKING:
-    from robustbench_lite.data import Data
+    from robustbench_lite.data import Data, Split
     from robustbench_lite.scorecard import Scorecard
     from robustbench_lite.target import Target
 
@@ -26,6 +27,7 @@ EXIT_USAGE, EXIT_CRASH, EXIT_INTERRUPT = 2, 4, 130
 FOLDER = Path(".robustbench")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_Given = dict[str, Any]  # options by name; those that several commands share are read by `_target` and `_data`
 
 
 class _Group(click.Group):
@@ -117,68 +119,42 @@ _quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress ba
 @click.option("--markdown", "markdown_path", metavar="FILE", help="Summary, for a pull request.")
 @click.option("--keep-witnesses", is_flag=True, help="Keep the adversarial examples beside the scorecard.")
 @_quiet_option
-@click.pass_context
-def evaluate(
-    ctx: click.Context,
-    model: str,
-    weights: str | None,
-    normalize: str | None,
-    classes: int | None,
-    device: str | None,
-    source: str,
-    data_root: str | None,
-    download: bool,
-    threats: tuple[str, ...],
-    limit: int | None,
-    seed: int,
-    suite: str,
-    batch_size: int | None,
-    independent: bool | None,
-    seconds: float | None,
-    passes: int | None,
-    json_path: str | None,
-    html_path: str | None,
-    markdown_path: str | None,
-    keep_witnesses: bool,
-    quiet: bool,
-    **gates: float | None,
-) -> None:
+def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     """Attack MODEL with a suite and write its scorecard.
 
     MODEL is package.module:callable, path/to/file.py:callable, torchvision:NAME, or a folder that 'rblite harden'
     wrote. Its inputs are in [0, 1], NCHW; normalisation is inside it, or given by --normalize.
     """
     from robustbench_lite import evaluation, progress
+    from robustbench_lite.suite import Budget
 
-    saved = Path(json_path) if json_path else _fresh(f"{_slug(model)}-{_slug(suite)}", ".json")
-    page = Path(html_path) if html_path else saved.with_suffix(".html")
-    for path in (saved, page, *([Path(markdown_path)] if markdown_path else [])):
+    saved = Path(given["json_path"] or _fresh(f"{_slug(model)}-{_slug(suite)}", ".json"))
+    page = Path(given["html_path"] or saved.with_suffix(".html"))
+    summary = Path(given["markdown_path"]) if given["markdown_path"] else None
+    for path in filter(None, (saved, page, summary)):
         _writable(path)
-    data = _data(source, data_root, download, "test")
-    target = _target(model, weights, normalize, classes, device, data)
+    gates = evaluation.Gates(**{item.name: given[item.name] for item in fields(evaluation.Gates)})
+    budget = Budget(seconds=given["seconds"], passes=given["passes"]) if given["seconds"] or given["passes"] else None
+    data = _data(given, "test")
     with progress.bars(quiet) as bars:
         card = evaluation.evaluate(
-            target,
+            _target(model, given, data),
             data,
             suite,
-            list(threats) or None,
-            seed=seed,
-            limit=limit,
-            batch_size=batch_size,
-            independent=independent,
-            keep_witnesses=keep_witnesses,
-            gates=evaluation.Gates(**gates),
-            budget=evaluation.Budget(seconds=seconds, passes=passes),
+            list(given["threats"]) or None,
+            **{name: given[name] for name in ("seed", "limit", "batch_size", "independent", "keep_witnesses")},
+            gates=gates,
+            budget=budget,
             on_progress=progress.attack_bars(bars),
         )
     card.save(saved)
     _write(page, _render("html", [card]))
-    if markdown_path:
-        _write(Path(markdown_path), _render("markdown", [card]))
+    if summary:
+        _write(summary, _render("markdown", [card]))
     if not quiet:
         _show([card])
     click.echo(f"Scorecard  {saved}\nReport     {page}")
-    ctx.exit(EXIT_INTERRUPT if card.interrupted == "interrupt" else EXIT[card.verdict])
+    sys.exit(EXIT_INTERRUPT if card.interrupted == "interrupt" else EXIT[card.verdict])
 
 
 @main.command()
@@ -194,37 +170,18 @@ def evaluate(
 @click.option("--batch-size", type=click.IntRange(min=1), help="Instead of the recipe's.")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in DIR.")
 @_quiet_option
-def harden(
-    model: str,
-    weights: str | None,
-    normalize: str | None,
-    classes: int | None,
-    device: str | None,
-    source: str,
-    data_root: str | None,
-    download: bool,
-    threats: tuple[str, ...],
-    limit: int | None,
-    seed: int,
-    recipe: str,
-    out: str,
-    suite: str | None,
-    epochs: int | None,
-    lr: float | None,
-    batch_size: int | None,
-    resume: bool,
-    quiet: bool,
-) -> None:
+def harden(model: str, out: str, recipe: str, quiet: bool, **given: Any) -> None:
     """Train MODEL to withstand an adversary; write weights and scorecards.
 
     With --weights it is fine-tuned from there, without from scratch. DIR then works as a MODEL of 'rblite evaluate'.
     """
     from robustbench_lite import hardening, progress
 
+    threats = given["threats"]
     if len(threats) > 1:
         raise UserError(f"{len(threats)} threat models were given: a recipe hardens against one")
-    data, test_data = (_data(source, data_root, download, split) for split in ("train", "test"))
-    target = _target(model, weights, normalize, classes, device, data)
+    data = _data(given, "train")
+    target = _target(model, given, data)
     try:
         with progress.bars(quiet) as bars:
             hardened = hardening.harden(
@@ -233,19 +190,13 @@ def harden(
                 recipe,
                 threat=threats[0] if threats else None,
                 out=out,
-                test_data=test_data,
-                epochs=epochs,
-                lr=lr,
-                batch_size=batch_size,
-                seed=seed,
-                suite=suite,
-                limit=limit,
-                resume=resume,
+                test_data=_data(given, "test"),
+                **{name: given[name] for name in ("epochs", "lr", "batch_size", "seed", "suite", "limit", "resume")},
                 on_progress=progress.training_bars(bars),
                 on_attack=progress.attack_bars(bars),
             )
     except KeyboardInterrupt:
-        _say(f"Interrupted. Go on with the same command and --resume: the last epoch is kept in {out}.")
+        _say(f"Interrupted. What is done is kept in {out}; the same command with --resume goes on.")
         sys.exit(EXIT_INTERRUPT)
     cards = [_named(hardened.before, "before"), _named(hardened.after, "after")]
     page = Path(out) / "report.html"
@@ -262,7 +213,7 @@ def harden(
 def demo(out: str, seed: int, quiet: bool) -> None:
     """Train three small networks on the embedded digits, attack them, compare.
 
-    Plain training, defensive distillation and PGD training under the same suite; about two minutes on two cores.
+    Plain training, defensive distillation and PGD training under the same suite; one to two minutes on two cores.
     """
     from robustbench_lite import demo as job
     from robustbench_lite import progress
@@ -322,19 +273,23 @@ def list_(kind: str | None) -> None:
     _print(listing(kind))
 
 
-def _target(
-    model: str, weights: str | None, normalize: str | None, classes: int | None, device: str | None, data: Data
-) -> Target:
+def _target(model: str, given: _Given, data: Data) -> Target:
     from robustbench_lite.target import load_target
 
-    known = classes or (len(data.classes) or None)
-    return load_target(model, weights=weights, normalize=normalize, classes=known, device=device or "auto")
+    return load_target(
+        model,
+        weights=given["weights"],
+        normalize=given["normalize"],
+        classes=given["classes"] or len(data.classes) or None,
+        device=given["device"] or "auto",
+        seed=given["seed"],
+    )
 
 
-def _data(source: str, root: str | None, download: bool, split: Any) -> Data:
+def _data(given: _Given, split: Split) -> Data:
     from robustbench_lite.data import load_data
 
-    return load_data(source, split=split, root=root, download=download)
+    return load_data(given["source"], split=split, root=given["data_root"], download=given["download"])
 
 
 def _load(paths: tuple[str, ...]) -> list[Scorecard]:

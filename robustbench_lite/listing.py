@@ -34,9 +34,9 @@ def _table(kind: str) -> Table:
 
 def _rows(kind: str) -> list[tuple[str, ...]]:
     if kind == "data":
-        from robustbench_lite.sources import SOURCES
+        from robustbench_lite.sources import described
 
-        return list(SOURCES.items())
+        return list(described().items())
     if kind in ("suites", "recipes"):
         return [(name, describe(kind, name)) for name in registry.names(kind)]
     return [_described(kind, name) for name in registry.names(kind)]

@@ -46,8 +46,10 @@ class Noise:
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal draws, float32, shape (B, *shape)."""
-        centred = (self.uniform(shape) + 2.0**-25) * 2 - 1  # symmetric, and never at the ends where erfinv is infinite
-        return torch.erfinv(centred) * math.sqrt(2)
+        # In the middle of their 2^24 steps the draws are symmetric and never at the ends, where erfinv is infinite.
+        # In float64, where the half step is not rounded away.
+        centred = (self.uniform(shape).double() + 2.0**-25) * 2 - 1
+        return (torch.erfinv(centred) * math.sqrt(2)).float()
 
 
 def _mix(bits: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def _l2_distance(delta: Tensor) -> Tensor:
 
 
 def _l2_project(delta: Tensor, eps: float) -> Tensor:
-    return delta * _per_sample((eps / _l2_distance(delta).clamp_min(_TINY)).clamp_max(1.0), delta)
+    return torch.where(_per_sample(_l2_distance(delta) <= eps, delta), delta, eps * _l2_steepest(delta))
 
 
 def _l2_steepest(grad: Tensor) -> Tensor:

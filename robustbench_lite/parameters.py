@@ -13,7 +13,7 @@ __all__ = ["Length", "PositiveInt", "Share", "step_length"]
 def _number(given: Any) -> Any:
     try:
         return float(Fraction(given)) if isinstance(given, str) else given
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"is {given!r}: expected a number or a fraction such as 2/255") from None
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -66,7 +67,9 @@ def rooms(kind: str) -> list[Room]:
     own = (Path.cwd() / kind).resolve()
     found = [Room(kind, built_in, package, own=False)]
     if own.is_dir() and own != built_in:
-        found.insert(0, Room(kind, own, f"_rblite_user_{kind}", own=True))
+        # One name a folder: the working directory may change while a program runs.
+        mark = hashlib.sha256(str(own).encode()).hexdigest()[:12]
+        found.insert(0, Room(kind, own, f"_rblite_{kind}_{mark}", own=True))
     return found
 
 
@@ -108,7 +111,7 @@ def find_file(kind: str, name: str | Path) -> Path:
         return Path(name)
     for room in rooms(_FILES[kind]):
         path = room.folder / kind / f"{name}.toml"
-        if path.parent.resolve() == path.resolve().parent and path.is_file():
+        if path.parent == room.folder / kind and path.name in {file.name for file in path.parent.glob("*.toml")}:
             return path
     raise UserError(unknown(kind, str(name), names(kind)))
 
@@ -124,9 +127,8 @@ def build(kind: str, name: str, params: Mapping[str, Any]) -> Any:
     factory: Callable[..., Any] = find(kind, name)
     if dataclasses.is_dataclass(factory):
         known = [field.name for field in dataclasses.fields(factory) if field.init]
-        for key in params:
-            if key not in known:
-                raise UserError(f"{name}: {unknown('parameter', key, known)}")
+        if strange := [unknown("parameter", key, known) for key in params if key not in known]:
+            raise UserError(f"{name}: {'; '.join(strange)}")
     try:
         return factory(**params)
     except ValidationError as fault:
@@ -138,7 +140,8 @@ def build(kind: str, name: str, params: Mapping[str, Any]) -> Any:
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Text of the error for an unknown name: the nearest ones, or all there are."""
     known = list(known)
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    lowered = {one.lower(): one for one in known}
+    near = [lowered[one] for one in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known) or '(none)'}"
     return f"unknown {kind.removesuffix('s')} {name!r}: {hint}"
 
@@ -156,11 +159,8 @@ def _table(source: Path) -> dict[str, str]:
         if not isinstance(value, ast.Dict):
             break
         try:
-            pairs = [
-                (ast.literal_eval(key or ""), ast.literal_eval(entry))  # no key is `**other`: not literal
-                for key, entry in zip(value.keys, value.values, strict=True)
-            ]
-        except (ValueError, TypeError):
+            pairs = [(_text(key), _text(entry)) for key, entry in zip(value.keys, value.values, strict=True)]
+        except ValueError:
             break
         table: dict[str, str] = {}
         for name, entry in pairs:
@@ -171,6 +171,12 @@ def _table(source: Path) -> dict[str, str]:
     else:
         return {}
     raise UserError(f"{source}: CATALOGUE must be a literal table, such as {{'pgd': 'pgd:PGD'}}")
+
+
+def _text(node: ast.expr | None) -> str:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    raise ValueError("not a literal text")
 
 
 def _adopt(package: str, folder: Path) -> None:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from robustbench_lite.errors import UserError, faults
-from robustbench_lite.files import write_atomically
+from robustbench_lite.files import atomic_file, write_atomically
 from robustbench_lite.statistics import clopper_pearson
 from robustbench_lite.suite import Suite
 from robustbench_lite.threat import ThreatModel
@@ -286,7 +288,7 @@ class Environment(_Frozen):
     """Versions of what the result depends on."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Witnesses:
     """Confirmed adversarial examples, one a row."""
 
@@ -302,12 +304,19 @@ class Witnesses:
     def __len__(self) -> int:
         return len(self.index)
 
+    def __eq__(self, other: object) -> bool:
+        import numpy as np
+
+        return isinstance(other, Witnesses) and all(
+            np.array_equal(getattr(self, item.name), getattr(other, item.name)) for item in fields(self)
+        )
+
     def save(self, path: Path) -> None:
         """Write them as a compressed ``npz`` file."""
         import numpy as np
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, index=self.index, attack=self.attack, threat=self.threat, x=self.x)
+        with atomic_file(path) as stream:
+            np.savez_compressed(stream, index=self.index, attack=self.attack, threat=self.threat, x=self.x)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -315,9 +324,9 @@ class Witnesses:
         import numpy as np
 
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 return cls(**{name: stored[name] for name in ("index", "attack", "threat", "x")})
-        except (OSError, ValueError, KeyError) as fault:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as fault:
             raise UserError(f"{path}: can't be read as witnesses ({fault}); delete it or save the card again") from None
 
 
@@ -395,9 +404,12 @@ class Scorecard(_Frozen):
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        text = self.model_dump_json(indent=1) + "\n"
         if self._witnesses is not None:
             self._witnesses.save(_witness_path(path))
-        write_atomically(path, self.model_dump_json(indent=1) + "\n")
+        else:
+            _witness_path(path).unlink(missing_ok=True)
+        write_atomically(path, text)
         return path
 
     @classmethod
@@ -414,7 +426,7 @@ class Scorecard(_Frozen):
             raw = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; expected a scorecard written by 'rblite evaluate'") from None
-        except (OSError, ValueError) as fault:
+        except (OSError, ValueError, RecursionError) as fault:
             raise UserError(f"{path}: can't be read as JSON ({fault}); expected a scorecard") from None
         if not isinstance(raw, dict) or "schema_version" not in raw:
             raise UserError(f"{path}: not a scorecard (no schema_version)")
@@ -433,7 +445,7 @@ class Scorecard(_Frozen):
 
 
 def _witness_path(path: Path) -> Path:
-    return path.with_suffix(".witnesses.npz")
+    return path.with_name(path.name.removesuffix(".json") + ".witnesses.npz")
 
 
 def median(values: list[float]) -> float | None:

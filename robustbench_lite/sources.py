@@ -52,6 +52,7 @@ def _call(source: str, split: Split) -> Data:
 
 
 def _digits(source: str, split: Split, root: Path | None, download: bool) -> Data:
+    """The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn brings along."""
     import numpy as np
     from sklearn.datasets import load_digits
 
@@ -62,6 +63,7 @@ def _digits(source: str, split: Split, root: Path | None, download: bool) -> Dat
 
 
 def _mnist(source: str, split: Split, root: Path | None, download: bool) -> Data:
+    """MNIST, or Fashion-MNIST: 28 x 28 grey; packed (.gz) or unpacked below the data root."""
     from torchvision import datasets
 
     maker = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[source]
@@ -87,6 +89,7 @@ def _unpack_mnist(maker: Any, packed: Path, unpacked: Path) -> bool:
 
 
 def _cifar(source: str, split: Split, root: Path | None, download: bool) -> Data:
+    """CIFAR-10, or CIFAR-100: 32 x 32 RGB."""
     from torchvision import datasets
 
     maker = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[source]
@@ -96,6 +99,7 @@ def _cifar(source: str, split: Split, root: Path | None, download: bool) -> Data
 
 
 def _imagenet(source: str, split: Split, root: Path | None, download: bool) -> Data:
+    """ImageNet 2012: resized to 256, centre crop of 224."""
     from torchvision import datasets, transforms
 
     if download:
@@ -129,6 +133,7 @@ def _torchvision_root(source: str, root: Path | None) -> Iterator[Path]:
 
 
 def _image_folder(folder: Path, split: Split) -> Data:
+    """Images in one folder a class, read when they are used; train/ and test/ or val/ where there."""
     from torchvision import datasets, transforms
 
     name = f"imagefolder:{folder}"
@@ -145,6 +150,7 @@ def _image_folder(folder: Path, split: Split) -> Data:
 
 
 def _npz(path: Path, split: Split) -> Data:
+    """Arrays x (NCHW, in [0, 1] or uint8) and y of one npz file."""
     import numpy as np
 
     name = f"npz:{path}"
@@ -189,3 +195,10 @@ _BUILT_IN: dict[str, Callable[[str, Split, Path | None, bool], Data]] = {
     "imagenet": _imagenet,
 }
 _FORMS: dict[str, Callable[[Path, Split], Data]] = {"imagefolder": _image_folder, "npz": _npz}
+
+
+def described() -> dict[str, str]:
+    """What there is by name, and a line on each."""
+    known = {**_BUILT_IN, **{f"{form}:PATH": read for form, read in _FORMS.items()}}
+    lines = {name: (inspect.getdoc(read) or "").splitlines()[0] for name, read in known.items()}
+    return {**lines, "module:callable": "What a function of yours returns: arrays, a Dataset, a DataLoader."}

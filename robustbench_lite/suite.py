@@ -50,7 +50,7 @@ class Budget(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    seconds: float | None = Field(default=None, gt=0)
+    seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Wall-clock time."""
     passes: int | None = Field(default=None, gt=0)
     """Forward and backward passes of all samples together."""
@@ -72,6 +72,13 @@ class Suite(_File):
     @classmethod
     def _one_or_more(cls, given: Any) -> Any:
         return [given] if isinstance(given, str | ThreatModel) else given
+
+    @field_validator("threats")
+    @classmethod
+    def _once_each(cls, threats: tuple[ThreatModel, ...]) -> tuple[ThreatModel, ...]:
+        return tuple(
+            {(threat.norm, threat.eps, threat.goal, threat.target_class): threat for threat in threats}.values()
+        )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -191,7 +198,13 @@ def _attack_faults(raw: dict[str, Any]) -> list[str]:
 
 
 def _defense_faults(raw: dict[str, Any]) -> list[str]:
-    return _build_fault("defenses", "defense", raw.get("defense"), raw.get("params", {}))
+    found = _build_fault("defenses", "defense", raw.get("defense"), raw.get("params", {}))
+    if isinstance(raw.get("suite"), str):
+        try:
+            registry.find_file("suites", raw["suite"])
+        except UserError as fault:
+            found.append(f"  suite: {fault}")
+    return found
 
 
 def _build_fault(kind: str, key: str, name: Any, params: Any) -> list[str]:

@@ -207,6 +207,7 @@ def load_target(
     normalize: str | None = None,
     classes: int | None = None,
     device: str | None = None,
+    seed: int = 0,
 ) -> Target:
     """Make a target from its name. It runs the code that the name points at.
 
@@ -226,6 +227,8 @@ def load_target(
         Number of classes, where the architecture leaves it open.
     device
         As in `Target`.
+    seed
+        Of the draws of fresh weights; the caller's generator is left as it was.
 
     Raises
     ------
@@ -238,7 +241,7 @@ def load_target(
             raise UserError(f"model {folder}: holds no {MODEL_FILE}; expected {_MODEL_FORMS}")
         spec, stored = read_model_file(folder)
         weights, classes = weights or folder / WEIGHTS_FILE, classes or stored.classes
-    made = _make(spec, classes)
+    made = _make(spec, classes, seed)
     if weights is not None:
         load_weights(made.module, weights)
     mean, std = made.mean, made.std
@@ -274,8 +277,14 @@ def parse_normalisation(text: str) -> _MeanAndStd:
     return _mean_and_std(mean, std)
 
 
-def _make(spec: str, classes: int | None) -> Target:
-    """Make the target that a spec names, with its own weights and normalisation."""
+def _make(spec: str, classes: int | None, seed: int) -> Target:
+    """Make the target that a spec names, with its own weights and normalisation; fresh weights are drawn by the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _made(spec, classes)
+
+
+def _made(spec: str, classes: int | None) -> Target:
     kind, colon, rest = spec.partition(":")
     if not colon or not rest:
         raise UserError(f"model {spec!r}: {_spec_advice(spec)}")

@@ -54,8 +54,12 @@ class ThreatModel(BaseModel):
         if "norm" in given and isinstance(given["norm"], str):
             given["norm"] = _norm(given["norm"])
         if "eps" in given:
-            text = given.get("eps_text") or str(given["eps"])
-            given.update(eps=_eps(given["eps"]), eps_text=text)
+            eps, text = _eps(given["eps"]), str(given.get("eps_text") or given["eps"])
+            if _eps(text) != eps:
+                raise ValueError(
+                    f"eps is {given['eps']} and eps_text {text!r}: expected the same number, or no eps_text"
+                )
+            given.update(eps=eps, eps_text=text)
         return given
 
     @model_validator(mode="after")
@@ -65,7 +69,7 @@ class ThreatModel(BaseModel):
         if self.norm == "Linf" and self.eps > 1:
             raise ValueError(
                 f"eps is {self.eps_text}: inputs are in [0, 1], so in Linf eps can't exceed 1; "
-                f"for 8-bit levels write {self.eps_text}/255"
+                "for 8-bit levels write 8/255"
             )
         return self
 
@@ -106,6 +110,8 @@ def _norm(text: str) -> str:
 
 def _eps(given: Any) -> float:
     try:
+        if isinstance(given, bool):
+            raise TypeError
         return float(Fraction(given)) if isinstance(given, str) else float(given)
     except (ValueError, TypeError, ZeroDivisionError, OverflowError):
         raise ValueError(f"eps is {given!r}: expected a number or a fraction, such as 8/255, 0.3 or 1e-2") from None

@@ -22,12 +22,14 @@ def judge(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
 
 
 def _zero_gradients(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
-    followers = [result for result in attacks if result.gradients and result.attempted]
+    followers = [result for result in attacks if result.gradients and result.trace.samples]
     blind = [result for result in followers if _blind_share(result) >= ZERO_GRADIENT_SHARE]
+    # One that was stopped early saw some samples only: it excuses none of the others.
+    sees = any(result.finished for result in followers if result not in blind)
     for result in blind:
         yield Finding(
             code="RB201",
-            severity="error" if len(blind) == len(followers) else "warning",
+            severity="warning" if sees else "error",
             attack=result.name,
             threat=str(result.threat),
             message=f"the gradient of {result.name}'s loss is exactly zero for {_blind_share(result):.0%} of the "
@@ -38,7 +40,7 @@ def _zero_gradients(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
 
 
 def _blind_share(result: AttackResult) -> float:
-    return result.trace.zero_gradient[0] / max(1, result.trace.samples[0]) if result.trace.samples else 0.0
+    return result.trace.zero_gradient[0] / result.trace.samples[0]
 
 
 def _unconfirmed(result: AttackResult) -> Iterator[Finding]:

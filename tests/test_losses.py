@@ -98,3 +98,7 @@ def test_gradients_agree_with_finite_differences(loss, targeted, logits, aim):
 def test_large_logits_have_a_finite_loss(loss):
     logits = torch.tensor([[1e30, -1e30, 0.0], [-1e4, 1e4, 0.0]])
     assert loss(logits, torch.tensor([1, 0]), False).isfinite().all()
+
+
+def test_margin_knows_no_smallest_logit():
+    assert margin(torch.tensor([[-3e20, -1e20]]), torch.tensor([1]), False).tolist() == pytest.approx([-2e20])

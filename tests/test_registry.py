@@ -185,9 +185,10 @@ def test_an_entry_that_leads_nowhere_is_an_error_that_names_the_folder(room, tmp
 
 def test_an_init_that_fails_is_told_with_its_file_and_can_be_mended(room, tmp_path):
     room(__init__='CATALOGUE = {"mine": "mine:Mine"}\nraise RuntimeError("no licence")', mine=OWN_ATTACK)
-    with pytest.raises(ValueError, match="RuntimeError: no licence") as refused:
-        registry.find("attacks", "mine")
-    assert str(tmp_path / "attacks") in str(refused.value)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="RuntimeError: no licence") as refused:
+            registry.find("attacks", "mine")
+        assert str(tmp_path / "attacks") in str(refused.value)
     room(__init__='CATALOGUE = {"mine": "mine:Mine"}  # mended')
     assert registry.find("attacks", "mine").__name__ == "Mine"
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from robustbench_lite.scorecard import (
     Break,
+    Finding,
     Interval,
     Outcome,
     Passes,
@@ -38,16 +39,14 @@ def _witnesses(seed=0, count=3):
     return Witnesses(
         index=np.arange(count, dtype=np.int64),
         attack=np.array(["pgd", "square", "pgd"][:count], dtype=np.str_),
+        threat=np.array(["Linf 8/255", "Linf 8/255", "L2 0.5 targeted next"][:count], dtype=np.str_),
         x=dice.random((count, 1, 8, 8), dtype=np.float32),
     )
 
 
 def _same(first, second):
-    return (
-        np.array_equal(first.index, second.index)
-        and np.array_equal(first.attack, second.attack)
-        and np.array_equal(first.x, second.x)
-        and first.x.dtype == second.x.dtype
+    return first.x.dtype == second.x.dtype and all(
+        np.array_equal(getattr(first, name), getattr(second, name)) for name in ("index", "attack", "threat", "x")
     )
 
 
@@ -220,7 +219,8 @@ def test_nothing_in_a_witness_file_is_executed(card, tmp_path):
         def __reduce__(self):
             return (Path.touch, (mark,))
 
-    np.savez(witnesses, index=np.array([Payload()], dtype=object), attack=np.array(["a"]), x=np.zeros((1, 1)))
+    words = np.array(["a"])
+    np.savez(witnesses, index=np.array([Payload()], dtype=object), attack=words, threat=words, x=np.zeros((1, 1)))
     with pytest.raises(ValueError, match=witnesses.name):
         Scorecard.load(path)
     assert not mark.exists()
@@ -251,6 +251,7 @@ def test_the_golden_card_loads_with_what_it_says(golden):
     assert golden.outcomes[0].breaks[0].distance == pytest.approx(24 / 255)
     assert golden.witnesses is not None
     assert golden.witnesses.x.shape == (15, 1, 8, 8)
+    assert set(golden.witnesses.threat) == {"Linf 24/255", "L2 0.75 targeted next"}
 
 
 def test_the_golden_card_agrees_with_itself(golden):
@@ -355,6 +356,15 @@ def test_a_sample_wrong_from_the_start_is_neither_correct_nor_robust():
 def test_a_broken_sample_is_told_by_its_first_witness():
     row = _outcome(breaks=[("pgd", 0.2), ("square", 0.1)])
     assert (row.correct, row.robust, row.broken_by, row.distance) == (True, False, "pgd", 0.2)
+
+
+def test_a_finding_says_where_it_is():
+    def found(**about):
+        return Finding(code="RB201", severity="error", message="m", cure="c", **about)
+
+    assert found(attack="pgd", threat="Linf 0.3").where == "pgd under Linf 0.3"
+    assert found(attack="pgd").where == "pgd"
+    assert found().where == ""
 
 
 def test_passes_add_up():

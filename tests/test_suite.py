@@ -59,6 +59,7 @@ name = "nightly"
 description = "Two losses."
 threats = ["Linf 8/255", "L2 0.5 targeted next"]
 independent = true
+budget = { seconds = 60, passes = 10_000 }
 
 [[attacks]]
 attack = "pgd"
@@ -71,6 +72,7 @@ params = { loss = "margin" }
 """)
     )
     assert (suite.name, suite.description, suite.independent) == ("nightly", "Two losses.", True)
+    assert (suite.budget.seconds, suite.budget.passes) == (60, 10_000)
     assert [str(threat) for threat in suite.threats] == ["Linf 8/255", "L2 0.5 targeted next"]
     assert [(spec.name, spec.attack, spec.params) for spec in suite.attacks] == [
         ("pgd", "pgd", {"steps": 5, "step_size": "2/255"}),
@@ -84,6 +86,7 @@ def test_short_forms_are_read_and_the_name_is_the_files(write):
     assert suite.threats == (ThreatModel.parse("Linf 0.3"),)
     assert [spec.name for spec in suite.attacks] == ["pgd", "fgsm"]
     assert suite.independent is False
+    assert (suite.budget.seconds, suite.budget.passes) == (None, None)
 
 
 def test_a_threat_model_may_be_written_as_a_table(write):
@@ -189,6 +192,23 @@ def test_a_threat_model_named_twice_is_not_run_twice(write):
 )
 def test_what_is_missing_empty_or_of_the_wrong_type_is_told_with_its_key(write, text, key):
     assert f"\n  {key}: " in _refusal(load_suite, write(text))
+
+
+@pytest.mark.parametrize(
+    ("budget", "key"),
+    [
+        ("seconds = 0", "seconds"),
+        ("seconds = -1", "seconds"),
+        ("seconds = nan", "seconds"),
+        ("seconds = inf", "seconds"),  # not to be told from none in JSON, which knows no infinity
+        ("passes = 0", "passes"),
+        ("passes = 1.5", "passes"),
+        ("minutes = 3", "minutes"),
+    ],
+)
+def test_a_budget_that_is_none_is_told_with_its_key(write, budget, key):
+    text = f'threats = "Linf 0.3"\nattacks = ["pgd"]\nbudget = {{ {budget} }}'
+    assert f"\n  budget.{key}: " in _refusal(load_suite, write(text))
 
 
 @pytest.mark.parametrize("content", [b"threats = ", b"\xff\xfe", b"threats = 1\nthreats = 2"])

@@ -106,6 +106,11 @@ def test_a_sample_broken_without_a_change_is_told(smallest, fires):
     assert _told(_attacked(distance_min=smallest)) == ([("RB203", "error", "pgd")] if fires else [])
 
 
+def test_a_finding_names_the_attack_and_its_threat_model():
+    blind = _attacked(blind=90, unconfirmed=30, distance_min=0.0, threat=ThreatModel.parse("L2 0.5"))
+    assert [(finding.attack, finding.threat) for finding in judge([blind])] == [("pgd", "L2 0.5")] * 3
+
+
 def test_every_fault_of_every_attack_is_told():
     results = [_attacked("a", blind=90, distance_min=0.0), _attacked("b", blind=90, unconfirmed=30)]
     assert sorted(_told(*results)) == [

@@ -89,7 +89,8 @@ class Foreign(Attack):
     def _part(self, problem: Problem, rows: slice, seen: Seen) -> Tensor:
         keys = problem.noise.keys[rows]
         fields = {name: getattr(problem, name)[rows] for name in ("x", "y", "aim", "step")}
-        with seeded(keys), torch.enable_grad():
+        # ART runs on the current GPU; -1 is none.
+        with torch.cuda.device(keys.device.index if keys.is_cuda else -1), seeded(keys), torch.enable_grad():
             found = self.generate(replace(problem, noise=Noise(keys), **fields), seen.logits.shape[1])
         if found.shape != fields["x"].shape:
             raise ValueError(f"it returned shape {tuple(found.shape)} for inputs of {tuple(fields['x'].shape)}")
@@ -158,7 +159,10 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def seeded(keys: Tensor) -> Iterator[None]:
-    """Seed the global generators (Python's, numpy's, torch's) from keys, shape (B,); outside they are as they were."""
+    """Seed the global generators (Python's, numpy's, torch's) from keys, shape (B,); outside they are as they were.
+
+    Keys on a GPU must be on the current one.
+    """
     seed = int(keys.sum()) % 2**32
     cuda = [keys.device] if keys.device.type == "cuda" else []
     python, legacy = random.getstate(), np.random.get_state()
@@ -166,11 +170,10 @@ def seeded(keys: Tensor) -> Iterator[None]:
         try:
             random.seed(seed)
             np.random.seed(seed)
-            # Not `torch.manual_seed`, which reseeds every other GPU as well.
+            # Not `torch.manual_seed`: it reseeds the other GPUs as well, whose states weren't kept.
             torch.default_generator.manual_seed(seed)
-            for device in cuda:
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed)
+            if cuda:
+                torch.cuda.manual_seed(seed)
             yield
         finally:
             random.setstate(python)

@@ -86,7 +86,7 @@ def names() -> dict[str, tuple[str, ...]]:
 def _make(source: type, **params: Any) -> FoolboxAttack:
     strong = _strong(source, params)
     given = strong | checked(defaults(source) | strong, _SET_BY_US, params)
-    if isinstance(given.get("init_attack"), str):
+    if isinstance(given.get("init_attack"), str):  # so that a suite's file can name one
         given["init_attack"] = pick("foolbox", given["init_attack"], _classes(), _refused())()
     try:
         source(**given)
@@ -101,8 +101,8 @@ def _strong(source: type, params: dict[str, Any]) -> dict[str, Any]:
     if source.__name__ == "VirtualAdversarialAttack":
         return {"steps": 10}
     if "rel_stepsize" in known and params.get("abs_stepsize") is None:
-        # A fixed share of eps, so that with fewer steps than the default's they can't cross the ball.
-        return {"rel_stepsize": step_length(None, 1.0, params.get("steps", known["steps"]))}
+        # foolbox's is a fixed share of eps: fewer steps than its default number don't cross the ball.
+        return {"rel_stepsize": step_length(None, 1.0, max(1, params.get("steps", known["steps"])))}
     return {}
 
 

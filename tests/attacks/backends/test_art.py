@@ -14,7 +14,11 @@ import torch
 from torch import nn
 
 from robustbench_lite import registry
+from robustbench_lite.data import as_data
+from robustbench_lite.engine import Samples, run
 from robustbench_lite.errors import UserError
+from robustbench_lite.target import Target
+from robustbench_lite.threat import ThreatModel
 
 torch.set_num_threads(1)
 
@@ -71,19 +75,19 @@ def test_a_fixed_eps_attack_breaks_what_lies_within_eps(linear, name, norm, para
     problem = linear(classes=2)
     distances = problem.distances(norm).numpy()
     eps = float(np.median(distances)) * 1.01
-    run = problem.attack(make(name, **params), f"{norm} {eps}")
-    assert not run.broken[distances > eps * 1.001].any()
-    assert run.broken[distances < eps * 0.99].all()
-    assert run.unconfirmed == 0
+    found = problem.attack(make(name, **params), f"{norm} {eps}")
+    assert not found.broken[distances > eps * 1.001].any()
+    assert found.broken[distances < eps * 0.99].all()
+    assert found.unconfirmed == 0
 
 
 def test_square_breaks_by_queries_alone(linear):
     problem = linear(shape=(1, 12, 12), samples=10, classes=2)
     eps = 4 * float(problem.distances("Linf").median())
-    run = problem.attack(make("SquareAttack", max_iter=100), f"Linf {eps}")
-    assert run.broken.sum() >= 5
-    assert (run.backward == 0).all()
-    assert (run.forward > 10).any()
+    found = problem.attack(make("SquareAttack", max_iter=100), f"Linf {eps}")
+    assert found.broken.sum() >= 5
+    assert (found.backward == 0).all()
+    assert (found.forward > 10).any()
 
 
 @pytest.mark.parametrize(
@@ -101,21 +105,21 @@ def test_a_minimal_attack_nears_the_nearest_example(linear, name, norm, params, 
     distances = problem.distances(norm).numpy()
     attack = make(name, **params)
     assert attack.minimal
-    run = problem.attack(attack, f"{norm} {np.median(distances)}")
-    assert (run.distance >= distances * 0.999).all()
-    assert np.median(run.distance / distances) < ratio
-    assert not run.broken[run.distance > np.median(distances) * 1.001].any()
-    assert run.forward.min() > 2
+    found = problem.attack(attack, f"{norm} {np.median(distances)}")
+    assert (found.distance >= distances * 0.999).all()
+    assert np.median(found.distance / distances) < ratio
+    assert not found.broken[found.distance > np.median(distances) * 1.001].any()
+    assert found.forward.min() > 2
 
 
 def test_passes_are_counted(linear):
     problem = linear(samples=10)
     steps = 7
-    run = problem.attack(make("ProjectedGradientDescentPyTorch", max_iter=steps), "Linf 0.001", batch_size=5)
+    found = problem.attack(make("ProjectedGradientDescentPyTorch", max_iter=steps), "Linf 0.001", batch_size=5)
     # The engine looks at the input and at the result, and once more at a result that broke the sample; ART, at its end,
     # at both for a line in its log.
-    assert (run.forward == 2 + steps + 2 + run.broken).all()
-    assert (run.backward == steps).all()
+    assert (found.forward == 2 + steps + 2 + found.broken).all()
+    assert (found.backward == steps).all()
 
 
 def test_targeted_goals(linear):
@@ -155,16 +159,22 @@ def test_a_rerun_draws_the_same_and_the_users_generators_go_on_as_if_nothing_was
         np.random.seed(1)
         torch.manual_seed(1)
 
+    def distances(seed: int) -> Any:
+        data = as_data((problem.x, problem.y))
+        samples = Samples(data, keys=data.index, aims=data.labels)
+        threat = ThreatModel.parse("L2 0.01")
+        return run(attack, Target(problem.model), samples, data.index.numpy(), threat, seed=seed).distance
+
     problem = linear(samples=3)
     # It takes its start from a generator of its own, which ART leaves to the operating system to seed.
     attack = make("HopSkipJump", max_iter=1, max_eval=10, init_eval=5)
     seed()
     untouched = draws()
     seed()
-    first = problem.attack(attack, "L2 0.01").distance
+    first = distances(0)
     assert draws() == untouched
-    assert (problem.attack(attack, "L2 0.01").distance == first).all()
-    assert (problem.attack(attack, "L2 0.01", seed=1).distance != first).any()
+    assert (distances(0) == first).all()
+    assert (distances(1) != first).any()
 
 
 def test_no_progress_bar_is_shown(linear, capfd):

@@ -15,7 +15,11 @@ import torch
 from torch import nn
 
 from robustbench_lite import registry
+from robustbench_lite.data import as_data
+from robustbench_lite.engine import Samples, run
 from robustbench_lite.errors import UserError
+from robustbench_lite.target import Target
+from robustbench_lite.threat import ThreatModel
 
 torch.set_num_threads(1)
 
@@ -53,11 +57,11 @@ def test_a_fixed_eps_attack_breaks_what_lies_within_eps(linear, name, norm):
     problem = linear(classes=2)
     distances = problem.distances(norm).numpy()
     eps = float(np.median(distances)) * 1.01
-    run = problem.attack(make(name), f"{norm} {eps}")
-    assert not run.broken[distances > eps * 1.001].any()
+    found = problem.attack(make(name), f"{norm} {eps}")
+    assert not found.broken[distances > eps * 1.001].any()
     # On two classes the gradient points straight at the boundary; PGD's random start may leave L2 a little short.
-    assert run.broken[distances < eps * 0.98].all()
-    assert run.unconfirmed == 0
+    assert found.broken[distances < eps * 0.98].all()
+    assert found.unconfirmed == 0
 
 
 @pytest.mark.parametrize(
@@ -78,20 +82,20 @@ def test_a_minimal_attack_finds_the_nearest_example(linear, name, norm, params):
     eps = float(np.median(distances)) * 1.1
     attack = make(name, **params)
     assert attack.minimal
-    run = problem.attack(attack, f"{norm} {eps}")
-    assert (run.distance >= distances * 0.999).all()
-    assert np.median(run.distance / distances) < 1.1
-    assert (run.distance > eps).any(), "an example outside the ball keeps its distance"
-    assert not run.broken[run.distance > eps].any()
+    found = problem.attack(attack, f"{norm} {eps}")
+    assert (found.distance >= distances * 0.999).all()
+    assert np.median(found.distance / distances) < 1.1
+    assert (found.distance > eps).any(), "an example outside the ball keeps its distance"
+    assert not found.broken[found.distance > eps].any()
 
 
 def test_passes_are_counted(linear):
     problem = linear(samples=10)
     steps = 7
-    run = problem.attack(make("LinfPGD", steps=steps), "Linf 0.001", batch_size=4)
+    found = problem.attack(make("LinfPGD", steps=steps), "Linf 0.001", batch_size=4)
     # The engine looks at the input and at the result, and once more at a result that broke the sample.
-    assert (run.forward == 2 + steps + run.broken).all()
-    assert (run.backward == steps).all()
+    assert (found.forward == 2 + steps + found.broken).all()
+    assert (found.backward == steps).all()
 
 
 def test_targeted_goals(linear):
@@ -113,8 +117,8 @@ def test_hop_skip_jump_takes_the_norm_as_its_constraint(linear):
     attack = make("HopSkipJumpAttack", steps=8, init_attack="SaltAndPepperNoiseAttack")
     ratio = {}
     for norm in ("Linf", "L2"):
-        run = problem.attack(attack, f"{norm} 0.001")
-        ratio[norm] = np.median(run.distance / problem.distances(norm).numpy())
+        found = problem.attack(attack, f"{norm} 0.001")
+        ratio[norm] = np.median(found.distance / problem.distances(norm).numpy())
     assert max(ratio.values()) < 2
 
 
@@ -139,15 +143,21 @@ def test_a_rerun_draws_the_same_and_the_users_generators_go_on_as_if_nothing_was
         np.random.seed(1)
         torch.manual_seed(1)
 
+    def distances(seed: int) -> Any:
+        data = as_data((problem.x, problem.y))
+        samples = Samples(data, keys=data.index, aims=data.labels)
+        threat = ThreatModel.parse("L2 0.01")
+        return run(attack, Target(problem.model), samples, data.index.numpy(), threat, seed=seed).distance
+
     problem = linear()
     attack = make("LinearSearchBlendedUniformNoiseAttack", directions=5, steps=20)
     seed()
     untouched = draws()
     seed()
-    first = problem.attack(attack, "L2 0.01").distance
+    first = distances(0)
     assert draws() == untouched
-    assert (problem.attack(attack, "L2 0.01").distance == first).all()
-    assert (problem.attack(attack, "L2 0.01", seed=1).distance != first).any()
+    assert (distances(0) == first).all()
+    assert (distances(1) != first).any()
 
 
 def test_a_norm_that_it_cannot_do_is_refused(linear):
