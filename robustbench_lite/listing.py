@@ -47,5 +47,5 @@ def _described(kind: str, name: str) -> tuple[str, ...]:
         library = name.removesuffix(":*")
         return (f"{library}:NAME", "", f"any attack of {library} by its name there")
     found: Any = registry.find(kind, name)
-    summary = (inspect.getdoc(found) or "").partition("\n\n")[0].replace("\n", " ")
+    summary = (inspect.getdoc(found) or "").partition("\n\n")[0].replace("\n", " ").replace("``", "")
     return (name, ", ".join(found.norms), f"{summary} {found.paper}".strip()) if kind == "attacks" else (name, summary)

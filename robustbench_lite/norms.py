@@ -43,7 +43,8 @@ def _linf_random(noise: Noise, shape: tuple[int, ...], eps: float) -> Tensor:
 
 
 def _l2_distance(delta: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    length: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    return length
 
 
 def _l2_project(delta: Tensor, eps: float) -> Tensor:

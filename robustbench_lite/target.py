@@ -278,7 +278,7 @@ def parse_normalisation(text: str) -> _MeanAndStd:
 
 
 def _make(spec: str, classes: int | None, seed: int) -> Target:
-    """Make the target that a spec names, with its own weights and normalisation; fresh weights are drawn by the seed."""
+    """Make the target that a spec names, with its own normalisation, and its own weights or seeded fresh ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _made(spec, classes)
