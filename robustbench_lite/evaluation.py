@@ -529,7 +529,7 @@ def _environment() -> Environment:
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
-        processor=_processor(),
+        processor=processor(),
         threads=torch.get_num_threads(),
         packages={name: metadata.version(name) for name in _PACKAGES if _installed(name)},
     )
@@ -543,7 +543,8 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of the GPU where there is one, else of the CPU."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from robustbench_lite.data import as_data
-from robustbench_lite.engine import Attack, Run, Samples, run
+from robustbench_lite.engine import Attack, Meter, Run, Samples, run
 from robustbench_lite.target import Target
 from robustbench_lite.threat import ThreatModel
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -27,33 +36,90 @@ class Linear:
         """Smallest perturbation that changes the prediction, or that reaches ``aim``: the dual norm's distance."""
         weight = self.model[1].weight.detach()
         logits = self.model(self.x).detach()
-        dual = 1 if norm == "Linf" else 2
         if aim is None:
-            rivals = torch.full_like(logits, torch.inf)
-            for rival in range(logits.shape[1]):
-                gap = logits.gather(1, self.y[:, None])[:, 0] - logits[:, rival]
-                length = (weight[self.y] - weight[rival]).norm(p=dual, dim=1)
-                rivals[:, rival] = torch.where(self.y == rival, torch.inf, gap / length)
-            return rivals.amin(1)
+            return self.rivals(norm).amin(1)
         assert logits.shape[1] == 2  # with more classes the nearest point of a class's region is no closed form
         gap = logits.gather(1, self.y[:, None])[:, 0] - logits.gather(1, aim[:, None])[:, 0]
-        return gap / (weight[self.y] - weight[aim]).norm(p=dual, dim=1)
+        return gap / (weight[self.y] - weight[aim]).norm(p=_dual(norm), dim=1)
+
+    def rivals(self, norm: str) -> Tensor:
+        """Distance to the boundary with each other class, shape (N, K); infinite for the sample's own."""
+        weight = self.model[1].weight.detach()
+        logits = self.model(self.x).detach()
+        found = torch.full_like(logits, torch.inf)
+        for rival in range(logits.shape[1]):
+            gap = logits.gather(1, self.y[:, None])[:, 0] - logits[:, rival]
+            length = (weight[self.y] - weight[rival]).norm(p=_dual(norm), dim=1)
+            found[:, rival] = torch.where(self.y == rival, torch.inf, gap / length)
+        return found
+
+    def box_distances(self, norm: str) -> Tensor:
+        """As `distances`, of two classes, where the box is in the way: the least ``d`` with ``x + d`` in [0, 1].
+
+        The best perturbation of a length is the box's nearest to a multiple of the weights' difference (L2), or of its
+        signs (Linf); the multiple that just crosses is found by bisection.
+        """
+        weight, logits = self.model[1].weight.detach().double(), self.model(self.x).detach().double()
+        assert logits.shape[1] == 2
+        own, other = self.y, 1 - self.y
+        along = (weight[other] - weight[own]).reshape(len(self.x), -1)
+        way = along.sign() if norm == "Linf" else along
+        gap = (logits.gather(1, own[:, None]) - logits.gather(1, other[:, None]))[:, 0]
+        origin = self.x.double().flatten(1)
+
+        def change(multiple: Tensor) -> Tensor:
+            return (origin + multiple[:, None] * way).clamp(0, 1) - origin
+
+        low, high = torch.zeros_like(gap), torch.full_like(gap, 1e6)
+        for _ in range(100):
+            middle = (low + high) / 2
+            crosses = (change(middle) * along).sum(1) >= gap
+            low, high = torch.where(crosses, low, middle), torch.where(crosses, middle, high)
+        found = change(high)
+        assert bool(((found * along).sum(1) >= gap * (1 - 1e-9)).all()), "no point of the box is of the other class"
+        return found.abs().amax(1) if norm == "Linf" else found.norm(dim=1)
 
     def attack(
-        self, attack: Attack, threat: str, *, batch_size: int = 64, early_stop: bool = True, seed: int = 0
+        self,
+        attack: Attack,
+        threat: str | ThreatModel,
+        *,
+        batch_size: int = 64,
+        early_stop: bool = True,
+        seed: int = 0,
+        aims: Tensor | None = None,
+        model: nn.Module | None = None,
+        keep: Container[int] = (),
+        meter: Meter | None = None,
     ) -> Run:
-        """Run an attack on all samples."""
+        """Run an attack on all samples; a targeted one wants ``aims``, by default the other of two classes."""
         data = as_data((self.x, self.y))
         parsed = ThreatModel.parse(threat)
-        aims = self.y if parsed.goal == "untargeted" else 1 - self.y
-        samples = Samples(data, torch.arange(len(data)) * 7919, aims)
-        rows = torch.arange(len(data)).numpy()
-        return run(attack, Target(self.model), samples, rows, parsed, batch_size=batch_size, early_stop=early_stop)
+        if aims is None:
+            aims = self.y if parsed.goal == "untargeted" else 1 - self.y
+        return run(
+            attack,
+            Target(model or self.model),
+            Samples(data, torch.arange(len(data)) * 7919, aims),
+            np.arange(len(data)),
+            parsed,
+            seed=seed,
+            batch_size=batch_size,
+            early_stop=early_stop,
+            keep=keep,
+            meter=meter,
+        )
+
+
+def _dual(norm: str) -> int:
+    return {"Linf": 1, "L2": 2}[norm]
 
 
 @pytest.fixture
 def linear() -> Callable[..., Linear]:
-    def make(shape: tuple[int, ...] = (1, 6, 6), classes: int = 4, samples: int = 40, seed: int = 0) -> Linear:
+    def make(
+        shape: tuple[int, ...] = (1, 6, 6), classes: int = 4, samples: int = 40, seed: int = 0, scale: float = 1.0
+    ) -> Linear:
         generator = torch.Generator().manual_seed(seed)
         size = int(torch.tensor(shape).prod())
         layer = nn.Linear(size, classes)
@@ -65,6 +131,30 @@ def linear() -> Callable[..., Linear]:
         x = 0.5 + 0.02 * torch.randn(samples, *shape, generator=generator)
         with torch.no_grad():
             layer.bias.copy_(-(layer.weight * 0.5).sum(1))
+            y = model(x).argmax(1)
+            layer.weight *= scale
+            layer.bias *= scale
+        return Linear(x, y, model)
+
+    return make
+
+
+@pytest.fixture
+def walled() -> Callable[..., Linear]:
+    """Two classes, and samples of which six values in ten are exactly 0 or 1, as in images of digits."""
+
+    def make(shape: tuple[int, ...] = (1, 6, 6), samples: int = 20, seed: int = 0) -> Linear:
+        generator = torch.Generator().manual_seed(seed)
+        size = int(torch.tensor(shape).prod())
+        layer = nn.Linear(size, 2)
+        x = torch.rand(samples, *shape, generator=generator)
+        kind = torch.rand(samples, *shape, generator=generator)
+        x[kind < 0.3] = 0
+        x[kind > 0.7] = 1
+        with torch.no_grad():
+            layer.weight.copy_(torch.randn(2, size, generator=generator) / size**0.5)
+            layer.bias.copy_(-(x.flatten(1) @ layer.weight.T).mean(0))
+            model = nn.Sequential(nn.Flatten(), layer)
             y = model(x).argmax(1)
         return Linear(x, y, model)
 

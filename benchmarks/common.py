@@ -1,0 +1,97 @@
+"""What the benchmarks share: the published networks, the clock, and how results are written down."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from robustbench_lite.data import Data, load_data
+from robustbench_lite.weights import load_weights
+
+RESULTS = Path(__file__).parents[1] / "docs" / "benchmarks"
+
+
+def lenet5() -> nn.Module:
+    """The network of advertorch's MNIST examples: input (1, 28, 28) in [0, 1], 10 logits."""
+    layers: dict[str, nn.Module] = {
+        "conv1": nn.Conv2d(1, 32, 3, padding=1),
+        "relu1": nn.ReLU(),
+        "pool1": nn.MaxPool2d(2),
+        "conv2": nn.Conv2d(32, 64, 3, padding=1),
+        "relu2": nn.ReLU(),
+        "pool2": nn.MaxPool2d(2),
+        "flatten": nn.Flatten(),
+        "linear1": nn.Linear(3136, 200),
+        "relu3": nn.ReLU(),
+        "linear2": nn.Linear(200, 10),
+    }
+    network = nn.Sequential()
+    for name, layer in layers.items():
+        network.add_module(name, layer)
+    return network
+
+
+def loaded(network: nn.Module, weights: Path) -> nn.Module:
+    """The network with weights from a file, in evaluation mode."""
+    load_weights(network, weights)
+    return network.eval()
+
+
+def mnist(root: Path, limit: int | None = None) -> Data:
+    """The first MNIST test images."""
+    data = load_data("mnist", split="test", root=root)
+    return data if limit is None else data.take(torch.arange(limit))
+
+
+def cpu_seconds(job: Callable[[], object]) -> float:
+    """Processor time of a job: with one thread what the wall clock shows on a machine that does nothing else."""
+    started = time.process_time()
+    job()
+    return time.process_time() - started
+
+
+def rounds(jobs: dict[str, Callable[[], object]], count: int) -> dict[str, float]:
+    """Median seconds of each job over rounds in which every job runs once, so that drift hits all alike."""
+    taken: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(count):
+        for name, job in jobs.items():
+            taken[name].append(cpu_seconds(job))
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def environment() -> dict[str, Any]:
+    """What it ran on."""
+    from robustbench_lite.evaluation import processor
+
+    packages = ("torch", "numpy", "foolbox", "adversarial-robustness-toolbox", "robustbench_lite")
+    return {
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+    }
+
+
+def write(name: str, title: str, note: str, rows: list[dict[str, Any]]) -> None:
+    """Write rows as JSON and as a Markdown table into ``docs/benchmarks``, and print the table."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    where = environment()
+    (RESULTS / f"{name}.json").write_text(json.dumps({"environment": where, "rows": rows}, indent=1) + "\n")
+    heads = list(rows[0])
+    lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
+    lines += [
+        " | ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()) for row in rows
+    ]
+    table = "\n".join(f"| {line} |" for line in lines)
+    ran_on = ", ".join(f"{key} {value}" for key, value in where.items())
+    (RESULTS / f"{name}.md").write_text(f"# {title}\n\n{note}\n\n{table}\n\nRan on: {ran_on}.\n")
+    print(table)
