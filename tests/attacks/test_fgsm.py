@@ -91,8 +91,9 @@ def test_reaches_the_class_that_is_wanted(linear, norm):
 def test_leaving_for_another_class_than_the_wanted_one_is_no_success(linear):
     problem = linear(classes=6, samples=80)
     aims = (problem.y + 1) % 6
-    found = problem.attack(FGSM(), "Linf 0.05 targeted next", aims=aims)
-    untargeted = problem.attack(FGSM(), "Linf 0.05")
+    eps = 1.5 * float(problem.distances("Linf").median())
+    found = problem.attack(FGSM(), ThreatModel(norm="Linf", eps=eps, goal="targeted"), aims=aims)
+    untargeted = problem.attack(FGSM(), ThreatModel(norm="Linf", eps=eps))
     assert 0 < found.broken.sum() < untargeted.broken.sum()
     np.testing.assert_array_equal(found.prediction[found.broken], aims.numpy()[found.broken])
 
