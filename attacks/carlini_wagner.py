@@ -13,9 +13,9 @@ from robustbench_lite.engine import Attack, Problem, Seen
 from robustbench_lite.losses import LossName
 from robustbench_lite.parameters import Length, PositiveInt
 
-_START = 0.99  # how near the walls, where its slope is zero, the change of variable may start
 _FIRST_C = 2.0  # first c over the least one that pays, were the margin linear
 _FIRST_MOVE = 1.5  # length of the first step over the distance, were the margin linear
+_WALL = 0.05  # how near the walls it starts, in steps: on them the change of variable is infinite and its slope zero
 _PAPER = "https://arxiv.org/abs/1608.04644"
 
 
@@ -32,11 +32,11 @@ class Adam(NamedTuple):
         return cls(w, torch.zeros_like(w), torch.zeros_like(w))
 
     def step(self, grad: Tensor, lr: Tensor, count: Tensor) -> Adam:
-        """Descend; ``lr`` and ``count`` (steps made, this one included) hold one value a sample."""
+        """Descend by ``lr``, shape (B, *shape), in the step of number ``count``, from 1, shape (B,)."""
         mean = self.mean.lerp(grad, 0.1)
         square = self.square.lerp(grad * grad, 0.001)
         unbiased = (square / _like(1 - 0.999**count, grad)).sqrt() + 1e-8
-        w = self.w - _like(lr / (1 - 0.9**count), grad) * mean / unbiased
+        w = self.w - lr / _like(1 - 0.9**count, grad) * mean / unbiased
         return Adam(w, mean, square)
 
 
@@ -48,7 +48,7 @@ class State(NamedTuple):
     mean: Tensor
     square: Tensor
     c: Tensor
-    lr: Tensor
+    move: Tensor
     too_small: Tensor
     too_large: Tensor
     won: Tensor
@@ -91,36 +91,43 @@ class CarliniWagner(Attack):
         return "margin"
 
     def init(self, problem: Problem) -> State:
-        adam = Adam.at(_unsquash(problem.x))
-        unknown = torch.zeros(len(problem.x), device=problem.x.device)
-        return State(
-            _squash(adam.w), *adam, unknown, unknown, torch.zeros_like(unknown), unknown + torch.inf, unknown > 0
-        )
+        x, unknown = problem.x, torch.zeros(len(problem.x), device=problem.x.device)
+        return State(x, *Adam.at(x), unknown, unknown, unknown, unknown + torch.inf, unknown > 0)
 
     def step(self, problem: Problem, state: State, seen: Seen) -> State:
-        c, lr = state.c, state.lr
         first = problem.step == 0
         if bool(first.any()):
-            # For a linear margin, 2 * gap / slope^2 is the least c at which crossing it pays, gap / slope the distance.
-            gap = (self.confidence - seen.loss).clamp_min(1e-12)
-            slope = seen.grad.flatten(1).norm(dim=1).clamp_min(1e-12)
-            c = torch.where(first, _FIRST_C * 2 * gap / slope**2, c)
-            lr = torch.where(first, (_FIRST_MOVE * gap / slope / seen.x[0].numel() ** 0.5).clamp_max(self.lr), lr)
-
+            state = self._measure(problem, state, seen, first)
         won = state.won | (seen.loss >= self.confidence)
-        grad = 2 * (seen.x - problem.x) - _like(c * (seen.loss < self.confidence), seen.x) * seen.grad
+        grad = 2 * (seen.x - problem.x) - _like(state.c * (seen.loss < self.confidence), seen.x) * seen.grad
         done = problem.step % self.iterations
-        adam = Adam(state.w, state.mean, state.square).step(
-            grad * 2 * seen.x * (1 - seen.x), lr * (1 - done / self.iterations), done + 1
-        )
+        x = _squash(state.w)
+        slope = 2 * x * (1 - x)
+        lr = (_like(state.move, x) / slope).clamp_max(self.lr) * _like(1 - done / self.iterations, x)
+        adam = Adam(state.w, state.mean, state.square).step(grad * slope, lr, done + 1)
 
         ends = done + 1 == self.iterations
-        too_large = torch.where(ends & won, c, state.too_large)
-        too_small = torch.where(ends & ~won, c, state.too_small)
-        c = torch.where(ends, _between(too_small, too_large), c)
-        fresh = Adam.at(_unsquash(problem.x))
+        too_large = torch.where(ends & won, state.c, state.too_large)
+        too_small = torch.where(ends & ~won, state.c, state.too_small)
+        c = torch.where(ends, _between(too_small, too_large), state.c)
+        fresh = Adam.at(_unsquash(problem.x, _WALL * state.move))
         w, mean, square = (torch.where(_like(ends, new), new, old) for new, old in zip(fresh, adam, strict=True))
-        return State(_squash(w), w, mean, square, c, lr, too_small, too_large, won & ~ends)
+        return State(_squash(w), w, mean, square, c, state.move, too_small, too_large, won & ~ends)
+
+    def _measure(self, problem: Problem, state: State, seen: Seen, first: Tensor) -> State:
+        """Take the scales of c and of a step from the margin and its gradient at the input itself.
+
+        For a linear margin ``gap / steepness`` is the distance, and ``2 * gap / steepness ** 2`` the least c that pays.
+        """
+        gap = (self.confidence - seen.loss).clamp_min(1e-12)
+        steepness = torch.linalg.vector_norm(seen.grad.flatten(1), dim=1).clamp_min(1e-12)
+        move = _FIRST_MOVE * gap / steepness / seen.x[0].numel() ** 0.5
+        start = _unsquash(problem.x, _WALL * move)
+        return state._replace(
+            w=torch.where(_like(first, start), start, state.w),
+            c=torch.where(first, _FIRST_C * 2 * gap / steepness**2, state.c),
+            move=torch.where(first, move, state.move),
+        )
 
 
 def _between(too_small: Tensor, too_large: Tensor) -> Tensor:
@@ -170,14 +177,16 @@ class CarliniWagnerLinf(Attack):
 
     def init(self, problem: Problem) -> BallState:
         low, high = _walls(problem)
-        adam = Adam.at(_unsquash(((problem.x - low) / (high - low)).clamp(0.05, 0.95)))
+        adam = Adam.at(
+            _unsquash((problem.x - low) / (high - low), torch.full(problem.y.shape, 0.05, device=low.device))
+        )
         return BallState(low + (high - low) * _squash(adam.w), *adam)
 
     def step(self, problem: Problem, state: BallState, seen: Seen) -> BallState:
         low, high = _walls(problem)
         share = _squash(state.w)
         slope = (high - low) * 2 * share * (1 - share)
-        lr = self.lr * (1 - problem.step / self.iterations)
+        lr = self.lr * _like(1 - problem.step / self.iterations, share)
         adam = Adam(state.w, state.mean, state.square).step(-seen.grad * slope, lr, problem.step + 1)
         return BallState(low + (high - low) * _squash(adam.w), *adam)
 
@@ -191,8 +200,10 @@ def _squash(w: Tensor) -> Tensor:
     return (w.tanh() + 1) / 2
 
 
-def _unsquash(x: Tensor) -> Tensor:
-    return (2 * x - 1).clamp(-_START, _START).atanh()
+def _unsquash(x: Tensor, wall: Tensor) -> Tensor:
+    """The inverse, of a point brought at least ``wall`` away from 0 and 1, shape (B,)."""
+    wall = _like(wall.clamp(1e-6, 0.05), x)
+    return (2 * x.clamp(min=wall, max=1 - wall) - 1).atanh()
 
 
 def _like(values: Tensor, batch: Tensor) -> Tensor:

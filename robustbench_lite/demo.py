@@ -11,7 +11,7 @@ from robustbench_lite.hardening import harden
 from robustbench_lite.scorecard import Scorecard
 
 if TYPE_CHECKING:
-    from robustbench_lite.engine import Progress
+    from robustbench_lite.meter import Progress
     from robustbench_lite.training import TrainingProgress
 
 THREAT = "Linf 0.15"

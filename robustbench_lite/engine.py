@@ -11,8 +11,9 @@ from __future__ import annotations
 import time
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container
+from collections.abc import Container
 from dataclasses import dataclass, field, fields, replace
+from itertools import islice
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -22,18 +23,18 @@ from torch import Tensor, nn
 
 from robustbench_lite.data import Data
 from robustbench_lite.errors import UserError
+from robustbench_lite.journal import Entry, Journal
+from robustbench_lite.lanes import Lanes
 from robustbench_lite.losses import LOSSES, LossName
+from robustbench_lite.meter import Meter, Progress, Stop
 from robustbench_lite.noise import Noise
 from robustbench_lite.norms import GEOMETRIES, project
 from robustbench_lite.scorecard import Passes, Trace
-from robustbench_lite.suite import Budget
 from robustbench_lite.target import Target
 from robustbench_lite.threat import NORMS, ThreatModel
 
 TOLERANCE = 1e-6
 """By how much a witness may leave the ball: float32 rounding of values in [0, 1], and no more."""
-
-_LARGEST = 1e30  # a loss of infinity is told as this, so that every number of a scorecard is finite
 
 
 class State(Protocol):
@@ -130,52 +131,6 @@ class Attack(ABC):
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
-class Progress(NamedTuple):
-    """Where an attack stands, for whoever shows it."""
-
-    name: str
-    threat: str
-    done: int
-    total: int
-    broken: int
-    passes: Passes
-
-
-class Stop(Exception):  # noqa: N818 - not an error: a reason to end
-    """A limit of the budget is reached; the text says which."""
-
-
-class Meter:
-    """Counts what an evaluation spends, and ends it when the budget is spent."""
-
-    def __init__(self, budget: Budget | None = None, on_progress: Callable[[Progress], None] | None = None) -> None:
-        self.budget = budget or Budget()
-        self.passes = Passes()
-        self.started = time.perf_counter()
-        self._on_progress = on_progress
-
-    @property
-    def seconds(self) -> float:
-        """Wall-clock time since the start."""
-        return time.perf_counter() - self.started
-
-    def check(self, upcoming: int) -> None:
-        """Raise `Stop` where this many further passes, or time, are over the budget."""
-        if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
-            raise Stop("seconds")
-        if self.budget.passes is not None and self.passes.total + upcoming > self.budget.passes:
-            raise Stop("passes")
-
-    def spend(self, forward: int, backward: int) -> None:
-        """Count passes."""
-        self.passes += Passes(forward=forward, backward=backward)
-
-    def tell(self, progress: Progress) -> None:
-        """Hand progress on to whoever shows it."""
-        if self._on_progress is not None:
-            self._on_progress(progress)
-
-
 @dataclass(frozen=True)
 class Samples:
     """The data of an evaluation, with what the clean pass found out about each sample."""
@@ -197,12 +152,19 @@ class Run:
     broken: NDArray[np.bool_]
     """Whether a confirmed witness was found."""
     prediction: NDArray[np.int64]
-    """What the model says to the witness."""
+    """What the model says to the witness; -1 without one."""
     distance: NDArray[np.float64]
     """Distance of the nearest adversarial example seen, in the ball or, of a minimal attack, out of it; or inf."""
     forward: NDArray[np.int64]
     backward: NDArray[np.int64]
-    trace: Trace
+    samples: NDArray[np.int64]
+    """By step: how many samples reached it (a restart counts again)."""
+    loss: NDArray[np.float64]
+    """By step: sum of their losses."""
+    fell: NDArray[np.int64]
+    """By step: how many were broken there."""
+    zero: NDArray[np.int64]
+    """By step: how many had a gradient of zero."""
     witnesses: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     """Adversarial inputs of the positions that were to be kept."""
     unconfirmed: int = 0
@@ -210,10 +172,50 @@ class Run:
     """``interrupt``, ``seconds`` or ``passes`` where it didn't come to its end."""
     seconds: float = 0.0
 
+    @classmethod
+    def empty(cls, size: int, steps: int) -> Run:
+        """Before the first entry, of ``size`` samples and an attack of ``steps`` steps."""
+        return cls(
+            broken=np.zeros(size, np.bool_),
+            prediction=np.full(size, -1, np.int64),
+            distance=np.full(size, np.inf),
+            forward=np.zeros(size, np.int64),
+            backward=np.zeros(size, np.int64),
+            samples=np.zeros(steps + 1, np.int64),
+            loss=np.zeros(steps + 1),
+            fell=np.zeros(steps + 1, np.int64),
+            zero=np.zeros(steps + 1, np.int64),
+        )
+
+    def add(self, entry: Entry) -> None:
+        """Add what became of some samples."""
+        rows, broken = entry.rows, entry.broken
+        self.broken[rows] |= broken
+        self.prediction[rows[broken]] = entry.prediction[broken]
+        self.distance[rows] = np.where(broken, entry.distance, np.minimum(self.distance[rows], entry.distance))
+        self.forward[rows] += entry.forward
+        self.backward[rows] += entry.backward
+        for name in ("samples", "loss", "fell", "zero"):
+            getattr(self, name)[:] += getattr(entry, name)
+        self.witnesses.update(entry.witnesses)
+        self.unconfirmed += int(entry.unconfirmed.sum())
+        self.seconds += entry.seconds
+
     @property
     def passes(self) -> Passes:
         """All samples' passes together."""
         return Passes(forward=int(self.forward.sum()), backward=int(self.backward.sum()))
+
+    @property
+    def trace(self) -> Trace:
+        """What was seen by step."""
+        reached = int(np.count_nonzero(self.samples))
+        return Trace(
+            samples=tuple(self.samples[:reached].tolist()),
+            loss=tuple((self.loss[:reached] / np.maximum(self.samples[:reached], 1)).tolist()),
+            broken=tuple(self.fell[:reached].tolist()),
+            zero_gradient=tuple(self.zero[:reached].tolist()),
+        )
 
 
 def run(
@@ -229,6 +231,7 @@ def run(
     early_stop: bool = True,
     keep: Container[int] = (),
     meter: Meter | None = None,
+    journal: Journal | None = None,
 ) -> Run:
     """Run one attack on some samples.
 
@@ -248,6 +251,8 @@ def run(
         Positions whose witness is kept.
     meter
         Counts and limits what is spent.
+    journal
+        Where entries are written, and read first: a run that was killed goes on from them.
 
     Returns
     -------
@@ -256,7 +261,20 @@ def run(
     """
     if threat.norm not in attack.norms:
         raise UserError(f"{name} can't be run under {threat}: it does {', '.join(attack.norms)}")
-    return _Loop(attack, target, samples, threat, name, seed, batch_size, early_stop, keep, meter or Meter()).run(rows)
+    loop = _Loop(
+        attack,
+        target,
+        samples,
+        threat,
+        name=name,
+        seed=seed,
+        batch_size=batch_size,
+        early_stop=early_stop,
+        keep=keep,
+        meter=meter or Meter(),
+        journal=journal,
+    )
+    return loop.run(rows)
 
 
 def perturb(attack: Attack, target: Target, x: Tensor, y: Tensor, threat: ThreatModel, keys: Tensor) -> Tensor:
@@ -366,62 +384,8 @@ def out_of_memory(fault: BaseException) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class _Lanes:
-    """The samples in flight, one a row in every field."""
-
-    rows: Tensor  # position in the data, on the CPU
-    restart: Tensor  # on the CPU
-    problem: Problem
-    state: State
-    best: Tensor  # distance of the nearest adversarial candidate so far
-    best_x: Tensor
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def select(self, keep: Tensor) -> _Lanes:
-        here = keep.to(self.rows.device)
-        return _Lanes(
-            self.rows[here],
-            self.restart[here],
-            _map_problem(lambda part: part[keep], self.problem),
-            _map_state(lambda part: part[keep], self.state),
-            self.best[keep],
-            self.best_x[keep],
-        )
-
-    def join(self, other: _Lanes) -> _Lanes:
-        return _Lanes(
-            torch.cat([self.rows, other.rows]),
-            torch.cat([self.restart, other.restart]),
-            _map_problem(_cat, self.problem, other.problem),
-            _map_state(_cat, self.state, other.state),
-            torch.cat([self.best, other.best]),
-            torch.cat([self.best_x, other.best_x]),
-        )
-
-
-def _cat(*parts: Tensor) -> Tensor:
-    return torch.cat(parts)
-
-
-def _map_problem(function: Callable[..., Tensor], first: Problem, *others: Problem) -> Problem:
-    def part(name: str) -> Tensor:
-        return function(*(getattr(one, name) for one in (first, *others)))
-
-    keys = function(*(one.noise.keys for one in (first, *others)))
-    return replace(first, x=part("x"), y=part("y"), aim=part("aim"), step=part("step"), noise=Noise(keys))
-
-
-def _map_state(function: Callable[..., Tensor], first: State, *others: State) -> State:
-    columns = zip(first, *others, strict=True)  # type: ignore[call-overload]  # a State is a NamedTuple of tensors
-    mapped: State = type(first)(*(function(*column) for column in columns))
-    return mapped
-
-
 class _Loop:
-    """One run of one attack."""
+    """One run of one attack: its result is the sum of the entries that its samples settle in."""
 
     def __init__(
         self,
@@ -429,217 +393,230 @@ class _Loop:
         target: Target,
         samples: Samples,
         threat: ThreatModel,
+        *,
         name: str,
         seed: int,
         batch_size: int,
         early_stop: bool,
         keep: Container[int],
         meter: Meter,
+        journal: Journal | None,
     ) -> None:
         self.attack, self.target, self.samples, self.threat = attack, target, samples, threat
-        self.name, self.early_stop, self.keep, self.meter = name, early_stop, keep, meter
+        self.name, self.early_stop, self.keep, self.meter, self.journal = name, early_stop, keep, meter, journal
         self.capacity = batch_size
         self.stream = Noise(samples.keys).at(seed).at(zlib.crc32(f"{name}|{threat}".encode()))
         self.look = _Look(target, attack, threat, batch_size)
         self.model = Counted(target)
         self.distance = GEOMETRIES[threat.norm].distance
         self.reach = threat.eps + TOLERANCE
-        size = len(samples)
-        self.forward, self.backward = np.zeros(size, np.int64), np.zeros(size, np.int64)
-        self.trace = _Tracer(attack.steps + 1)
-        self.result = Run(
-            broken=np.zeros(size, np.bool_),
-            prediction=np.full(size, -1, np.int64),
-            distance=np.full(size, np.inf),
-            forward=self.forward,
-            backward=self.backward,
-            trace=self.trace.told(),
-        )
-        self.unchecked: list[tuple[Tensor, Tensor]] = []  # rows and adversarial candidates that wait for confirmation
-        self.finished = 0
+        self.result = Run.empty(len(samples), attack.steps)
+        self.queue: dict[int, int] = {}  # samples that wait, and which start it will be
+        self.lanes: Lanes | None = None
+        self.unchecked: list[Lanes] = []  # broken, and waiting for confirmation
+        self.settled = self.total = 0
+        self.last_entry = time.perf_counter()
 
     def run(self, rows: NDArray[np.int64]) -> Run:
-        started = time.perf_counter()
-        self.queue = [(int(row), 0) for row in rows]
+        self.queue = dict.fromkeys(rows.tolist(), 0)
         self.total = len(rows)
-        try:
-            with self.target.attacking():
-                try:
-                    lanes = self._refill(None)
-                    while lanes is not None:
-                        lanes = self._refill(self._advance(lanes))
-                except Stop as stop:
-                    self.result.stopped = str(stop)
-                except KeyboardInterrupt:
-                    self.result.stopped = "interrupt"
-                self._confirm(everything=True)
-        finally:
-            self.result.trace = self.trace.told()
-            self.result.seconds = time.perf_counter() - started
+        self._read_journal()
+        with self.target.attacking():
+            try:
+                while self._refill():
+                    self._advance()
+            except Stop as stop:
+                self.result.stopped = str(stop)
+            except KeyboardInterrupt:
+                self.result.stopped = "interrupt"
+            self._cut_short()
+            self._confirm(everything=True)
         return self.result
 
-    def _advance(self, lanes: _Lanes) -> _Lanes | None:
+    def _cut_short(self) -> None:
+        """Take what the lanes have where the run was stopped: their passes count, but they are not settled for good."""
+        if self.lanes is not None:
+            broken = self.lanes.fell >= 0
+            self.unchecked.append(self.lanes.select(broken))
+            self._settle(self.lanes.select(~broken), journal=False)
+
+    def _read_journal(self) -> None:
+        for entry in self.journal.entries() if self.journal is not None else ():
+            if all(row in self.queue for row in entry.rows.tolist()):
+                self.meter.spend(int(entry.forward.sum()), int(entry.backward.sum()))
+                self._add(entry)
+
+    def _refill(self) -> bool:
+        """Fill the places that came free; not for every single one, as each refill copies the batch."""
+        self.capacity = min(self.capacity, self.look.limit)
+        free = self.capacity - (self.lanes.size if self.lanes else 0)
+        if self.queue and (self.lanes is None or free >= max(1, self.capacity // 8)):
+            taken = list(islice(self.queue.items(), free))
+            fresh = self._start(*torch.tensor(taken).unbind(1))
+            self.lanes = fresh if self.lanes is None else self.lanes.join(fresh)
+            for row, _ in taken:
+                del self.queue[row]
+        return self.lanes is not None
+
+    def _start(self, rows: Tensor, restart: Tensor) -> Lanes:
+        device = self.target.device
+        x, y, aim, keys = (
+            part.to(device)
+            for part in (
+                self.samples.data.fetch(rows),
+                self.samples.data.labels[rows],
+                self.samples.aims[rows],
+                Noise(self.stream.keys[rows]).at(restart).keys,
+            )
+        )
+        problem = self._problem(x, y, aim, torch.zeros_like(y), keys)
+        return Lanes.start(rows, restart, x, y, aim, keys, self.attack.steps, self.attack.init(problem))
+
+    def _problem(self, x: Tensor, y: Tensor, aim: Tensor, step: Tensor, keys: Tensor) -> Problem:
+        return Problem(x=x, y=y, aim=aim, step=step, noise=Noise(keys), threat=self.threat, model=self.model)
+
+    def _advance(self) -> None:
         """Look at the candidates of all lanes, let go of those that are done, and step the others."""
-        last = lanes.problem.step >= self.attack.steps
+        assert self.lanes is not None
+        lanes = self.lanes
+        last = lanes.step >= self.attack.steps
         gradient = self.attack.gradients and not bool(last.all())
-        self.meter.check(len(lanes) * (1 + gradient))
-        seen = self.look(self._confine(lanes.problem, lanes.state.x), lanes.problem.aim, gradient=gradient)
-        self._count(lanes.rows, forward=1, backward=int(gradient))
-        standing = lanes.best > self.reach
-        self._judge(lanes, seen)
-        broken = lanes.best <= self.reach
-        self.trace.add(lanes.problem.step, seen, broken & standing, gradient)
-        done = last | broken if self.early_stop else last
+        self.meter.check(lanes.size * (1 + gradient))
+        problem = self._problem(lanes.x, lanes.y, lanes.aim, lanes.step, lanes.keys)
+        candidates = lanes.state.x.clamp(0.0, 1.0) if self.attack.minimal else problem.project(lanes.state.x)
+        seen = self.look(candidates, lanes.aim, gradient=gradient)
+        self.meter.spend(lanes.size, lanes.size * gradient)
+        lanes = self._judge(lanes, seen)
+        lanes.note(seen.loss, seen.grad if gradient else None)
+        lanes = self.lanes = lanes._replace(forward=lanes.forward + 1, backward=lanes.backward + int(gradient))
+
+        done = last | (lanes.fell >= 0) if self.early_stop else last
         if bool(done.any()):
+            self.lanes = None
             self._let_go(lanes.select(done))
-            going = ~done
-            if not bool(going.any()):
-                return None
-            lanes, seen = lanes.select(going), Seen(*(part[going] for part in seen))
-        state = self.attack.step(lanes.problem, lanes.state, seen)
-        if self.model.spent.total:
-            self._spread(lanes.rows, self.model.take())
-        return replace(lanes, state=state, problem=replace(lanes.problem, step=lanes.problem.step + 1))
+            if bool(done.all()):
+                return
+            lanes, seen = lanes.select(~done), Seen(*(part[~done] for part in seen))
+        problem = self._problem(lanes.x, lanes.y, lanes.aim, lanes.step, lanes.keys)
+        state = self.attack.step(problem, lanes.state, seen)
+        self.lanes = self._charge(lanes, self.model.take())._replace(state=state, step=lanes.step + 1)
 
-    def _confine(self, problem: Problem, x: Tensor) -> Tensor:
-        return x.clamp(0.0, 1.0) if self.attack.minimal else problem.project(x)
-
-    def _judge(self, lanes: _Lanes, seen: Seen) -> None:
-        """Keep the nearest adversarial candidate of each lane."""
-        hit = self._reached(seen.logits, lanes.problem.aim).nonzero()[:, 0]
+    def _judge(self, lanes: Lanes, seen: Seen) -> Lanes:
+        """Keep the nearest adversarial candidate of each lane, and the step at which it first was in the ball."""
+        hit = self._reached(seen.logits, lanes.aim).nonzero()[:, 0]
         if len(hit) == 0:
-            return
-        distance = self.distance(seen.x[hit] - lanes.problem.x[hit])
+            return lanes
+        distance = self.distance(seen.x[hit] - lanes.x[hit])
         nearer = distance < lanes.best[hit]
         lanes.best[hit[nearer]] = distance[nearer]
         lanes.best_x[hit[nearer]] = seen.x[hit[nearer]]
+        falls = (lanes.fell < 0) & (lanes.best <= self.reach)
+        return lanes._replace(fell=torch.where(falls, lanes.step, lanes.fell))
 
     def _reached(self, logits: Tensor, aim: Tensor) -> Tensor:
         """Whether a prediction is what the adversary wants; one that is not a number never is."""
         same = logits.argmax(1) == aim
         return (same if self.threat.goal == "targeted" else ~same) & logits.isfinite().all(1)
 
-    def _let_go(self, lanes: _Lanes) -> None:
-        """Take leave of lanes that are done: to confirmation, to another restart, or as standing."""
-        broken = (lanes.best <= self.reach).cpu()
-        nearest = lanes.best.double().cpu().numpy()
-        rows = lanes.rows.numpy()
-        self.result.distance[rows] = np.minimum(self.result.distance[rows], nearest)
+    def _charge(self, lanes: Lanes, spent: Passes) -> Lanes:
+        """Share the passes of an attack that runs its own loop evenly among its samples."""
+        if not spent.total:
+            return lanes
+        self.meter.spend(spent.forward, spent.backward)
+        place = torch.arange(lanes.size, device=lanes.rows.device)
+        forward, backward = (
+            total // lanes.size + (place < total % lanes.size) for total in (spent.forward, spent.backward)
+        )
+        return lanes._replace(forward=lanes.forward + forward, backward=lanes.backward + backward)
+
+    def _let_go(self, lanes: Lanes) -> None:
+        """Take leave of lanes that are done: those that broke wait for confirmation, the others are settled."""
+        broken = lanes.fell >= 0
         if bool(broken.any()):
-            self.unchecked.append((lanes.rows[broken], lanes.best_x[broken.to(lanes.best_x.device)]))
-        again = [
-            (row, restart + 1)
-            for row, restart in zip(lanes.rows[~broken].tolist(), lanes.restart[~broken].tolist(), strict=True)
-            if restart + 1 < self.attack.restarts
-        ]
-        self.queue += again
-        self.finished += len(lanes) - len(again)
+            self.unchecked.append(lanes.select(broken))
+        if not bool(broken.all()):
+            self._settle(lanes.select(~broken))
         self._confirm()
+
+    def _confirm(self, everything: bool = False) -> None:
+        """Ask the model again about the candidates that broke a sample, in batches of their own."""
+        waiting = sum(lanes.size for lanes in self.unchecked)
+        if not waiting or (waiting < self.capacity and not everything):
+            return
+        lanes = self.unchecked[0]
+        for other in self.unchecked[1:]:
+            lanes = lanes.join(other)
+        self.unchecked = []
+        for at in range(0, lanes.size, self.capacity):
+            part = torch.arange(at, min(at + self.capacity, lanes.size), device=lanes.rows.device)
+            self._confirm_batch(lanes.select(part))
+
+    def _confirm_batch(self, lanes: Lanes) -> None:
+        origin = self.samples.data.fetch(lanes.rows.cpu()).to(lanes.x.device)
+        logits = self.look(lanes.best_x, lanes.aim, gradient=False).logits
+        self.meter.spend(lanes.size, 0)
+        distance = self.distance(lanes.best_x.double() - origin.double())
+        in_box = ((lanes.best_x >= 0) & (lanes.best_x <= 1)).flatten(1).all(1)
+        good = self._reached(logits, lanes.aim) & in_box & (distance <= self.reach)
+        self._settle(
+            lanes._replace(forward=lanes.forward + 1, best=torch.where(good, distance, torch.inf)),
+            good=good.cpu().numpy(),
+            prediction=torch.where(good, logits.argmax(1), -1).cpu().numpy(),
+        )
+
+    def _settle(
+        self,
+        lanes: Lanes,
+        good: NDArray[np.bool_] | None = None,
+        prediction: NDArray[np.int64] | None = None,
+        journal: bool = True,
+    ) -> None:
+        """Write an entry for lanes that stand (``good`` is None), or whose candidates were asked about again."""
+        rows = lanes.rows.cpu().numpy()
+        restart = lanes.restart.cpu().numpy()
+        stands = np.zeros(lanes.size, np.bool_) if good is None else good
+        sums = lanes.sums()
+        entry = Entry(
+            rows=rows,
+            restart=restart,
+            again=~stands & (restart + 1 < self.attack.restarts) if good is None else np.zeros_like(stands),
+            broken=stands,
+            unconfirmed=np.zeros_like(stands) if good is None else ~good,
+            prediction=np.full(lanes.size, -1, np.int64) if prediction is None else prediction,
+            distance=lanes.best.double().cpu().numpy(),
+            forward=lanes.forward.cpu().numpy(),
+            backward=lanes.backward.cpu().numpy(),
+            samples=sums.samples,
+            loss=sums.loss,
+            fell=sums.fell,
+            zero=sums.zero,
+            seconds=time.perf_counter() - self.last_entry,
+            witnesses={
+                int(row): lanes.best_x[place].float().cpu().numpy()
+                for place, row in enumerate(rows)
+                if stands[place] and row in self.keep
+            },
+        )
+        self.last_entry = time.perf_counter()
+        self._add(entry)
+        if self.journal is not None and journal:
+            self.journal.add(entry)
         self.meter.tell(
             Progress(
                 self.name,
                 str(self.threat),
-                self.finished,
+                self.settled,
                 self.total,
-                int(self.result.broken.sum()) + sum(len(rows) for rows, _ in self.unchecked),
+                int(self.result.broken.sum()),
                 self.result.passes,
             )
         )
 
-    def _refill(self, lanes: _Lanes | None) -> _Lanes | None:
-        """Fill the places that came free; not for every single one, as each refill copies the batch."""
-        self.capacity = min(self.capacity, self.look.limit)
-        free = self.capacity - (len(lanes) if lanes else 0)
-        if not self.queue or (lanes is not None and free < max(1, self.capacity // 8)):
-            return lanes
-        taken, self.queue = self.queue[:free], self.queue[free:]
-        rows, restart = torch.tensor(taken).unbind(1)
-        device = self.target.device
-        x, y = self.samples.data.fetch(rows).to(device), self.samples.data.labels[rows].to(device)
-        problem = Problem(
-            x=x,
-            y=y,
-            aim=self.samples.aims[rows].to(device),
-            step=torch.zeros_like(y),
-            noise=replace(self.stream, keys=self.stream.keys[rows]).at(restart).to(device),
-            threat=self.threat,
-            model=self.model,
-        )
-        best = torch.full((len(rows),), torch.inf, device=device)
-        fresh = _Lanes(rows, restart, problem, self.attack.init(problem), best, x.clone())
-        return fresh if lanes is None else lanes.join(fresh)
-
-    def _confirm(self, everything: bool = False) -> None:
-        """Ask the model again about the candidates that broke a sample, in batches of their own."""
-        waiting = sum(len(rows) for rows, _ in self.unchecked)
-        if not waiting or (waiting < self.capacity and not everything):
-            return
-        rows = torch.cat([rows for rows, _ in self.unchecked])
-        candidates = torch.cat([x for _, x in self.unchecked])
-        self.unchecked = []
-        for at in range(0, len(rows), self.capacity):
-            self._confirm_batch(rows[at : at + self.capacity], candidates[at : at + self.capacity])
-
-    def _confirm_batch(self, rows: Tensor, candidates: Tensor) -> None:
-        origin = self.samples.data.fetch(rows).to(candidates.device)
-        aim = self.samples.aims[rows].to(candidates.device)
-        logits = self.look(candidates, aim, gradient=False).logits
-        self._count(rows, forward=1)
-        prediction = logits.argmax(1)
-        distance = self.distance(candidates.double() - origin.double())
-        in_box = (candidates.flatten(1).amin(1) >= 0) & (candidates.flatten(1).amax(1) <= 1)
-        good = (self._reached(logits, aim) & in_box & (distance <= self.reach)).cpu().numpy()
-        positions = rows.numpy()
-        confirmed = positions[good]
-        self.result.broken[confirmed] = True
-        self.result.prediction[confirmed] = prediction.cpu().numpy()[good]
-        self.result.distance[confirmed] = distance.cpu().numpy()[good]
-        self.result.distance[positions[~good]] = np.inf
-        self.result.unconfirmed += int((~good).sum())
-        for place, row in enumerate(positions.tolist()):
-            if good[place] and row in self.keep:
-                self.result.witnesses[row] = candidates[place].float().cpu().numpy()
-
-    def _count(self, rows: Tensor, forward: int = 0, backward: int = 0) -> None:
-        positions = rows.numpy()
-        self.forward[positions] += forward
-        self.backward[positions] += backward
-        self.meter.spend(forward * len(positions), backward * len(positions))
-
-    def _spread(self, rows: Tensor, spent: Passes) -> None:
-        """Share the passes of an attack that runs its own loop evenly among its samples."""
-        positions = rows.numpy()
-        for counts, total in ((self.forward, spent.forward), (self.backward, spent.backward)):
-            each, rest = divmod(total, len(positions))
-            counts[positions] += each
-            counts[positions[:rest]] += 1
-        self.meter.spend(spent.forward, spent.backward)
-
-
-class _Tracer:
-    """Sums by step of what was seen."""
-
-    def __init__(self, length: int) -> None:
-        self.samples, self.broken, self.zero = (np.zeros(length, np.int64) for _ in range(3))
-        self.loss = np.zeros(length)
-
-    def add(self, step: Tensor, seen: Seen, broken: Tensor, gradient: bool) -> None:
-        at = step.cpu().numpy()
-        loss = seen.loss.double().clamp(-_LARGEST, _LARGEST).nan_to_num(0.0).cpu().numpy()
-        length = len(self.samples)
-        self.samples += np.bincount(at, minlength=length)
-        self.loss += np.bincount(at, loss, minlength=length)
-        self.broken += np.bincount(at[broken.cpu().numpy()], minlength=length)
-        if gradient:
-            zero = ~seen.grad.flatten(1).any(1)
-            self.zero += np.bincount(at[zero.cpu().numpy()], minlength=length)
-
-    def told(self) -> Trace:
-        reached = int(np.count_nonzero(self.samples))
-        mean = self.loss[:reached] / np.maximum(self.samples[:reached], 1)
-        return Trace(
-            samples=tuple(self.samples[:reached].tolist()),
-            loss=tuple(mean.tolist()),
-            broken=tuple(self.broken[:reached].tolist()),
-            zero_gradient=tuple(self.zero[:reached].tolist()),
-        )
+    def _add(self, entry: Entry) -> None:
+        """Add an entry to the result; queue what is to be started again."""
+        self.result.add(entry)
+        for row, restart, again in zip(entry.rows.tolist(), entry.restart.tolist(), entry.again.tolist(), strict=True):
+            self.queue.pop(row, None)
+            if again:
+                self.queue[row] = restart + 1
+        self.settled += int((~entry.again).sum())

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 import robustbench_lite
 from robustbench_lite import registry, validity
 from robustbench_lite.data import Data, as_data, check_inputs, check_labels
-from robustbench_lite.engine import Attack, Meter, Progress, Run, Samples, run
+from robustbench_lite.engine import Attack, Run, Samples, run
 from robustbench_lite.errors import UserError
+from robustbench_lite.meter import Meter, Progress
 from robustbench_lite.noise import Noise
 from robustbench_lite.scorecard import (
     AttackResult,

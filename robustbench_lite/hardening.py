@@ -17,10 +17,10 @@ from torch import nn
 
 from robustbench_lite import registry
 from robustbench_lite.data import Data, as_data, check_inputs, check_labels
-from robustbench_lite.engine import Progress
 from robustbench_lite.errors import UserError, faults
 from robustbench_lite.evaluation import evaluate
 from robustbench_lite.files import write_atomically
+from robustbench_lite.meter import Progress
 from robustbench_lite.scorecard import Scorecard
 from robustbench_lite.suite import Recipe, Schedule, Suite, load_recipe, load_suite
 from robustbench_lite.target import Target, as_target, save_model

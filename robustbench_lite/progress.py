@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from robustbench_lite import engine
+    from robustbench_lite.meter import Progress as AttackProgress
     from robustbench_lite.training import TrainingProgress
 
 
@@ -29,11 +29,11 @@ def bars(quiet: bool = False) -> Iterator[Progress]:
         yield progress
 
 
-def attack_bars(progress: Progress) -> Callable[[engine.Progress], None]:
+def attack_bars(progress: Progress) -> Callable[[AttackProgress], None]:
     """One bar an attack: samples done, and how many it broke."""
     tasks: dict[tuple[str, str], TaskID] = {}
 
-    def show(event: engine.Progress) -> None:
+    def show(event: AttackProgress) -> None:
         key = (event.name, event.threat)
         if key not in tasks:
             tasks[key] = progress.add_task(_short(f"{event.name} · {event.threat}"), total=event.total, note="")

@@ -2,6 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_EARLY = 0.2
+"""Part of the error that an evaluation which may stop early spends on looking early; its last look has the rest."""
+_NUISANCE = 0.001
+"""Error, a side, that is spent on how often two classifiers differ at all; Berger and Boos's choice."""
+_MOST = 10**9
+"""Samples beyond which none are asked for: the share is at the threshold as far as anyone will ever know."""
+
 
 def clopper_pearson(count: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """Exact two-sided interval for a binomial share.
@@ -22,10 +37,7 @@ def clopper_pearson(count: int, total: int, confidence: float = 0.95) -> tuple[f
     ----------
     Clopper and Pearson, *The use of confidence or fiducial limits*, 1934. https://doi.org/10.1093/biomet/26.4.404
     """
-    if not 0 <= count <= total:
-        raise ValueError(f"count {count} of total {total}: expected 0 <= count <= total")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}: expected a number between 0 and 1, such as 0.95")
+    _check(count, total, confidence)
     from scipy.special import betaincinv  # scipy.stats costs 0.7 s to import and adds nothing here
 
     tail = (1 - confidence) / 2
@@ -58,3 +70,306 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
     total = only_first + only_second
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), total, 0.5))) if total else 1.0
+
+
+def mcnemar_loss(lost: int, gained: int) -> float:
+    """Exact one-sided McNemar test that a second classifier is worse than a first on the same samples.
+
+    Parameters
+    ----------
+    lost, gained
+        Samples that only the first, and only the second, got right.
+
+    Returns
+    -------
+    float
+        How likely it is to lose at least as many of those on which they differ where nothing but chance is at work; 1
+        where they never differ.
+
+    References
+    ----------
+    McNemar, *Note on the sampling error of the difference between correlated proportions*, 1947.
+    https://doi.org/10.1007/BF02295996
+    """
+    if min(lost, gained) < 0:
+        raise ValueError(f"counts are {lost} and {gained}: expected none below 0")
+    from scipy.special import bdtr
+
+    return float(bdtr(gained, lost + gained, 0.5))
+
+
+def samples_needed(count: int, total: int, threshold: float, confidence: float = 0.95) -> int | None:
+    """Samples at which the Clopper-Pearson interval leaves a threshold out, if the share stays as it is.
+
+    Parameters
+    ----------
+    count, total
+        Successes and trials so far, ``0 <= count <= total`` and ``total > 0``.
+    threshold
+        A share in [0, 1].
+    confidence
+        Of the interval, in (0, 1).
+
+    Returns
+    -------
+    int or None
+        Samples altogether, ``total`` where the interval already leaves it out; None where no number would do, because
+        the share is the threshold.
+    """
+    _check(count, total, confidence)
+    from scipy.special import betainc
+
+    share, tail = count / total, (1 - confidence) / 2
+    if share < threshold:  # the same question about the failures
+        count, share, threshold = total - count, 1 - share, 1 - threshold
+
+    def above(samples: int) -> bool:
+        # The low end of the interval exceeds the threshold; the count need not be whole for the formula to hold.
+        return samples * share > 0 and betainc(samples * share, samples * (1 - share) + 1, threshold) < tail
+
+    if share == threshold:
+        return None
+    most = total
+    while not above(most):
+        if most > _MOST:
+            return None
+        most *= 2
+    least = most // 2 if most > total else total - 1
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (least, middle) if above(middle) else (middle, most)
+    return most
+
+
+def confidence_sequence(count: int, seen: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval for a binomial share that holds at every number of samples at once.
+
+    One may look after every sample and stop whenever one likes: the chance that the share is ever outside is at most
+    ``1 - confidence``, half of it on each side. Each side is a mixture of likelihood ratios, uniform over the shares
+    beyond the one that is tested, hence a supermartingale that exceeds ``1 / error`` at most that often (Ville).
+
+    Parameters
+    ----------
+    count, seen
+        Successes and trials so far, in an order that doesn't depend on how they came out.
+    confidence
+        Coverage that is guaranteed at all times together, in (0, 1).
+
+    Returns
+    -------
+    tuple of float
+        Low and high end, in [0, 1]; ``(0, 1)`` without trials.
+
+    References
+    ----------
+    Robbins, *Statistical methods related to the law of the iterated logarithm*, 1970.
+    https://doi.org/10.1214/aoms/1177696786
+
+    Howard, Ramdas, McAuliffe and Sekhon, *Time-uniform, nonparametric, nonasymptotic confidence sequences*, 2021.
+    https://arxiv.org/abs/1810.08240
+    """
+    _check(count, seen, confidence)
+    error = (1 - confidence) / 2
+    return _mixture_low(count, seen, error), 1 - _mixture_low(seen - count, seen, error)
+
+
+def sequential_interval(count: int, seen: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval for a binomial share after some of the samples, in an evaluation that may stop after any of them.
+
+    It is what two intervals leave, each with its part of the error, so that the share is outside at any time with a
+    chance of at most ``1 - confidence``:
+
+    - the confidence sequence, with a fifth of the error (of 5 %: 1 %);
+    - the Clopper-Pearson interval of all the samples, with the rest (4 %), as wide as the samples not yet seen could
+      make it: its low end if all of them fail, its high end if all succeed (curtailment).
+
+    Once all are seen the second is the ordinary interval, a little wider for having looked early.
+
+    Parameters
+    ----------
+    count, seen
+        Successes and trials so far, in an order that doesn't depend on how they came out.
+    total
+        Samples there are, ``seen <= total``.
+    confidence
+        Coverage that is guaranteed at all times together, in (0, 1).
+
+    Returns
+    -------
+    tuple of float
+        Low and high end, in [0, 1].
+    """
+    if seen > total:
+        raise ValueError(f"{seen} of {total} samples were seen: expected no more than there are")
+    early = _EARLY * (1 - confidence)
+    low, high = confidence_sequence(count, seen, 1 - early)
+    last = last_look(confidence)
+    worst, _ = clopper_pearson(count, total, last)
+    _, best = clopper_pearson(count + total - seen, total, last)
+    return max(low, worst), min(high, best)
+
+
+def last_look(confidence: float = 0.95) -> float:
+    """Confidence of the interval of all samples, in an evaluation that might have stopped before."""
+    return 1 - (1 - _EARLY) * (1 - confidence)
+
+
+def paired_interval(lost: int, gained: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval for the share that a second classifier loses against a first on the same samples, gains deducted.
+
+    The exact test of ``lost - gained`` turned into an interval. How often the two differ at all is unknown and not of
+    interest: the test is made at the most that an interval for it allows, whose error is added (Berger and Boos). The
+    interval leaves 0 out only where the exact McNemar test sees a change too, so the two never disagree.
+
+    Parameters
+    ----------
+    lost, gained
+        Samples that only the first, and only the second, got right.
+    total
+        Samples that both were asked.
+    confidence
+        Coverage that is guaranteed, in (0, 1).
+
+    Returns
+    -------
+    tuple of float
+        Low and high end, in [-1, 1]; ``(-1, 1)`` without samples.
+
+    References
+    ----------
+    Berger and Boos, *P values maximized over a confidence set for the nuisance parameter*, 1994.
+    https://doi.org/10.1080/01621459.1994.10476836
+    """
+    if min(lost, gained) < 0:
+        raise ValueError(f"counts are {lost} and {gained}: expected none below 0")
+    _check(lost + gained, total, confidence)
+    error = (1 - confidence) / 2
+    return _paired_low(lost, gained, total, error), -_paired_low(gained, lost, total, error)
+
+
+def visible_loss(gained: int, total: int, power: float = 0.8, confidence: float = 0.95) -> float | None:
+    """Smallest loss that a one-sided exact McNemar test on so many samples sees with a given chance.
+
+    Parameters
+    ----------
+    gained
+        Samples that only the second classifier gets right: as many as in another run are taken to be won by chance,
+        and have to be outweighed.
+    total
+        Samples that both are asked.
+    power
+        Chance to see the loss, in (0, 1).
+    confidence
+        Of the two-sided interval whose one side the test is: 0.95 for an error of 2.5 %.
+
+    Returns
+    -------
+    float or None
+        Share of the samples that is lost, gains deducted; None where not even the largest is seen.
+    """
+    _check(gained, total, confidence)
+    if total == 0:
+        return None
+    error, won = (1 - confidence) / 2, gained / total
+    most = 1 - 2 * won  # lost and gained together are no more than all
+    if most <= 0 or _power(most, won, total, error) < power:
+        return None
+    return _crossing(lambda loss: _power(loss, won, total, error) >= power, 0.0, most)
+
+
+def _check(count: int, total: int, confidence: float) -> None:
+    if not 0 <= count <= total:
+        raise ValueError(f"count {count} of total {total}: expected 0 <= count <= total")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}: expected a number between 0 and 1, such as 0.95")
+
+
+def _crossing(beyond: Callable[[float], bool], low: float, high: float) -> float:
+    """Where a condition that is false below and true above some number begins to hold, to 1e-9 of the range."""
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if beyond(middle) else (middle, high)
+    return high
+
+
+def _mixture_low(count: int, seen: int, error: float) -> float:
+    """Low end of the confidence sequence: shares below it have evidence of at least ``1 / error`` against them."""
+    if count == 0:
+        return 0.0
+    from scipy.special import betaincc, betaln
+
+    success, failure = count + 1.0, seen - count + 1.0
+    normal, demanded = float(betaln(success, failure)), -math.log(error)
+
+    def plausible(share: float) -> bool:
+        # log of the mean over (share, 1) of the likelihood of each share, against that of this one
+        mixture = normal + math.log(betaincc(success, failure, share)) - math.log1p(-share)
+        return mixture - count * math.log(share) - (seen - count) * math.log1p(-share) < demanded
+
+    # Below this the evidence falls with the share, and from here up to the share that was seen it is under e.
+    return _crossing(plausible, 0.0, count / (seen + 1))
+
+
+def _paired_low(lost: int, gained: int, total: int, error: float) -> float:
+    """Low end of the paired interval: with a smaller loss, as much as was lost would be too unlikely."""
+    if total == 0:
+        return -1.0
+    _, differ = clopper_pearson(lost + gained, total, 1 - 2 * _NUISANCE)
+
+    def plausible(loss: float) -> bool:
+        # The more often the two differ, the farther the difference scatters: the upper end is the worst.
+        chance = _loses(loss, differ, total, lambda differing: (differing + lost - gained + 1) // 2)
+        return chance + _NUISANCE > error
+
+    low = _crossing(plausible, -differ, differ)
+    return low if mcnemar_loss(lost, gained) <= error else min(low, 0.0)
+
+
+def _power(loss: float, won: float, total: int, error: float) -> float:
+    """Chance that McNemar's test sees a loss."""
+    return _loses(loss, 2 * won + loss, total, lambda differing: differing - _most_gained(differing, error))
+
+
+def _most_gained(differing: NDArray[np.int64], error: float) -> NDArray[np.int64]:
+    """Most samples that may be gained, of those that differ, for McNemar's test to see a loss; -1 where none may."""
+    import numpy as np
+    from scipy.special import bdtr, bdtrik
+
+    # The inverse is a float, a little off, and NaN where there is none: begin one above, come down.
+    most = np.floor(np.nan_to_num(bdtrik(error, differing, 0.5))).astype(np.int64) + 1
+    most = np.minimum(most, differing)
+    for _ in range(3):
+        most -= (most >= 0) & (bdtr(most.clip(0), differing, 0.5) > error)
+    return most
+
+
+def _loses(loss: float, differ: float, total: int, least: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> float:
+    """Chance that at least so many are lost of the samples on which two classifiers differ.
+
+    Parameters
+    ----------
+    loss
+        Share of all samples that is lost, gains deducted.
+    differ
+        Share of all samples on which the two differ, at least ``abs(loss)``.
+    total
+        Samples.
+    least
+        How many must be lost, given how many differ.
+    """
+    import numpy as np
+    from scipy.special import bdtrc, gammaln, xlog1py, xlogy
+
+    # Eight standard deviations to either side leave out less than 1e-14.
+    middle, reach = total * differ, 8 * math.sqrt(total * differ * (1 - differ)) + 20
+    count = np.arange(max(0, int(middle - reach)), min(total, int(middle + reach)) + 1)
+    chance = np.exp(
+        gammaln(total + 1)
+        - gammaln(count + 1)
+        - gammaln(total - count + 1)
+        + xlogy(count, differ)
+        + xlog1py(total - count, -differ)
+    )
+    share = min(1.0, max(0.0, (1 + loss / differ) / 2)) if differ > 0 else 0.5
+    enough = least(count)
+    return float(chance @ np.where(enough > count, 0.0, bdtrc((enough - 1).clip(-1, count), count, share)))

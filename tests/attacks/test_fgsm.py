@@ -120,7 +120,8 @@ def test_costs_three_forward_passes_and_one_backward_where_it_breaks(linear):
 
 
 @pytest.mark.parametrize(
-    ("params", "told"), [({"loss": "hinge"}, "loss"), ({"eps": 0.1}, "unknown parameter 'eps'"), ({"steps": 3}, "steps")]
+    ("params", "told"),
+    [({"loss": "hinge"}, "loss"), ({"eps": 0.1}, "unknown parameter 'eps'"), ({"steps": 3}, "steps")],
 )
 def test_parameters_that_it_does_not_take_are_refused(params, told):
     with pytest.raises(ValueError, match=told):

@@ -1,0 +1,120 @@
+"""What became of samples, as a list of entries: an attack's result is their sum, live or read back after a kill.
+
+An entry is written as one line of JSON when its samples are settled. A line that a kill cut off is left out when the
+file is read, so a run that starts again goes on from the last settled batch.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Ints = NDArray[np.int64]
+_Floats = NDArray[np.float64]
+_Bools = NDArray[np.bool_]
+_KINDS: dict[str, type] = {
+    "loss": np.float64,
+    "distance": np.float64,
+    "again": np.bool_,
+    "broken": np.bool_,
+    "unconfirmed": np.bool_,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Samples that were settled together; one element a sample in every array but the trace's."""
+
+    rows: _Ints
+    """Positions in the data."""
+    restart: _Ints
+    """Which start of the attack came to its end, from 0."""
+    again: _Bools
+    """Whether another start follows."""
+    broken: _Bools
+    """Whether a witness was confirmed."""
+    unconfirmed: _Bools
+    """Whether an adversarial example was found and not confirmed."""
+    prediction: _Ints
+    """What the model says to the witness; -1 without one."""
+    distance: _Floats
+    """Distance of the nearest adversarial example seen; inf without one."""
+    forward: _Ints
+    """Passes spent in this start."""
+    backward: _Ints
+    samples: _Ints
+    """By step: samples that reached it."""
+    loss: _Floats
+    """By step: sum of their losses."""
+    fell: _Ints
+    """By step: samples that were broken there."""
+    zero: _Ints
+    """By step: samples whose gradient was zero."""
+    seconds: float
+    """Wall-clock time since the last entry."""
+    witnesses: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    """Adversarial inputs that are kept, by position."""
+
+    def to_line(self) -> str:
+        """One line of JSON."""
+        plain: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            plain[item.name] = value.tolist() if isinstance(value, np.ndarray) else value
+        plain["witnesses"] = {
+            str(row): [list(x.shape), base64.b64encode(np.ascontiguousarray(x).tobytes()).decode()]
+            for row, x in self.witnesses.items()
+        }
+        return json.dumps(plain, separators=(",", ":"))
+
+    @classmethod
+    def from_line(cls, line: str) -> Entry:
+        """Read what `to_line` wrote; a ValueError, KeyError or TypeError tells that it was damaged."""
+        plain = json.loads(line)
+        arrays: dict[str, Any] = {
+            item.name: np.array(plain[item.name], _KINDS.get(item.name, np.int64))
+            for item in fields(cls)
+            if item.name not in ("seconds", "witnesses")
+        }
+        witnesses = {
+            int(row): np.frombuffer(base64.b64decode(data), np.float32).reshape(shape).copy()
+            for row, (shape, data) in plain["witnesses"].items()
+        }
+        return cls(**arrays, seconds=plain["seconds"], witnesses=witnesses)
+
+
+class Journal:
+    """Entries of one attack in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def entries(self) -> Iterator[Entry]:
+        """Entries so far; what follows a damaged line is cut off, so that new lines stand on whole ones."""
+        if not self._path.is_file():
+            return
+        whole = 0
+        with self._path.open("rb") as stream:
+            for line in stream:
+                try:
+                    if not line.endswith(b"\n"):
+                        break
+                    entry = Entry.from_line(line.decode())
+                except (ValueError, KeyError, TypeError):
+                    break
+                whole += len(line)
+                yield entry
+        with self._path.open("r+b") as stream:
+            stream.truncate(whole)
+
+    def add(self, entry: Entry) -> None:
+        """Append an entry; once this returns, a kill of the process doesn't lose it."""
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(entry.to_line() + "\n")

@@ -1,0 +1,120 @@
+"""The samples in flight: one lane each, every field a tensor with the batch dimension first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from robustbench_lite.engine import State
+
+_LARGEST = 1e30  # a loss of infinity is told as this, so that every number of a scorecard is finite
+
+
+class StepSums(NamedTuple):
+    """What an attack saw, summed by step over some samples; each of shape (steps + 1,)."""
+
+    samples: NDArray[np.int64]
+    """How many reached the step."""
+    loss: NDArray[np.float64]
+    """Sum of their losses."""
+    fell: NDArray[np.int64]
+    """How many were broken there."""
+    zero: NDArray[np.int64]
+    """How many had a gradient of exactly zero."""
+
+
+class Lanes(NamedTuple):
+    """What the engine knows of each sample in flight, and what its attack remembers (``state``)."""
+
+    rows: Tensor
+    """Position in the data."""
+    restart: Tensor
+    """Which start of the attack this is, from 0."""
+    x: Tensor
+    y: Tensor
+    aim: Tensor
+    step: Tensor
+    """Steps taken."""
+    keys: Tensor
+    """Of the random draws."""
+    best: Tensor
+    """Distance of the nearest adversarial candidate so far; inf without one."""
+    best_x: Tensor
+    """That candidate."""
+    forward: Tensor
+    """Passes spent."""
+    backward: Tensor
+    loss: Tensor
+    """The loss seen at each step, shape (B, steps + 1); NaN at those not reached."""
+    zero: Tensor
+    """Whether the gradient was zero at each step, shape (B, steps + 1)."""
+    fell: Tensor
+    """Step at which it was first broken; -1 where it was not."""
+    state: State
+
+    @classmethod
+    def start(
+        cls, rows: Tensor, restart: Tensor, x: Tensor, y: Tensor, aim: Tensor, keys: Tensor, steps: int, state: State
+    ) -> Lanes:
+        """Lanes at step 0; ``steps`` is the attack's number of them."""
+        size, device = len(rows), x.device
+        nothing = torch.zeros(size, dtype=torch.int64, device=device)
+        return cls(
+            rows=rows.to(device),
+            restart=restart.to(device),
+            x=x,
+            y=y,
+            aim=aim,
+            step=nothing,
+            keys=keys,
+            best=torch.full((size,), torch.inf, device=device),
+            best_x=x.clone(),
+            forward=nothing,
+            backward=nothing,
+            loss=torch.full((size, steps + 1), torch.nan, device=device),
+            zero=torch.zeros(size, steps + 1, dtype=torch.bool, device=device),
+            fell=nothing - 1,
+            state=state,
+        )
+
+    @property
+    def size(self) -> int:
+        """Number of lanes."""
+        return len(self.rows)
+
+    def select(self, keep: Tensor) -> Lanes:
+        """The lanes of a mask, shape (B,)."""
+        return self._map(lambda part: part[keep])
+
+    def join(self, other: Lanes) -> Lanes:
+        """These lanes and others behind them."""
+        return self._map(lambda *parts: torch.cat(parts), other)
+
+    def _map(self, function: Callable[..., Tensor], *others: Lanes) -> Lanes:
+        def columns(*tuples: tuple[Tensor, ...]) -> list[Tensor]:
+            return [function(*column) for column in zip(*tuples, strict=True)]
+
+        parts = columns(*(one[:-1] for one in (self, *others)))
+        # Any State is a NamedTuple of tensors; the protocol that attacks are typed by can't say so.
+        states: list[Any] = [one.state for one in (self, *others)]
+        return Lanes(*parts, type(states[0])(*columns(*states)))  # type: ignore[call-arg, arg-type]
+
+    def note(self, loss: Tensor, grad: Tensor | None) -> None:
+        """Write down what was seen at each lane's step, for the trace."""
+        at = self.step[:, None]
+        finite = loss.detach().float().nan_to_num(0.0, _LARGEST, -_LARGEST).clamp(-_LARGEST, _LARGEST)
+        self.loss.scatter_(1, at, finite[:, None])
+        if grad is not None:
+            self.zero.scatter_(1, at, ~grad.flatten(1).any(1, keepdim=True))
+
+    def sums(self) -> StepSums:
+        """Sums by step over these lanes."""
+        fell = torch.bincount(self.fell[self.fell >= 0], minlength=self.loss.shape[1])
+        sums = ((~self.loss.isnan()).sum(0), self.loss.double().nansum(0), fell, self.zero.sum(0))
+        return StepSums(*(one.cpu().numpy() for one in sums))

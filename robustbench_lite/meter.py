@@ -1,0 +1,56 @@
+"""What an evaluation spends: passes and time, their limits, and progress for whoever shows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from robustbench_lite.scorecard import Passes
+from robustbench_lite.suite import Budget
+
+
+class Progress(NamedTuple):
+    """Where an attack stands."""
+
+    name: str
+    threat: str
+    done: int
+    total: int
+    broken: int
+    passes: Passes
+
+
+class Stop(Exception):  # noqa: N818 - not an error: a reason to end
+    """A limit of the budget is reached; the text says which."""
+
+
+class Meter:
+    """Counts what an evaluation spends, and ends it when the budget is spent."""
+
+    def __init__(self, budget: Budget | None = None, on_progress: Callable[[Progress], None] | None = None) -> None:
+        self.budget = budget or Budget()
+        self.passes = Passes()
+        self.started = time.perf_counter()
+        self._on_progress = on_progress
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time since the start."""
+        return time.perf_counter() - self.started
+
+    def check(self, upcoming: int) -> None:
+        """Raise `Stop` where this many further passes, or time, are over the budget."""
+        if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
+            raise Stop("seconds")
+        if self.budget.passes is not None and self.passes.total + upcoming > self.budget.passes:
+            raise Stop("passes")
+
+    def spend(self, forward: int, backward: int) -> None:
+        """Count passes."""
+        self.passes += Passes(forward=forward, backward=backward)
+
+    def tell(self, progress: Progress) -> None:
+        """Hand progress on to whoever shows it."""
+        if self._on_progress is not None:
+            self._on_progress(progress)
