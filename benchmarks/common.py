@@ -70,7 +70,7 @@ def rounds(jobs: dict[str, Callable[[], object]], count: int) -> dict[str, float
 
 def environment() -> dict[str, Any]:
     """What it ran on."""
-    from robustbench_lite.evaluation import processor
+    from robustbench_lite.tally import processor
 
     packages = ("torch", "numpy", "foolbox", "adversarial-robustness-toolbox", "robustbench_lite")
     return {

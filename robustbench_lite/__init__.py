@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustbench_lite.data import Data, load_data
-    from robustbench_lite.evaluation import Gates, evaluate
+    from robustbench_lite.evaluation import evaluate
+    from robustbench_lite.gates import Gates
     from robustbench_lite.hardening import Hardened, harden
     from robustbench_lite.scorecard import Scorecard
     from robustbench_lite.suite import Budget, Recipe, Suite, load_recipe, load_suite
@@ -23,7 +24,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Budget": "suite",
     "Data": "data",
-    "Gates": "evaluation",
+    "Gates": "gates",
     "Hardened": "hardening",
     "Recipe": "suite",
     "Scorecard": "scorecard",

@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 EXIT = {"PASS": 0, "FAIL": 1, "INVALID": 3}
 EXIT_USAGE, EXIT_CRASH, EXIT_INTERRUPT = 2, 4, 130
 FOLDER = Path(".robustbench")
+_EVALUATE_OPTIONS = (
+    "seed",
+    "limit",
+    "batch_size",
+    "independent",
+    "keep_witnesses",
+    "sequential",
+    "cache",
+    "corpus",
+)
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Given = dict[str, Any]  # options by name; those that several commands share are read by `_target` and `_data`
@@ -114,6 +124,9 @@ _quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress ba
 @click.option("--min-clean-accuracy", type=click.FloatRange(0, 1), metavar="SHARE", help="Gate, such as 0.9.")
 @click.option("--min-robust-accuracy", type=click.FloatRange(0, 1), metavar="SHARE", help="Gate, such as 0.45.")
 @click.option("--max-drop", type=click.FloatRange(0, 1), metavar="SHARE", help="Gate: clean less robust accuracy.")
+@click.option("--sequential", is_flag=True, help="End as soon as every gate is settled.")
+@click.option("--cache", metavar="DIR", help="Answer an unchanged question from here; go on after a kill.")
+@click.option("--corpus", metavar="DIR", help="Replay the witnesses kept here first, and keep new ones.")
 @click.option("--json", "json_path", metavar="FILE", help="Scorecard.  [default: a new file in .robustbench]")
 @click.option("--html", "html_path", metavar="FILE", help="Report.  [default: beside the scorecard]")
 @click.option("--markdown", "markdown_path", metavar="FILE", help="Summary, for a pull request.")
@@ -126,6 +139,7 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     wrote. Its inputs are in [0, 1], NCHW; normalisation is inside it, or given by --normalize.
     """
     from robustbench_lite import evaluation, progress
+    from robustbench_lite.gates import Gates
     from robustbench_lite.suite import Budget
 
     saved = Path(given["json_path"] or _fresh(f"{_slug(model)}-{_slug(suite)}", ".json"))
@@ -133,7 +147,7 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     summary = Path(given["markdown_path"]) if given["markdown_path"] else None
     for path in filter(None, (saved, page, summary)):
         _writable(path)
-    gates = evaluation.Gates(**{item.name: given[item.name] for item in fields(evaluation.Gates)})
+    gates = Gates(**{item.name: given.get(item.name) for item in fields(Gates)})
     budget = Budget(seconds=given["seconds"], passes=given["passes"]) if given["seconds"] or given["passes"] else None
     data = _data(given, "test")
     with progress.bars(quiet) as bars:
@@ -142,7 +156,7 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
             data,
             suite,
             list(given["threats"]) or None,
-            **{name: given[name] for name in ("seed", "limit", "batch_size", "independent", "keep_witnesses")},
+            **{name: given[name] for name in _EVALUATE_OPTIONS},
             gates=gates,
             budget=budget,
             on_progress=progress.attack_bars(bars),

@@ -68,6 +68,8 @@ class Problem:
     """True labels, shape (B,)."""
     aim: Tensor
     """The class that the goal is about: the label to leave, or the class to reach, shape (B,)."""
+    samples: Tensor
+    """Key of each sample: a hash of its input and label, int64, shape (B,)."""
     step: Tensor
     """Steps already taken for each sample, shape (B,); after a refill they differ."""
     noise: Noise
@@ -201,6 +203,37 @@ class Run:
         self.unconfirmed += int(entry.unconfirmed.sum())
         self.seconds += entry.seconds
 
+    def merge(self, other: Run) -> Run:
+        """Add a run of the same attack on other samples of the same data."""
+        return Run(
+            broken=self.broken | other.broken,
+            prediction=np.maximum(self.prediction, other.prediction),
+            distance=np.minimum(self.distance, other.distance),
+            forward=self.forward + other.forward,
+            backward=self.backward + other.backward,
+            samples=self.samples + other.samples,
+            loss=self.loss + other.loss,
+            fell=self.fell + other.fell,
+            zero=self.zero + other.zero,
+            witnesses=self.witnesses | other.witnesses,
+            unconfirmed=self.unconfirmed + other.unconfirmed,
+            stopped=other.stopped,
+            seconds=self.seconds + other.seconds,
+        )
+
+    def take(self, rows: NDArray[np.int64]) -> Run:
+        """The same, of data that hold only these samples, in this order."""
+        place = {int(row): at for at, row in enumerate(rows)}
+        return replace(
+            self,
+            broken=self.broken[rows],
+            prediction=self.prediction[rows],
+            distance=self.distance[rows],
+            forward=self.forward[rows],
+            backward=self.backward[rows],
+            witnesses={place[row]: x for row, x in self.witnesses.items()},
+        )
+
     @property
     def passes(self) -> Passes:
         """All samples' passes together."""
@@ -291,7 +324,14 @@ def perturb(attack: Attack, target: Target, x: Tensor, y: Tensor, threat: Threat
     """
     look = _Look(target, attack, threat, len(x))
     problem = Problem(
-        x=x, y=y, aim=y, step=torch.zeros_like(y), noise=Noise(keys), threat=threat, model=Counted(target)
+        x=x,
+        y=y,
+        aim=y,
+        samples=keys,
+        step=torch.zeros_like(y),
+        noise=Noise(keys),
+        threat=threat,
+        model=Counted(target),
     )
     state = attack.init(problem)
     for _ in range(attack.steps):
@@ -443,7 +483,7 @@ class _Loop:
     def _read_journal(self) -> None:
         for entry in self.journal.entries() if self.journal is not None else ():
             if all(row in self.queue for row in entry.rows.tolist()):
-                self.meter.spend(int(entry.forward.sum()), int(entry.backward.sum()))
+                self.meter.spend(int(entry.forward.sum()), int(entry.backward.sum()), entry.seconds)
                 self._add(entry)
 
     def _refill(self) -> bool:
@@ -460,20 +500,30 @@ class _Loop:
 
     def _start(self, rows: Tensor, restart: Tensor) -> Lanes:
         device = self.target.device
-        x, y, aim, keys = (
+        x, y, aim, samples, keys = (
             part.to(device)
             for part in (
                 self.samples.data.fetch(rows),
                 self.samples.data.labels[rows],
                 self.samples.aims[rows],
+                self.samples.keys[rows],
                 Noise(self.stream.keys[rows]).at(restart).keys,
             )
         )
-        problem = self._problem(x, y, aim, torch.zeros_like(y), keys)
-        return Lanes.start(rows, restart, x, y, aim, keys, self.attack.steps, self.attack.init(problem))
+        lanes = Lanes.start(rows, restart, x, y, aim, samples, keys, self.attack.steps)
+        return lanes._replace(state=self.attack.init(self._problem(lanes)))
 
-    def _problem(self, x: Tensor, y: Tensor, aim: Tensor, step: Tensor, keys: Tensor) -> Problem:
-        return Problem(x=x, y=y, aim=aim, step=step, noise=Noise(keys), threat=self.threat, model=self.model)
+    def _problem(self, lanes: Lanes) -> Problem:
+        return Problem(
+            x=lanes.x,
+            y=lanes.y,
+            aim=lanes.aim,
+            samples=lanes.samples,
+            step=lanes.step,
+            noise=Noise(lanes.keys),
+            threat=self.threat,
+            model=self.model,
+        )
 
     def _advance(self) -> None:
         """Look at the candidates of all lanes, let go of those that are done, and step the others."""
@@ -482,7 +532,7 @@ class _Loop:
         last = lanes.step >= self.attack.steps
         gradient = self.attack.gradients and not bool(last.all())
         self.meter.check(lanes.size * (1 + gradient))
-        problem = self._problem(lanes.x, lanes.y, lanes.aim, lanes.step, lanes.keys)
+        problem = self._problem(lanes)
         candidates = lanes.state.x.clamp(0.0, 1.0) if self.attack.minimal else problem.project(lanes.state.x)
         seen = self.look(candidates, lanes.aim, gradient=gradient)
         self.meter.spend(lanes.size, lanes.size * gradient)
@@ -497,8 +547,7 @@ class _Loop:
             if bool(done.all()):
                 return
             lanes, seen = lanes.select(~done), Seen(*(part[~done] for part in seen))
-        problem = self._problem(lanes.x, lanes.y, lanes.aim, lanes.step, lanes.keys)
-        state = self.attack.step(problem, lanes.state, seen)
+        state = self.attack.step(self._problem(lanes), lanes.state, seen)
         self.lanes = self._charge(lanes, self.model.take())._replace(state=state, step=lanes.step + 1)
 
     def _judge(self, lanes: Lanes, seen: Seen) -> Lanes:

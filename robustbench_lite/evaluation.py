@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
-import os
-import platform
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
-from datetime import UTC, datetime
-from importlib import metadata
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,61 +14,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import robustbench_lite
-from robustbench_lite import registry, validity
+from robustbench_lite import corpus as witness_corpus
+from robustbench_lite import registry, tally, validity
+from robustbench_lite.cache import Slot, code_sha256, slot
 from robustbench_lite.data import Data, as_data, check_inputs, check_labels
-from robustbench_lite.engine import Attack, Run, Samples, run
+from robustbench_lite.engine import Attack, Samples, run
 from robustbench_lite.errors import UserError
+from robustbench_lite.gates import Counts, Gates, decide, settled
 from robustbench_lite.meter import Meter, Progress
 from robustbench_lite.noise import Noise
-from robustbench_lite.scorecard import (
-    AttackResult,
-    Break,
-    DataInfo,
-    Environment,
-    Example,
-    Finding,
-    Gate,
-    Interval,
-    Outcome,
-    Passes,
-    Scorecard,
-    ThreatResult,
-    Verdict,
-    Witnesses,
-    median,
-)
+from robustbench_lite.scorecard import Scorecard, Verdict
 from robustbench_lite.suite import Budget, Suite, load_suite
+from robustbench_lite.tally import Bout, Clean
 from robustbench_lite.target import Target, as_target
 from robustbench_lite.threat import ThreatModel
 
 _BATCH = {"cpu": 128, "cuda": 512}
-_GALLERY = 12
 _GALLERY_BYTES = 1 << 26
-_PACKAGES = ("robustbench_lite", "torch", "torchvision", "numpy", "foolbox", "adversarial-robustness-toolbox")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gates:
-    """What is demanded of a model; each a share of samples in [0, 1].
-
-    A gate is decided on the 95 % interval: it fails only where the whole interval is on the wrong side.
-
-    Raises
-    ------
-    ValueError
-        For a share outside [0, 1].
-    """
-
-    min_clean_accuracy: float | None = None
-    min_robust_accuracy: float | None = None
-    max_drop: float | None = None
-    """Largest share of samples that are right when clean and broken under attack."""
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            share = getattr(self, item.name)
-            if share is not None and not 0 <= share <= 1:
-                raise UserError(f"{item.name} is {share}: expected a share from 0 to 1, such as 0.45 for 45 %")
 
 
 def evaluate(
@@ -91,6 +47,9 @@ def evaluate(
     keep_witnesses: bool = False,
     gates: Gates | Mapping[str, float] | None = None,
     budget: Budget | None = None,
+    sequential: bool = False,
+    cache: str | Path | None = None,
+    corpus: str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Scorecard:
     """Attack a model with a suite and say how much of its accuracy survives.
@@ -122,6 +81,14 @@ def evaluate(
         Demands that decide between PASS and FAIL.
     budget
         Time or passes after which it ends early, with what it has; by default the suite's own.
+    sequential
+        Whether it ends as soon as every gate is settled, its error kept: samples are attacked in a random order, some
+        at a time, each by the whole suite. The card then tells of the samples seen.
+    cache
+        Folder of evaluations by content: an unchanged question is answered from it, one that was killed goes on where
+        it stopped. None keeps nothing.
+    corpus
+        Folder of witnesses that once broke a model: replayed before the suite, and added to.
     on_progress
         Called now and then with a `Progress`.
 
@@ -137,8 +104,6 @@ def evaluate(
     """
     demands = gates if isinstance(gates, Gates) else Gates(**(gates or {}))
     asked = _resolve(load_suite(suite), threat, independent, budget)
-    attacks = [(spec.name, spec.attack, registry.build("attacks", spec.attack, spec.params)) for spec in asked.attacks]
-    _check_norms(asked, attacks)
     target, samples = as_target(model, device), as_data(data)
     if limit is not None:
         samples = samples.stratified(limit, seed)
@@ -146,40 +111,97 @@ def evaluate(
     if size < 1:
         raise UserError(f"batch size is {size}: expected at least 1")
     _check_ball(asked, samples)
-
-    meter = Meter(asked.budget, on_progress)
-    before = target.weights_sha256()
-    clean = _clean_pass(target, samples, size, meter)
-    bouts = list(_fight(target, samples, clean, asked, attacks, seed, size, keep_witnesses, meter))
-    return _card(target, before, samples, clean, asked, bouts, demands, seed, size, limit, keep_witnesses, meter)
-
-
-class _Clean(NamedTuple):
-    """What the clean pass found, one a sample."""
-
-    prediction: NDArray[np.int64]
-    keys: NDArray[np.int64]
-    least_likely: Tensor
-    labels: NDArray[np.int64]
-    classes: int
-    forward: NDArray[np.int64]
-    findings: tuple[Finding, ...]
-
-    @property
-    def correct(self) -> NDArray[np.bool_]:
-        right: NDArray[np.bool_] = self.prediction == self.labels
-        return right
+    job = _Job(
+        target=target,
+        data=samples,
+        limit=limit,
+        suite=asked,
+        attacks=_built(asked),
+        seed=seed,
+        size=size,
+        keep_witnesses=keep_witnesses,
+        until=demands if sequential else None,
+        corpus=None if corpus is None else Path(corpus),
+        meter=Meter(asked.budget, on_progress),
+    )
+    return _judged(job.answer() if cache is None else _remembered(job, cache), demands)
 
 
-class _Bout(NamedTuple):
-    """One attack under one threat model, and what came of it."""
+class _Planned(NamedTuple):
+    """An attack of the suite, ready to run."""
 
     name: str
     algorithm: str
     attack: Attack
-    threat: ThreatModel
-    attempted: NDArray[np.int64]
-    run: Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What was asked, checked and resolved."""
+
+    target: Target
+    data: Data
+    limit: int | None
+    suite: Suite
+    attacks: tuple[_Planned, ...]
+    seed: int
+    size: int
+    keep_witnesses: bool
+    until: Gates | None
+    corpus: Path | None
+    meter: Meter
+    slot: Slot | None = None
+
+    def answer(self) -> Scorecard:
+        """Run it."""
+        before = self.target.weights_sha256()
+        clean = _clean_pass(self)
+        seen, bouts = _fight(self, clean)
+        if self.corpus is not None:
+            _remember_witnesses(self.corpus, clean, bouts)
+        return tally.scorecard(
+            target=self.target.info(),
+            data=self.data.take(torch.from_numpy(seen)),
+            planned=len(self.data) if self.until else None,
+            limit=self.limit,
+            clean=clean.take(seen),
+            suite=self.suite,
+            bouts=[bout.take(seen) for bout in bouts],
+            changed=tuple(validity.changed(before, self.target.weights_sha256())),
+            seed=self.seed,
+            batch_size=self.size,
+            keep_witnesses=self.keep_witnesses,
+            meter=self.meter,
+        )
+
+    def question(self) -> dict[str, Any]:
+        """What the answer depends on, and nothing else: not the batch size, the gates or the budget."""
+        return {
+            "version": robustbench_lite.__version__,
+            "torch": torch.__version__,
+            "target": self.target.name,
+            "device": self.target.device.type,
+            "weights": self.target.weights_sha256(),
+            "code": code_sha256(self.target.module),
+            "data": self.data.name,
+            "samples": hashlib.sha256(_keys(self.data, self.size).tobytes()).hexdigest(),
+            "limit": self.limit,
+            "suite": self.suite.model_dump(mode="json", exclude={"budget"}),
+            "attacks": [f"{planned.attack!r}" for planned in self.attacks],
+            "seed": self.seed,
+            "keep_witnesses": self.keep_witnesses,
+            "until": repr(self.until),
+        }
+
+
+def _remembered(job: _Job, folder: str | Path) -> Scorecard:
+    """Answer from the cache, or run and keep the answer."""
+    with slot(folder, job.question()) as here:
+        card = here.card()
+        if card is None:
+            card = replace(job, slot=here).answer()
+            here.close(card)
+        return card
 
 
 def _resolve(suite: Suite, threat: Any, independent: bool | None, budget: Budget | None) -> Suite:
@@ -199,7 +221,11 @@ def _resolve(suite: Suite, threat: Any, independent: bool | None, budget: Budget
     )
 
 
-def _check_norms(suite: Suite, attacks: list[tuple[str, str, Attack]]) -> None:
+def _built(suite: Suite) -> tuple[_Planned, ...]:
+    """Make the attacks, and refuse those that don't do the norms that are asked for."""
+    attacks = tuple(
+        _Planned(spec.name, spec.attack, registry.build("attacks", spec.attack, spec.params)) for spec in suite.attacks
+    )
     faults = [
         f"  {name} can't be run under {threat}: it does {', '.join(attack.norms)}"
         for threat in suite.threats
@@ -208,6 +234,7 @@ def _check_norms(suite: Suite, attacks: list[tuple[str, str, Attack]]) -> None:
     ]
     if faults:
         raise UserError("\n".join([f"suite {suite.name!r} doesn't fit the threat model:", *faults]))
+    return attacks
 
 
 def _check_ball(suite: Suite, data: Data) -> None:
@@ -220,19 +247,18 @@ def _check_ball(suite: Suite, data: Data) -> None:
             )
 
 
-def _clean_pass(target: Target, data: Data, size: int, meter: Meter) -> _Clean:
+def _clean_pass(job: _Job) -> Clean:
     """Ask for the clean predictions, check inputs, labels and logits, and give each sample its key."""
+    target, data = job.target, job.data
     first = data.fetch(torch.arange(min(2, len(data))))
     check_inputs(first, data.name)
     classes = target.probe(first)
     check_labels(data.labels, classes)
-    prediction, keys, least = [], [], []
+    prediction, least = [], []
+    keys: list[int] = []
     again = torch.empty(0, dtype=torch.int64)
     with target.attacking(), torch.no_grad():
-        for at in range(0, len(data), size):
-            rows = torch.arange(at, min(at + size, len(data)))
-            x = data.fetch(rows)
-            check_inputs(x, data.name)
+        for rows, x in _batches(data, job.size):
             logits = target(x.to(target.device)).cpu()
             if not logits.isfinite().all():
                 bad = rows[~logits.isfinite().all(1)].tolist()
@@ -240,18 +266,18 @@ def _clean_pass(target: Target, data: Data, size: int, meter: Meter) -> _Clean:
                     f"the model's logits are NaN or infinite for {len(bad)} clean samples (the first is number "
                     f"{bad[0]}): expected finite logits; check its weights and its normalisation"
                 )
-            meter.spend(len(rows), 0)
+            job.meter.spend(len(rows), 0)
             prediction.append(logits.argmax(1))
             least.append(logits.scatter(1, data.labels[rows][:, None], torch.inf).argmin(1))
-            keys += [_key(sample, label) for sample, label in zip(x.numpy(), data.labels[rows].tolist(), strict=True)]
-            if at == 0:
+            keys += _key_list(x, data.labels[rows])
+            if not len(again):
                 # The same samples once more, in two parts: the answers must depend neither on the call nor the batch.
                 again = torch.cat([target(part.to(target.device)).cpu().argmax(1) for part in x.chunk(2)])
-                meter.spend(len(rows), 0)
+                job.meter.spend(len(rows), 0)
     predicted = torch.cat(prediction)
     forward = np.ones(len(data), np.int64)
     forward[: len(again)] += 1
-    return _Clean(
+    return Clean(
         prediction=predicted.numpy(),
         keys=np.array(keys, np.int64),
         least_likely=torch.cat(least),
@@ -262,295 +288,147 @@ def _clean_pass(target: Target, data: Data, size: int, meter: Meter) -> _Clean:
     )
 
 
-def _key(sample: NDArray[np.float32], label: int) -> int:
-    digest = hashlib.blake2b(sample.tobytes() + label.to_bytes(8, "little"), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
+def _batches(data: Data, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Positions and checked inputs, a batch at a time."""
+    for at in range(0, len(data), size):
+        rows = torch.arange(at, min(at + size, len(data)))
+        x = data.fetch(rows)
+        check_inputs(x, data.name)
+        yield rows, x
 
 
-def _aims(threat: ThreatModel, clean: _Clean, labels: Tensor, seed: int) -> Tensor:
+def _keys(data: Data, size: int) -> NDArray[np.int64]:
+    return np.array([key for rows, x in _batches(data, size) for key in _key_list(x, data.labels[rows])], np.int64)
+
+
+def _key_list(x: Tensor, labels: Tensor) -> list[int]:
+    """Hash each input with its label."""
+    digests = (
+        hashlib.blake2b(sample.tobytes() + label.to_bytes(8, "little"), digest_size=8).digest()
+        for sample, label in zip(x.numpy(), labels.tolist(), strict=True)
+    )
+    return [int.from_bytes(digest, "little", signed=True) for digest in digests]
+
+
+def _aims(job: _Job, threat: ThreatModel, clean: Clean) -> Tensor:
     """Return the class that the goal is about, for each sample."""
+    labels = job.data.labels
     if threat.goal == "untargeted":
         return labels
     if threat.target_class == "least_likely":
         return clean.least_likely
     if threat.target_class == "next":
         return (labels + 1) % clean.classes
-    draws = Noise(torch.from_numpy(clean.keys)).at(seed).uniform(())
+    draws = Noise(torch.from_numpy(clean.keys)).at(job.seed).uniform(())
     others = (draws * (clean.classes - 1)).long().clamp_max(clean.classes - 2)
     return (labels + 1 + others) % clean.classes
 
 
-def _fight(
-    target: Target,
-    data: Data,
-    clean: _Clean,
-    suite: Suite,
-    attacks: list[tuple[str, str, Attack]],
-    seed: int,
-    size: int,
-    keep_witnesses: bool,
-    meter: Meter,
-) -> Iterator[_Bout]:
-    """Run every attack under every threat model; end early where one was stopped."""
-    right = clean.correct.nonzero()[0]
-    keep = range(len(data)) if keep_witnesses else frozenset(_shown(data, right, clean.keys))
-    for threat in suite.threats:
-        samples = Samples(data, torch.from_numpy(clean.keys), _aims(threat, clean, data.labels, seed))
-        standing = clean.correct
-        for name, algorithm, attack in attacks:
-            rows = right if suite.independent else standing.nonzero()[0]
+def _fight(job: _Job, clean: Clean) -> tuple[NDArray[np.int64], list[Bout]]:
+    """Run every attack under every threat model; return the positions of the samples seen, and what came out.
+
+    All samples at once, or some at a time until the gates are settled; early where an attack was stopped.
+    """
+    bouts: dict[tuple[ThreatModel, str], Bout] = {}
+    standing = clean.correct
+    seen = np.empty(0, np.int64)
+    for part in _parts(job, clean):
+        seen = np.concatenate([seen, part])
+        stopped = False
+        for bout in _fight_part(job, clean, part):
+            known = bouts.get((bout.threat, bout.name))
+            bouts[bout.threat, bout.name] = bout if known is None else known.merge(bout)
+            standing &= ~bout.run.broken
+            stopped = bout.run.stopped is not None
+        if stopped or (
+            job.until is not None and settled(job.until, _counts(job, clean, standing, seen), len(job.data))
+        ):
+            break
+    return np.sort(seen), list(bouts.values())
+
+
+def _parts(job: _Job, clean: Clean) -> list[NDArray[np.int64]]:
+    """Positions of the samples that are attacked together; where gates may settle early, in a random order."""
+    everything = np.arange(len(job.data))
+    if job.until is None:
+        return [everything]
+    draws = Noise(torch.from_numpy(clean.keys)).at(job.seed).uniform(()).numpy()
+    order = np.lexsort((clean.keys, draws))
+    return np.split(order, range(job.size, len(order), job.size))
+
+
+def _counts(job: _Job, clean: Clean, standing: NDArray[np.bool_], seen: NDArray[np.int64]) -> Counts:
+    return Counts(
+        seen=len(seen),
+        right=int(clean.correct[seen].sum()),
+        robust=int(standing[seen].sum()),
+        passes=job.meter.passes.total,
+        seconds=job.meter.seconds,
+    )
+
+
+def _fight_part(job: _Job, clean: Clean, part: NDArray[np.int64]) -> Iterator[Bout]:
+    """Run the suite on some samples."""
+    right = part[clean.correct[part]]
+    everything = job.keep_witnesses or job.corpus is not None
+    keep = range(len(job.data)) if everything else frozenset(_shown(job.data, clean))
+    for threat in job.suite.threats:
+        samples = Samples(job.data, torch.from_numpy(clean.keys), _aims(job, threat, clean))
+        standing = right
+        for planned in (*_replayed(job, threat, clean), *job.attacks):
+            rows = right if job.suite.independent else standing
             result = run(
-                attack, target, samples, rows, threat, name=name, seed=seed, batch_size=size, keep=keep, meter=meter
+                planned.attack,
+                job.target,
+                samples,
+                rows,
+                threat,
+                name=planned.name,
+                seed=job.seed,
+                batch_size=job.size,
+                keep=keep,
+                meter=job.meter,
+                journal=None if job.slot is None else job.slot.journal(planned.name, str(threat)),
             )
-            yield _Bout(name, algorithm, attack, threat, rows, result)
+            yield Bout(planned.name, planned.algorithm, planned.attack, threat, rows, result)
             if result.stopped:
                 return
-            standing = standing & ~result.broken
+            standing = standing[~result.broken[standing]]
 
 
-def _shown(data: Data, right: NDArray[np.int64], keys: NDArray[np.int64]) -> list[int]:
+def _replayed(job: _Job, threat: ThreatModel, clean: Clean) -> Iterator[_Planned]:
+    """Put what the corpus knows against these samples before the suite."""
+    if job.corpus is None:
+        return
+    present = set(clean.keys.tolist())
+    known = {key: x for key, x in witness_corpus.load(job.corpus, threat).items() if key in present}
+    if known:
+        yield _Planned(witness_corpus.REPLAY, witness_corpus.REPLAY, witness_corpus.Replay(known=known))
+
+
+def _remember_witnesses(folder: Path, clean: Clean, bouts: list[Bout]) -> None:
+    for threat in dict.fromkeys(bout.threat for bout in bouts):
+        found = {
+            int(clean.keys[row]): x
+            for bout in bouts
+            if bout.threat == threat
+            for row, x in sorted(bout.run.witnesses.items())
+        }
+        witness_corpus.keep(folder, threat, found)
+
+
+def _shown(data: Data, clean: Clean) -> list[int]:
     """Samples whose witness may be shown: a fixed draw, as many as a little memory holds."""
+    right = clean.correct.nonzero()[0]
     most = min(1024, max(32, _GALLERY_BYTES // (4 * int(np.prod(data.shape)))))
-    drawn: list[int] = right[np.argsort(keys[right], kind="stable")][:most].tolist()
+    drawn: list[int] = right[np.argsort(clean.keys[right], kind="stable")][:most].tolist()
     return drawn
 
 
-def _card(
-    target: Target,
-    before: str,
-    data: Data,
-    clean: _Clean,
-    suite: Suite,
-    bouts: list[_Bout],
-    demands: Gates,
-    seed: int,
-    size: int,
-    limit: int | None,
-    keep_witnesses: bool,
-    meter: Meter,
-) -> Scorecard:
-    """Write down what came out."""
-    total, right = len(data), clean.correct
-    results, threats = _results(bouts, suite, right)
-    standing = right.copy()
-    for bout in bouts:
-        standing &= ~bout.run.broken
-    clean_accuracy = Interval.of(int(right.sum()), total)
-    robust_accuracy = Interval.of(int(standing.sum()), total)
-    stopped = bouts[-1].run.stopped if bouts else None
-    findings = (
-        *clean.findings,
-        *validity.judge(results),
-        *validity.changed(before, target.weights_sha256()),
-        *validity.stopped(
-            stopped,
-            (result.name for result in results if result.finished),
-            len(suite.attacks) * len(suite.threats),
-            int(standing.sum()),
-        ),
-    )
-    gates = tuple(_gates(demands, clean_accuracy, robust_accuracy))
-    card = Scorecard(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        version=robustbench_lite.__version__,
-        target=target.info(),
-        data=DataInfo(
-            name=data.name,
-            samples=total,
-            limit=limit,
-            shape=tuple(data.shape),
-            classes=data.classes or tuple(str(label) for label in range(clean.classes)),
-            sha256=hashlib.sha256(np.sort(clean.keys).tobytes()).hexdigest(),
-        ),
-        suite=suite,
-        seed=seed,
-        batch_size=size,
-        environment=_environment(),
-        clean_accuracy=clean_accuracy,
-        robust_accuracy=robust_accuracy,
-        threats=threats,
-        attacks=results,
-        passes=meter.passes,
-        seconds=meter.seconds,
-        verdict=_verdict(findings, gates),
-        validity=findings,
-        gates=gates,
-        interrupted=stopped,
-        outcomes=_outcomes(data, clean, bouts),
-        gallery=tuple(_gallery(data, clean, bouts)),
-    )
-    return card.with_witnesses(_witnesses(data, bouts)) if keep_witnesses else card
-
-
-def _results(
-    bouts: list[_Bout], suite: Suite, right: NDArray[np.bool_]
-) -> tuple[tuple[AttackResult, ...], tuple[ThreatResult, ...]]:
-    results, threats = [], []
-    for threat in suite.threats:
-        standing = right.copy()
-        for bout in (one for one in bouts if one.threat == threat):
-            standing &= ~bout.run.broken
-            results.append(_result(bout, right, int(standing.sum())))
-        worst = Interval.of(int(standing.sum()), len(right))
-        threats.append(ThreatResult(threat=threat, robust_accuracy=worst))
-    return tuple(results), tuple(threats)
-
-
-def _result(bout: _Bout, right: NDArray[np.bool_], standing: int) -> AttackResult:
-    broken = int(bout.run.broken.sum())
-    distances = bout.run.distance[bout.run.broken].tolist()
-    saw_all = len(bout.attempted) == int(right.sum()) and not bout.run.stopped
-    return AttackResult(
-        name=bout.name,
-        attack=bout.algorithm,
-        threat=bout.threat,
-        params=bout.attack.params(),
-        gradients=bout.attack.gradients,
-        attempted=len(bout.attempted),
-        broken=broken,
-        unconfirmed=bout.run.unconfirmed,
-        robust_accuracy=Interval.of(standing, len(right)),
-        alone=Interval.of(int(right.sum()) - broken, len(right)) if saw_all else None,
-        distance_min=min(distances, default=None),
-        distance_median=median(distances),
-        passes=bout.run.passes,
-        seconds=bout.run.seconds,
-        finished=bout.run.stopped is None,
-        trace=bout.run.trace,
-    )
-
-
-def _outcomes(data: Data, clean: _Clean, bouts: list[_Bout]) -> tuple[Outcome, ...]:
-    forward = clean.forward + sum(bout.run.forward for bout in bouts)
-    backward = np.zeros_like(forward) + sum(bout.run.backward for bout in bouts)
-    return tuple(
-        Outcome(
-            index=int(data.index[row]),
-            key=f"{int(clean.keys[row]) & (1 << 64) - 1:016x}",
-            label=int(clean.labels[row]),
-            prediction=int(clean.prediction[row]),
-            breaks=tuple(
-                Break(
-                    attack=bout.name,
-                    threat=str(bout.threat),
-                    prediction=int(bout.run.prediction[row]),
-                    distance=float(bout.run.distance[row]),
-                )
-                for bout in bouts
-                if bout.run.broken[row]
-            ),
-            passes=Passes(forward=int(forward[row]), backward=int(backward[row])),
-        )
-        for row in range(len(data))
-    )
-
-
-def _gates(demands: Gates, clean: Interval, robust: Interval) -> Iterator[Gate]:
-    # What was right and is broken is one count of the samples, so the drop has an exact interval too.
-    drop = Interval.of(clean.count - robust.count, clean.total)
-    for name, seen, sign in (
-        ("min_clean_accuracy", clean, 1),
-        ("min_robust_accuracy", robust, 1),
-        ("max_drop", drop, -1),
-    ):
-        threshold = getattr(demands, name)
-        if threshold is not None:
-            met, missed = sorted([sign * (seen.low - threshold), sign * (seen.high - threshold)])
-            yield Gate(
-                name=name,
-                threshold=threshold,
-                value=seen.value,
-                low=seen.low,
-                high=seen.high,
-                passed=missed >= 0,
-                decided=met >= 0 or missed < 0,
-            )
-
-
-def _verdict(findings: tuple[Finding, ...], gates: tuple[Gate, ...]) -> Verdict:
-    if any(finding.severity == "error" for finding in findings):
-        return "INVALID"
-    return "PASS" if all(gate.passed for gate in gates) else "FAIL"
-
-
-def _witnesses(data: Data, bouts: list[_Bout]) -> Witnesses:
-    found = [(bout.name, str(bout.threat), row, x) for bout in bouts for row, x in sorted(bout.run.witnesses.items())]
-    return Witnesses(
-        index=data.index.numpy()[[row for _, _, row, _ in found]] if found else np.empty(0, np.int64),
-        attack=np.array([name for name, _, _, _ in found], dtype=np.str_),
-        threat=np.array([threat for _, threat, _, _ in found], dtype=np.str_),
-        x=np.stack([x for _, _, _, x in found]) if found else np.empty((0, *data.shape), np.float32),
-    )
-
-
-def _gallery(data: Data, clean: _Clean, bouts: list[_Bout]) -> Iterator[Example]:
-    """Up to a dozen witnesses, taken in turn from the attacks, each sample once."""
-    if len(data.shape) != 3 or data.shape[0] not in (1, 3):
-        return
-    shown: set[int] = set()
-    piles = [(bout, iter(sorted(bout.run.witnesses, key=lambda row: clean.keys[row]))) for bout in bouts]
-    while piles and len(shown) < _GALLERY:
-        for bout, pile in list(piles):
-            row = next((row for row in pile if row not in shown), None)
-            if row is None:
-                piles.remove((bout, pile))
-            elif len(shown) < _GALLERY:
-                shown.add(row)
-                yield _example(data, clean, bout, row)
-
-
-def _example(data: Data, clean: _Clean, bout: _Bout, row: int) -> Example:
-    original, adversarial = data.fetch(torch.tensor([row]))[0].numpy(), bout.run.witnesses[row]
-    change = adversarial - original
-    return Example(
-        index=int(data.index[row]),
-        label=int(clean.labels[row]),
-        prediction=int(clean.prediction[row]),
-        attack=bout.name,
-        threat=str(bout.threat),
-        adversarial_prediction=int(bout.run.prediction[row]),
-        distance=float(bout.run.distance[row]),
-        original=_png(original),
-        perturbation=_png(0.5 + 0.5 * change / max(float(np.abs(change).max()), 1e-12)),
-        adversarial=_png(adversarial),
-    )
-
-
-def _png(image: NDArray[np.float32]) -> str:
-    from PIL import Image
-
-    levels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
-    picture = Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _environment() -> Environment:
-    return Environment(
-        python=platform.python_version(),
-        platform=platform.platform(),
-        processor=processor(),
-        threads=torch.get_num_threads(),
-        packages={name: metadata.version(name) for name in _PACKAGES if _installed(name)},
-    )
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def processor() -> str:
-    """Name of the GPU where there is one, else of the CPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
-    return platform.processor() or platform.machine()
+def _judged(card: Scorecard, demands: Gates) -> Scorecard:
+    """Hold the card against the gates."""
+    gates = decide(demands, Counts.of(card), total=card.data.planned)
+    verdict: Verdict = "PASS" if all(gate.passed for gate in gates) else "FAIL"
+    if any(finding.severity == "error" for finding in card.validity):
+        verdict = "INVALID"
+    return card.model_copy(update={"gates": gates, "verdict": verdict})

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from robustbench_lite.engine import State
 
 _LARGEST = 1e30  # a loss of infinity is told as this, so that every number of a scorecard is finite
 
@@ -39,10 +36,12 @@ class Lanes(NamedTuple):
     x: Tensor
     y: Tensor
     aim: Tensor
+    samples: Tensor
+    """Key of the sample, by its content."""
     step: Tensor
     """Steps taken."""
     keys: Tensor
-    """Of the random draws."""
+    """Of the random draws: of the sample, the attack and the start."""
     best: Tensor
     """Distance of the nearest adversarial candidate so far; inf without one."""
     best_x: Tensor
@@ -56,13 +55,22 @@ class Lanes(NamedTuple):
     """Whether the gradient was zero at each step, shape (B, steps + 1)."""
     fell: Tensor
     """Step at which it was first broken; -1 where it was not."""
-    state: State
+    state: Any
+    """What the attack remembers: a NamedTuple of tensors; see `engine.State`."""
 
     @classmethod
     def start(
-        cls, rows: Tensor, restart: Tensor, x: Tensor, y: Tensor, aim: Tensor, keys: Tensor, steps: int, state: State
+        cls,
+        rows: Tensor,
+        restart: Tensor,
+        x: Tensor,
+        y: Tensor,
+        aim: Tensor,
+        samples: Tensor,
+        keys: Tensor,
+        steps: int,
     ) -> Lanes:
-        """Lanes at step 0; ``steps`` is the attack's number of them."""
+        """Lanes at step 0, without a state yet; ``steps`` is the attack's number of them."""
         size, device = len(rows), x.device
         nothing = torch.zeros(size, dtype=torch.int64, device=device)
         return cls(
@@ -71,6 +79,7 @@ class Lanes(NamedTuple):
             x=x,
             y=y,
             aim=aim,
+            samples=samples,
             step=nothing,
             keys=keys,
             best=torch.full((size,), torch.inf, device=device),
@@ -80,7 +89,7 @@ class Lanes(NamedTuple):
             loss=torch.full((size, steps + 1), torch.nan, device=device),
             zero=torch.zeros(size, steps + 1, dtype=torch.bool, device=device),
             fell=nothing - 1,
-            state=state,
+            state=None,
         )
 
     @property
@@ -101,9 +110,8 @@ class Lanes(NamedTuple):
             return [function(*column) for column in zip(*tuples, strict=True)]
 
         parts = columns(*(one[:-1] for one in (self, *others)))
-        # Any State is a NamedTuple of tensors; the protocol that attacks are typed by can't say so.
-        states: list[Any] = [one.state for one in (self, *others)]
-        return Lanes(*parts, type(states[0])(*columns(*states)))  # type: ignore[call-arg, arg-type]
+        state = type(self.state)(*columns(*(one.state for one in (self, *others))))
+        return Lanes(*parts, state)  # type: ignore[call-arg]
 
     def note(self, loss: Tensor, grad: Tensor | None) -> None:
         """Write down what was seen at each lane's step, for the trace."""

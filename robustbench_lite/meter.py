@@ -31,13 +31,13 @@ class Meter:
     def __init__(self, budget: Budget | None = None, on_progress: Callable[[Progress], None] | None = None) -> None:
         self.budget = budget or Budget()
         self.passes = Passes()
-        self.started = time.perf_counter()
+        self._started, self._earlier = time.perf_counter(), 0.0
         self._on_progress = on_progress
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time since the start."""
-        return time.perf_counter() - self.started
+        """Wall-clock time since the start, and that of the processes whose work goes on here."""
+        return time.perf_counter() - self._started + self._earlier
 
     def check(self, upcoming: int) -> None:
         """Raise `Stop` where this many further passes, or time, are over the budget."""
@@ -46,8 +46,9 @@ class Meter:
         if self.budget.passes is not None and self.passes.total + upcoming > self.budget.passes:
             raise Stop("passes")
 
-    def spend(self, forward: int, backward: int) -> None:
-        """Count passes."""
+    def spend(self, forward: int, backward: int, seconds: float = 0.0) -> None:
+        """Count passes, and time that an earlier process took for them."""
+        self._earlier += seconds
         self.passes += Passes(forward=forward, backward=backward)
 
     def tell(self, progress: Progress) -> None:

@@ -14,7 +14,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from robustbench_lite.errors import UserError, faults
 from robustbench_lite.files import atomic_file, write_atomically
@@ -27,6 +35,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCHEMA_VERSION: Literal[1] = 1
+
+NPZ_FAULTS = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises for a damaged npz file."""
 
 Verdict = Literal["PASS", "FAIL", "INVALID"]
 Severity = Literal["error", "warning", "info"]
@@ -220,19 +231,46 @@ class Gate(_Frozen):
     """A demand on the scorecard and whether it is met."""
 
     name: str
-    """``min_clean_accuracy``, ``min_robust_accuracy`` or ``max_drop``."""
+    """``min_clean_accuracy``, ``min_robust_accuracy``, ``max_drop``, ``max_regression``, ``max_passes`` or
+    ``max_seconds``."""
     threshold: float
-    """Share of samples that is demanded."""
+    """What is demanded: a share of samples, passes a sample, or seconds."""
     value: float
-    """Share that was seen."""
+    """What was seen."""
     low: float
-    """Low end of its interval."""
+    """Low end of its interval; of a cost the value itself."""
     high: float
-    """High end of its interval."""
+    """High end of its interval; of a cost the value itself."""
     passed: bool
     """False only where the whole interval is on the wrong side: a gate doesn't fail by chance."""
     decided: bool
     """False where the interval holds the threshold: more samples would be needed to tell."""
+    samples: int | None = None
+    """Samples that it was decided on; None on a card of before this was kept."""
+    more_needed: int | None = None
+    """Samples more that would decide it, if the share stays as seen; None where it is decided, and where no number
+    would."""
+
+    @property
+    def kind(self) -> Literal["accuracy", "regression", "cost"]:
+        """What it is about: a share of the samples, one paired with a baseline's, or what the evaluation cost."""
+        if self.name in ("max_passes", "max_seconds"):
+            return "cost"
+        return "regression" if self.name == "max_regression" else "accuracy"
+
+    @property
+    def words(self) -> str:
+        """``met``, ``failed``, or ``undecided with 200 samples, 1,150 more needed``."""
+        if self.decided or self.samples is None:
+            return ("met" if self.decided else "undecided") if self.passed else "failed"
+        if self.more_needed is None:
+            return f"undecided with {self.samples:,} samples, and with any number: the share is at the threshold"
+        return f"undecided with {self.samples:,} samples, {self.more_needed:,} more needed"
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What is not known is not written, so that a card of before it was kept is saved as it was read.
+        return {key: value for key, value in write(self).items() if value is not None}
 
 
 class Example(_Frozen):
@@ -268,6 +306,8 @@ class DataInfo(_Frozen):
 
     name: str
     samples: int
+    planned: int | None = None
+    """Samples there were, of an evaluation that was to end as soon as its gates are settled; None of any other."""
     limit: int | None = None
     """Size of the class-stratified sample that was asked for; None where all were."""
     shape: tuple[int, ...]
@@ -326,7 +366,7 @@ class Witnesses:
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 return cls(**{name: stored[name] for name in ("index", "attack", "threat", "x")})
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as fault:
+        except NPZ_FAULTS as fault:
             raise UserError(f"{path}: can't be read as witnesses ({fault}); delete it or save the card again") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -104,7 +105,7 @@ def samples_needed(count: int, total: int, threshold: float, confidence: float =
     Parameters
     ----------
     count, total
-        Successes and trials so far, ``0 <= count <= total`` and ``total > 0``.
+        Successes and trials so far, ``0 <= count <= total``.
     threshold
         A share in [0, 1].
     confidence
@@ -114,31 +115,29 @@ def samples_needed(count: int, total: int, threshold: float, confidence: float =
     -------
     int or None
         Samples altogether, ``total`` where the interval already leaves it out; None where no number would do, because
-        the share is the threshold.
+        the share is the threshold, and without trials.
     """
     _check(count, total, confidence)
     from scipy.special import betainc
 
+    if total == 0 or count / total == threshold:
+        return None
     share, tail = count / total, (1 - confidence) / 2
     if share < threshold:  # the same question about the failures
-        count, share, threshold = total - count, 1 - share, 1 - threshold
+        share, threshold = 1 - share, 1 - threshold
 
-    def above(samples: int) -> bool:
-        # The low end of the interval exceeds the threshold; the count need not be whole for the formula to hold.
-        return samples * share > 0 and betainc(samples * share, samples * (1 - share) + 1, threshold) < tail
+    def clear(samples: int) -> bool:
+        # The low end of the interval is above the threshold; the count need not be whole for the formula to hold.
+        return bool(betainc(samples * share, samples * (1 - share) + 1, threshold) < tail)
 
-    if share == threshold:
-        return None
+    if clear(total):
+        return total
     most = total
-    while not above(most):
+    while not clear(most):
         if most > _MOST:
             return None
         most *= 2
-    least = most // 2 if most > total else total - 1
-    while most - least > 1:
-        middle = (least + most) // 2
-        least, most = (least, middle) if above(middle) else (middle, most)
-    return most
+    return bisect_left(range(most), True, lo=most // 2, key=clear)
 
 
 def confidence_sequence(count: int, seen: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -285,11 +284,11 @@ def _check(count: int, total: int, confidence: float) -> None:
 
 
 def _crossing(beyond: Callable[[float], bool], low: float, high: float) -> float:
-    """Where a condition that is false below and true above some number begins to hold, to 1e-9 of the range."""
+    """Last number at which a condition that holds above some number does not yet hold, to 1e-9 of the range."""
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (low, middle) if beyond(middle) else (middle, high)
-    return high
+    return low
 
 
 def _mixture_low(count: int, seen: int, error: float) -> float:

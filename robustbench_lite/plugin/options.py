@@ -184,7 +184,7 @@ def _at_least_one(text: str) -> int:
 
 
 def _reason(text: str) -> str:
-    if not text.strip() or text.startswith("-"):
+    if not text.strip():
         raise argparse.ArgumentTypeError(f"{text!r}: expected the reason why, in words; every result will show it")
     return " ".join(text.split())
 

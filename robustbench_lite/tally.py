@@ -1,0 +1,305 @@
+"""Write down what came out of an evaluation: the bouts of its attacks in, a scorecard out."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import platform
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import robustbench_lite
+from robustbench_lite import validity
+from robustbench_lite.data import Data
+from robustbench_lite.engine import Attack, Run
+from robustbench_lite.meter import Meter
+from robustbench_lite.scorecard import (
+    AttackResult,
+    Break,
+    DataInfo,
+    Environment,
+    Example,
+    Finding,
+    Interval,
+    Outcome,
+    Passes,
+    Scorecard,
+    TargetInfo,
+    ThreatResult,
+    Witnesses,
+    median,
+)
+from robustbench_lite.suite import Suite
+from robustbench_lite.threat import ThreatModel
+
+_GALLERY = 12
+_PACKAGES = ("robustbench_lite", "torch", "torchvision", "numpy", "foolbox", "adversarial-robustness-toolbox")
+
+
+class Clean(NamedTuple):
+    """What the clean pass found, one a sample."""
+
+    prediction: NDArray[np.int64]
+    keys: NDArray[np.int64]
+    least_likely: Tensor
+    labels: NDArray[np.int64]
+    classes: int
+    forward: NDArray[np.int64]
+    findings: tuple[Finding, ...]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each prediction is right."""
+        right: NDArray[np.bool_] = self.prediction == self.labels
+        return right
+
+    def take(self, rows: NDArray[np.int64]) -> Clean:
+        """The same of some samples."""
+        return self._replace(
+            prediction=self.prediction[rows],
+            keys=self.keys[rows],
+            least_likely=self.least_likely[torch.from_numpy(rows)],
+            labels=self.labels[rows],
+            forward=self.forward[rows],
+        )
+
+
+class Bout(NamedTuple):
+    """One attack under one threat model, and what came of it."""
+
+    name: str
+    algorithm: str
+    attack: Attack
+    threat: ThreatModel
+    attempted: NDArray[np.int64]
+    """Positions of the samples that it was run on."""
+    run: Run
+
+    def merge(self, other: Bout) -> Bout:
+        """Add the same on other samples."""
+        return self._replace(attempted=np.concatenate([self.attempted, other.attempted]), run=self.run.merge(other.run))
+
+    def take(self, rows: NDArray[np.int64]) -> Bout:
+        """The same, of data that hold only these samples."""
+        return self._replace(attempted=np.searchsorted(rows, self.attempted), run=self.run.take(rows))
+
+
+def scorecard(
+    *,
+    target: TargetInfo,
+    data: Data,
+    planned: int | None,
+    limit: int | None,
+    clean: Clean,
+    suite: Suite,
+    bouts: list[Bout],
+    changed: tuple[Finding, ...],
+    seed: int,
+    batch_size: int,
+    keep_witnesses: bool,
+    meter: Meter,
+) -> Scorecard:
+    """Write down what came out; gates are not looked at."""
+    total, right = len(data), clean.correct
+    results, threats = _results(bouts, suite, right)
+    standing = right.copy()
+    for bout in bouts:
+        standing &= ~bout.run.broken
+    stopped = bouts[-1].run.stopped if bouts else None
+    findings = (
+        *clean.findings,
+        *validity.judge(results),
+        *changed,
+        *validity.stopped(
+            stopped,
+            (result.name for result in results if result.finished),
+            len(suite.attacks) * len(suite.threats),
+            int(standing.sum()),
+        ),
+    )
+    card = Scorecard(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=robustbench_lite.__version__,
+        target=target,
+        data=DataInfo(
+            name=data.name,
+            samples=total,
+            planned=planned,
+            limit=limit,
+            shape=tuple(data.shape),
+            classes=data.classes or tuple(str(label) for label in range(clean.classes)),
+            sha256=hashlib.sha256(np.sort(clean.keys).tobytes()).hexdigest(),
+        ),
+        suite=suite,
+        seed=seed,
+        batch_size=batch_size,
+        environment=_environment(),
+        clean_accuracy=Interval.of(int(right.sum()), total),
+        robust_accuracy=Interval.of(int(standing.sum()), total),
+        threats=threats,
+        attacks=results,
+        passes=meter.passes,
+        seconds=meter.seconds,
+        verdict="INVALID" if any(finding.severity == "error" for finding in findings) else "PASS",
+        validity=findings,
+        interrupted=stopped,
+        outcomes=_outcomes(data, clean, bouts),
+        gallery=tuple(_gallery(data, clean, bouts)),
+    )
+    return card.with_witnesses(_witnesses(data, bouts)) if keep_witnesses else card
+
+
+def _results(
+    bouts: list[Bout], suite: Suite, right: NDArray[np.bool_]
+) -> tuple[tuple[AttackResult, ...], tuple[ThreatResult, ...]]:
+    results, threats = [], []
+    for threat in suite.threats:
+        standing = right.copy()
+        for bout in (one for one in bouts if one.threat == threat):
+            standing &= ~bout.run.broken
+            results.append(_result(bout, right, int(standing.sum())))
+        worst = Interval.of(int(standing.sum()), len(right))
+        threats.append(ThreatResult(threat=threat, robust_accuracy=worst))
+    return tuple(results), tuple(threats)
+
+
+def _result(bout: Bout, right: NDArray[np.bool_], standing: int) -> AttackResult:
+    broken = int(bout.run.broken.sum())
+    distances = bout.run.distance[bout.run.broken].tolist()
+    saw_all = len(bout.attempted) == int(right.sum()) and not bout.run.stopped
+    return AttackResult(
+        name=bout.name,
+        attack=bout.algorithm,
+        threat=bout.threat,
+        params=bout.attack.params(),
+        gradients=bout.attack.gradients,
+        attempted=len(bout.attempted),
+        broken=broken,
+        unconfirmed=bout.run.unconfirmed,
+        robust_accuracy=Interval.of(standing, len(right)),
+        alone=Interval.of(int(right.sum()) - broken, len(right)) if saw_all else None,
+        distance_min=min(distances, default=None),
+        distance_median=median(distances),
+        passes=bout.run.passes,
+        seconds=bout.run.seconds,
+        finished=bout.run.stopped is None,
+        trace=bout.run.trace,
+    )
+
+
+def _outcomes(data: Data, clean: Clean, bouts: list[Bout]) -> tuple[Outcome, ...]:
+    forward = clean.forward + sum(bout.run.forward for bout in bouts)
+    backward = np.zeros_like(forward) + sum(bout.run.backward for bout in bouts)
+    return tuple(
+        Outcome(
+            index=int(data.index[row]),
+            key=f"{int(clean.keys[row]) & (1 << 64) - 1:016x}",
+            label=int(clean.labels[row]),
+            prediction=int(clean.prediction[row]),
+            breaks=tuple(
+                Break(
+                    attack=bout.name,
+                    threat=str(bout.threat),
+                    prediction=int(bout.run.prediction[row]),
+                    distance=float(bout.run.distance[row]),
+                )
+                for bout in bouts
+                if bout.run.broken[row]
+            ),
+            passes=Passes(forward=int(forward[row]), backward=int(backward[row])),
+        )
+        for row in range(len(data))
+    )
+
+
+def _witnesses(data: Data, bouts: list[Bout]) -> Witnesses:
+    found = [(bout.name, str(bout.threat), row, x) for bout in bouts for row, x in sorted(bout.run.witnesses.items())]
+    return Witnesses(
+        index=data.index.numpy()[[row for _, _, row, _ in found]] if found else np.empty(0, np.int64),
+        attack=np.array([name for name, _, _, _ in found], dtype=np.str_),
+        threat=np.array([threat for _, threat, _, _ in found], dtype=np.str_),
+        x=np.stack([x for _, _, _, x in found]) if found else np.empty((0, *data.shape), np.float32),
+    )
+
+
+def _gallery(data: Data, clean: Clean, bouts: list[Bout]) -> Iterator[Example]:
+    """Up to a dozen witnesses, taken in turn from the attacks, each sample once."""
+    if len(data.shape) != 3 or data.shape[0] not in (1, 3):
+        return
+    shown: set[int] = set()
+    piles = [(bout, iter(sorted(bout.run.witnesses, key=lambda row: clean.keys[row]))) for bout in bouts]
+    while piles and len(shown) < _GALLERY:
+        for bout, pile in list(piles):
+            row = next((row for row in pile if row not in shown), None)
+            if row is None:
+                piles.remove((bout, pile))
+            elif len(shown) < _GALLERY:
+                shown.add(row)
+                yield _example(data, clean, bout, row)
+
+
+def _example(data: Data, clean: Clean, bout: Bout, row: int) -> Example:
+    original, adversarial = data.fetch(torch.tensor([row]))[0].numpy(), bout.run.witnesses[row]
+    change = adversarial - original
+    return Example(
+        index=int(data.index[row]),
+        label=int(clean.labels[row]),
+        prediction=int(clean.prediction[row]),
+        attack=bout.name,
+        threat=str(bout.threat),
+        adversarial_prediction=int(bout.run.prediction[row]),
+        distance=float(bout.run.distance[row]),
+        original=_png(original),
+        perturbation=_png(0.5 + 0.5 * change / max(float(np.abs(change).max()), 1e-12)),
+        adversarial=_png(adversarial),
+    )
+
+
+def _png(image: NDArray[np.float32]) -> str:
+    from PIL import Image
+
+    levels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
+    picture = Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _environment() -> Environment:
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        processor=processor(),
+        threads=torch.get_num_threads(),
+        packages={name: metadata.version(name) for name in _PACKAGES if _installed(name)},
+    )
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def processor() -> str:
+    """Name of the GPU where there is one, else of the CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
+    return platform.processor() or platform.machine()
