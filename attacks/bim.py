@@ -7,10 +7,10 @@ from typing import ClassVar, NamedTuple
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.engine import Attack, Problem, Seen
 from robustbench_lite.losses import LossName
 from robustbench_lite.norms import GEOMETRIES
 from robustbench_lite.parameters import Length, PositiveInt, step_length
+from robustbench_lite.stepper import Attack, Problem, Seen
 
 
 class State(NamedTuple):

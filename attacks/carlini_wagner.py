@@ -9,9 +9,9 @@ from pydantic import NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.engine import Attack, Problem, Seen
 from robustbench_lite.losses import LossName
 from robustbench_lite.parameters import Length, PositiveInt
+from robustbench_lite.stepper import Attack, Problem, Seen
 
 _FIRST_C = 2.0  # first c over the least one that pays, were the margin linear
 _FIRST_MOVE = 1.5  # length of the first step over the distance, were the margin linear

@@ -6,7 +6,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def cpu_seconds(job: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def rounds(jobs: dict[str, Callable[[], object]], count: int) -> dict[str, float]:
+def rounds(jobs: Mapping[str, Callable[[], object]], count: int) -> dict[str, float]:
     """Median seconds of each job over rounds in which every job runs once, so that drift hits all alike."""
     taken: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(count):

@@ -56,10 +56,11 @@ def main(samples: int, batch: int, count: int, threads: int) -> None:
         run(attack, target, known, rows, threat, batch_size=batch, early_stop=False)
 
     def foolbox() -> None:
-        import foolbox
+        from foolbox.attacks import LinfPGD
+        from foolbox.models.pytorch import PyTorchModel
 
-        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
-        attack = foolbox.attacks.LinfPGD(steps=STEPS, abs_stepsize=0.01, random_start=False)
+        wrapped = PyTorchModel(model, bounds=(0, 1))
+        attack = LinfPGD(steps=STEPS, abs_stepsize=0.01, random_start=False)
         for at in range(0, samples, batch):
             attack(wrapped, x[at : at + batch], y[at : at + batch], epsilons=EPS)
 

@@ -2,8 +2,8 @@
 
     python benchmarks/yardsticks.py --weights DIR --data-root DIR
 
-``--weights`` holds advertorch's ``mnist_lenet5_clean.pt`` and ``mnist_lenet5_adv.pt``; ``--data-root`` the official MNIST
-in torchvision's layout. The published attack starts at the input, takes 40 steps of 0.01 in Linf 0.3 on the
+``--weights`` holds advertorch's ``mnist_lenet5_clean.pt`` and ``mnist_lenet5_adv.pt``; ``--data-root`` the official
+MNIST in torchvision's layout. The published attack starts at the input, takes 40 steps of 0.01 in Linf 0.3 on the
 cross-entropy, and is judged by its last step.
 """
 
@@ -55,9 +55,7 @@ def main(weights: Path, data_root: Path, limit: int | None, threads: int) -> Non
                 "seconds": time.perf_counter() - started,
             }
         )
-    write(
-        "yardsticks", "Published cases, run again", f"PGD, Linf 0.3, 40 steps of 0.01, no random start; seed {0}.", rows
-    )
+    write("yardsticks", "Published cases, run again", "PGD, Linf 0.3, 40 steps of 0.01, no random start; seed 0.", rows)
 
 
 if __name__ == "__main__":

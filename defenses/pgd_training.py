@@ -10,9 +10,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from robustbench_lite import registry
-from robustbench_lite.engine import Attack, perturb
+from robustbench_lite.engine import perturb
 from robustbench_lite.losses import LossName
 from robustbench_lite.parameters import Length, PositiveInt, Share
+from robustbench_lite.stepper import Attack
 from robustbench_lite.training import Batch, Defense, Stage
 
 

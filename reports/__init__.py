@@ -8,4 +8,7 @@ CATALOGUE: dict[str, str] = {
     "terminal": "terminal:render",
     "html": "html:render",
     "markdown": "markdown:render",
+    "github": "github:render",
+    "annotations": "github:annotate",
+    "sarif": "sarif:render",
 }

@@ -107,8 +107,8 @@ def gate_demand(gate: Gate) -> str:
     bound, _, what = gate.name.partition("_")
     words = {"min": "at least", "max": "at most"}
     if not what or bound not in words:
-        return f"{gate.name.replace('_', ' ')} {percent(gate.threshold)}"
-    return f"{what.replace('_', ' ')} {words[bound]} {percent(gate.threshold)}"
+        return f"{gate.name.replace('_', ' ')} {_gated(gate, gate.threshold)}"
+    return f"{what.replace('_', ' ')} {words[bound]} {_gated(gate, gate.threshold)}"
 
 
 def gate_state(gate: Gate) -> str:
@@ -119,8 +119,16 @@ def gate_state(gate: Gate) -> str:
 
 
 def gate_found(gate: Gate) -> str:
-    """What a gate saw, such as ``27.5% [24.0, 31.2]``."""
+    """What a gate saw, such as ``27.5% [24.0, 31.2]``, or ``312 passes a sample``."""
+    if gate.kind == "cost":
+        return _gated(gate, gate.value)
     return f"{percent(gate.value)} [{100 * gate.low:.1f}, {100 * gate.high:.1f}]"
+
+
+def _gated(gate: Gate, value: float) -> str:
+    if gate.kind != "cost":
+        return percent(value)
+    return f"{value:,.4g} {'s' if gate.name == 'max_seconds' else 'a sample'}"
 
 
 def parameters(result: AttackResult) -> str:

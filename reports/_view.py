@@ -84,7 +84,7 @@ def reasons(card: Scorecard) -> list[str]:
 
 def reservations(card: Scorecard) -> list[str]:
     """What a reader must know before believing the numbers, a sentence each."""
-    return [sentence for check in (_stopped, _unconfirmed) for sentence in check(card)]
+    return [sentence for check in (_stopped, _settled, _unconfirmed) for sentence in check(card)]
 
 
 def paired(cards: Sequence[Scorecard]) -> Comparison | str | None:
@@ -139,7 +139,9 @@ def _passed(gates: int) -> str:
 
 
 def _undecided(gate: Gate) -> str:
-    return f"Undecided: {gate_demand(gate)}, found {gate_found(gate)}; more samples are needed to tell."
+    seen = f" with {plural(gate.samples, 'sample')}" if gate.samples else ""
+    more = f"about {gate.more_needed:,} more" if gate.more_needed else "more samples"
+    return f"Undecided{seen}: {gate_demand(gate)}, found {gate_found(gate)}; {more} needed to tell."
 
 
 def _invalid(card: Scorecard) -> list[str]:
@@ -151,6 +153,12 @@ def _stopped(card: Scorecard) -> Iterator[str]:
     if card.interrupted or cut:
         why = f"The run stopped early ({plain(card.interrupted)})" if card.interrupted else f"{_and(cut)} stopped early"
         yield f"{why}: the robust accuracy is only an upper bound, a full run can only lower it."
+
+
+def _settled(card: Scorecard) -> Iterator[str]:
+    planned, seen = card.data.planned, card.data.samples
+    if planned and seen < planned and not card.interrupted:
+        yield f"Every gate was settled after {seen:,} of {planned:,} samples: the run ended there, its error kept."
 
 
 def _unconfirmed(card: Scorecard) -> Iterator[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robustbench_lite.asserts import assert_clean, assert_gates, assert_robust, assert_valid
     from robustbench_lite.data import Data, load_data
     from robustbench_lite.evaluation import evaluate
     from robustbench_lite.gates import Gates
@@ -31,6 +32,10 @@ _PUBLIC = {
     "Suite": "suite",
     "Target": "target",
     "ThreatModel": "threat",
+    "assert_clean": "asserts",
+    "assert_gates": "asserts",
+    "assert_robust": "asserts",
+    "assert_valid": "asserts",
     "evaluate": "evaluation",
     "harden": "hardening",
     "load_data": "data",
@@ -48,6 +53,10 @@ __all__ = [
     "Suite",
     "Target",
     "ThreatModel",
+    "assert_clean",
+    "assert_gates",
+    "assert_robust",
+    "assert_valid",
     "evaluate",
     "harden",
     "load_data",

@@ -12,11 +12,13 @@ that a test does not turn red by the luck of the draw. An evaluation that can't 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-if TYPE_CHECKING:
-    from robustbench_lite.scorecard import Finding, Gate, Interval, Scorecard
-    from robustbench_lite.threat import ThreatModel
+from robustbench_lite.compare import same_adversary
+from robustbench_lite.errors import UserError
+from robustbench_lite.gates import CONFIDENCE, Counts, Gates, decide
+from robustbench_lite.scorecard import Finding, Gate, Interval, Scorecard
+from robustbench_lite.threat import ThreatModel
 
 __all__ = ["assert_clean", "assert_gates", "assert_robust", "assert_valid"]
 
@@ -49,9 +51,10 @@ def assert_robust(
         For a share outside [0, 1], and for a threat model that the card has not.
     """
     __tracebackhide__ = True
-    demanded, (under, accuracy) = _share(at_least), _robust(card, threat)
+    under, accuracy = _robust(card, threat)
+    gate = decided(card, Gates(min_robust_accuracy=at_least), robust=accuracy.count)
     assert_valid(card, allow=allow_invalid)
-    _fail_on(too_low(f"robust accuracy under {under}", accuracy, demanded), card)
+    _fail_on(missed(gate, f"robust accuracy under {under}"), card)
 
 
 def assert_clean(card: Scorecard, at_least: float, *, allow_invalid: str | None = None) -> None:
@@ -60,9 +63,9 @@ def assert_clean(card: Scorecard, at_least: float, *, allow_invalid: str | None 
     Parameters, and what is raised, as in `assert_robust`.
     """
     __tracebackhide__ = True
-    demanded = _share(at_least)
+    gate = decided(card, Gates(min_clean_accuracy=at_least))
     assert_valid(card, allow=allow_invalid)
-    _fail_on(too_low("clean accuracy", card.clean_accuracy, demanded), card)
+    _fail_on(missed(gate), card)
 
 
 def assert_gates(card: Scorecard, *, allow_invalid: str | None = None) -> None:
@@ -77,10 +80,11 @@ def assert_gates(card: Scorecard, *, allow_invalid: str | None = None) -> None:
     """
     __tracebackhide__ = True
     if not card.gates:
-        raise _wrong("the scorecard has no gates: give some to evaluate, such as gates={'min_robust_accuracy': 0.45}")
+        raise UserError(
+            "the scorecard has no gates: give some to evaluate, such as gates={'min_robust_accuracy': 0.45}"
+        )
     assert_valid(card, allow=allow_invalid)
-    missed = [fault for gate in card.gates if (fault := gate_missed(gate))]
-    _fail_on("\n".join(missed), card)
+    _fail_on("\n".join(fault for gate in card.gates if (fault := missed(gate))), card)
 
 
 def assert_valid(card: Scorecard, *, allow: str | None = None) -> None:
@@ -100,7 +104,9 @@ def assert_valid(card: Scorecard, *, allow: str | None = None) -> None:
     """
     __tracebackhide__ = True
     if allow is not None and not allow.strip():
-        raise _wrong("the reason to let an INVALID evaluation through is empty: say why, for those who read the test")
+        raise UserError(
+            "the reason to let an INVALID evaluation through is empty: say why, for those who read the test"
+        )
     if card.verdict == "INVALID" and allow is None:
         raise AssertionError(untrusted(errors(card)))
 
@@ -116,26 +122,44 @@ def untrusted(findings: Sequence[Finding]) -> str:
     return "\n".join(["INVALID: the evaluation can't be trusted", *dict.fromkeys(told)])
 
 
-def too_low(what: str, accuracy: Interval, at_least: float) -> str | None:
-    """Say that a share is too low where the whole of its interval is; None where it is not."""
-    if accuracy.high >= at_least:
-        return None
-    return (
-        f"{what} is {accuracy} on {accuracy.total} samples: at least {at_least:.1%} is demanded, and the whole "
-        f"{accuracy.confidence:.0%} interval is below it"
-    )
+def decided(card: Scorecard, demand: Gates, robust: int | None = None) -> Gate:
+    """Hold one demand against a card as its own gates are: on the interval, or the sequential one.
+
+    Parameters
+    ----------
+    card
+        What was counted.
+    demand
+        One gate.
+    robust
+        Robust samples, where others than those of the card's worst case are meant.
+    """
+    counts = Counts.of(card)
+    [gate] = decide(demand, counts if robust is None else replace(counts, robust=robust), total=card.data.planned)
+    return gate
 
 
-def gate_missed(gate: Gate) -> str | None:
-    """Say that a gate is missed; None where it is not."""
+def missed(gate: Gate, what: str | None = None) -> str | None:
+    """Say that a gate is missed; None where it is not.
+
+    Parameters
+    ----------
+    gate
+        A gate that was decided.
+    what
+        What it is about; by default as its name says.
+    """
     if gate.passed:
         return None
-    bound, _, what = gate.name.partition("_")
-    words = {"min": "at least", "max": "at most"}[bound]
-    side = {"min": "below", "max": "above"}[bound]
+    bound, _, rest = gate.name.partition("_")
+    words, side = {"min": ("at least", "below"), "max": ("at most", "above")}[bound]
+    what = what or rest.replace("_", " ")
+    if gate.kind == "cost":
+        unit = " a sample" if rest == "passes" else ""
+        return f"{what}{unit}: {gate.value:,.1f}, {words} {gate.threshold:,.5g} demanded ({gate.name})"
     return (
-        f"{what.replace('_', ' ')} is {gate.value:.1%} [{gate.low:.1%}, {gate.high:.1%}]: {words} {gate.threshold:.1%} "
-        f"is demanded, and the whole interval is {side} it ({gate.name})"
+        f"{what} is {gate.value:.1%} [{gate.low:.1%}, {gate.high:.1%}] on {gate.samples:,} samples: {words} "
+        f"{gate.threshold:.1%} is demanded, and the whole {CONFIDENCE:.0%} interval is {side} it ({gate.name})"
     )
 
 
@@ -163,24 +187,9 @@ def _fail_on(fault: str | None, card: Scorecard) -> None:
 def _robust(card: Scorecard, threat: str | ThreatModel | None) -> tuple[str, Interval]:
     if threat is None:
         return " and ".join(str(row.threat) for row in card.threats), card.robust_accuracy
-    from robustbench_lite.compare import same_adversary
-    from robustbench_lite.threat import ThreatModel
-
     meant = ThreatModel.parse(threat)
     for row in card.threats:
         if same_adversary(row.threat, meant):
             return str(row.threat), row.robust_accuracy
     known = ", ".join(str(row.threat) for row in card.threats)
-    raise _wrong(f"the scorecard holds nothing under {meant}: expected one of {known}")
-
-
-def _share(given: float) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1:
-        raise _wrong(f"at_least is {given!r}: expected a share from 0 to 1, such as 0.45 for 45 %")
-    return given
-
-
-def _wrong(text: str) -> ValueError:
-    from robustbench_lite.errors import UserError
-
-    return UserError(text)
+    raise UserError(f"the scorecard holds nothing under {meant}: expected one of {known}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.gates import CONFIDENCE, judge
 from robustbench_lite.registry import unknown
 from robustbench_lite.scorecard import Gate, Scorecard
-from robustbench_lite.statistics import mcnemar_loss, paired_interval, visible_loss
+from robustbench_lite.statistics import mcnemar_loss, paired_interval, pairs_needed, visible_loss
 
 POWER = 0.8
 """Chance with which the smallest visible regression is seen."""
@@ -126,8 +125,8 @@ def check(card: Scorecard, baseline: Scorecard, max_regression: float = 0.0) -> 
 
     Samples are paired by their content, and only those that came out otherwise count. The test is one-sided, with an
     error of 2.5 %, one side of a 95 % interval as in every gate: what it may call out wrongly is a regression, and a
-    model that got better must not use up half of that error. With ``max_regression`` 0 it fails only where the exact
-    one-sided McNemar test does.
+    model that got better must not use up half of that error. With ``max_regression`` 0 it fails exactly where the
+    one-sided McNemar test does; with more, where the whole interval of what is lost lies above.
 
     Parameters
     ----------
@@ -168,9 +167,8 @@ def check(card: Scorecard, baseline: Scorecard, max_regression: float = 0.0) -> 
 def _gate(lost: int, gained: int, samples: int, threshold: float) -> Gate:
     value = (lost - gained) / samples
     low, high = paired_interval(lost, gained, samples, CONFIDENCE)
-    # An interval shrinks with the root of the samples: so many times as many bring its end to the threshold.
-    reach, gap = (value - low, value - threshold) if value > threshold else (high - value, threshold - value)
-    more = math.ceil(samples * ((reach / gap) ** 2 - 1)) if gap else None
+    needed = pairs_needed(lost, gained, samples, threshold, CONFIDENCE)
+    more = None if needed is None else needed - samples
     return judge("max_regression", threshold, value, low, high, samples=samples, more_needed=more)
 
 

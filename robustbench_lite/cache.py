@@ -2,32 +2,37 @@
 
 A question is the model (weights, architecture, code), the data, the suite, the seed and the versions. Each has a
 folder, the name of which is their hash; it holds journals while the evaluation runs and the scorecard once it is done.
-A lock keeps two processes from answering the same question at once: the second one waits, and finds the answer.
+A lock keeps two processes from answering the same question at once: the second one waits, and finds the answer. Locks
+stand beside the folders, not in them, so that a folder can be deleted while its lock is held.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.files import write_atomically
+from robustbench_lite.fingerprint import code_sha256 as code_sha256
 from robustbench_lite.journal import Journal
 from robustbench_lite.scorecard import Scorecard
 
 if TYPE_CHECKING:
-    from torch import nn
+    from rich.table import Table
 
 CARD_FILE = "scorecard.json"
 _ABOUT_FILE = "question.json"
+_LOCKS = ".locks"
+_NAME = re.compile(r"[0-9a-f]{32}")
+_DAY = 86400.0
 
 
 @dataclass(frozen=True)
@@ -35,18 +40,21 @@ class Slot:
     """The folder of one question."""
 
     folder: Path
+    with_witnesses: bool = False
+    """Whether an answer without witnesses is none."""
 
     def card(self) -> Scorecard | None:
         """The answer, where there is one; a damaged one counts as none."""
         try:
-            return Scorecard.load(self.folder / CARD_FILE)
+            card = Scorecard.load(self.folder / CARD_FILE)
         except UserError:
             return None
+        return None if self.with_witnesses and card.witnesses is None else card
 
     def journal(self, attack: str, threat: str) -> Journal:
         """What became of the samples under one attack so far."""
         mark = hashlib.sha256(f"{attack}|{threat}".encode()).hexdigest()[:8]
-        return Journal(self.folder / f"{re.sub('[^a-z0-9]+', '-', attack.lower())}-{mark}.jsonl")
+        return Journal(self.folder / f"{re.sub('[^a-z0-9]+', '-', attack.lower())[:64]}-{mark}.jsonl")
 
     def close(self, card: Scorecard) -> None:
         """Keep the answer and drop the journals; one that was cut short keeps its journals instead."""
@@ -58,37 +66,30 @@ class Slot:
 
 @contextmanager
 def slot(folder: str | Path, question: dict[str, Any]) -> Iterator[Slot]:
-    """Open the slot of a question, alone: another process that asks the same waits."""
-    from filelock import FileLock
+    """Open the slot of a question, alone: another process that asks the same waits.
 
-    name = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:32]
-    here = Path(folder) / name
+    Raises
+    ------
+    ValueError
+        For a folder that can't be written.
+    """
+    text = json.dumps(question, indent=1, sort_keys=True)
+    here = Path(folder) / hashlib.sha256(text.encode()).hexdigest()[:32]
     try:
-        here.mkdir(parents=True, exist_ok=True)
-        (Path(folder) / ".gitignore").write_text("*\n", encoding="utf-8")
+        _make(Path(folder))
+        lock = _lock(here)
+        lock.acquire()
     except OSError as fault:
-        raise UserError(f"cache folder {folder} can't be written: {fault.strerror}; choose another place") from None
-    with FileLock(here / ".lock"):
-        (here / _ABOUT_FILE).write_text(json.dumps(question, indent=1, sort_keys=True), encoding="utf-8")
-        yield Slot(here)
-
-
-def code_sha256(module: nn.Module) -> str:
-    """Hash of what a state dict doesn't tell: layers, their settings, and the source of classes not of torch."""
-    parts = [repr(module)]
-    for name, part in module.named_modules():
-        settings = {key: value for key, value in vars(part).items() if isinstance(value, bool | int | float | str)}
-        settings.pop("training", None)
-        parts.append(f"{name} {sorted(settings.items())}")
-    for kind in sorted(
-        {type(part) for part in module.modules()}, key=lambda one: f"{one.__module__}.{one.__qualname__}"
-    ):
-        if kind.__module__.partition(".")[0] not in ("torch", "torchvision"):
-            try:
-                parts.append(inspect.getsource(inspect.getmodule(kind) or kind))
-            except (OSError, TypeError):  # typed in at a prompt
-                parts.append(f"{kind.__module__}.{kind.__qualname__}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        raise UserError(_unwritable(folder, fault)) from None
+    try:
+        try:
+            here.mkdir(exist_ok=True)
+            write_atomically(here / _ABOUT_FILE, text)
+        except OSError as fault:
+            raise UserError(_unwritable(folder, fault)) from None
+        yield Slot(here, with_witnesses=bool(question.get("keep_witnesses")))
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True)
@@ -98,44 +99,112 @@ class Kept:
     name: str
     about: str
     done: bool
+    """Whether it is answered; what isn't holds the journals of an evaluation that runs, or that was cut short."""
     size: int
     """Bytes."""
     age: float
-    """Seconds since it was last written."""
+    """Seconds since it was last asked or written."""
 
 
-def kept(folder: str | Path) -> list[Kept]:
-    """What a cache folder holds, the newest first."""
-    found = []
-    for here in Path(folder).glob("*/"):
-        if (here / _ABOUT_FILE).is_file():
-            files = [path for path in here.iterdir() if path.is_file()]
-            question = json.loads((here / _ABOUT_FILE).read_text(encoding="utf-8"))
-            found.append(
-                Kept(
-                    name=here.name,
-                    about=f"{question['target']} · {question['suite']['name']} · {question['data']}",
-                    done=(here / CARD_FILE).is_file(),
-                    size=sum(path.stat().st_size for path in files),
-                    age=time.time() - max(path.stat().st_mtime for path in files),
-                )
-            )
-    return sorted(found, key=lambda one: one.age)
+def kept(folder: str | Path, older_than: float = 0.0) -> list[Kept]:
+    """What a cache folder holds, the newest first: only what was last used longer ago than this many seconds."""
+    entries = Path(folder).iterdir() if Path(folder).is_dir() else ()
+    found = [_kept(here) for here in entries if _NAME.fullmatch(here.name) and not here.is_symlink()]
+    return sorted((one for one in found if one is not None and one.age >= older_than), key=lambda one: one.age)
 
 
 def prune(folder: str | Path, older_than: float = 0.0) -> list[Kept]:
-    """Delete what was last written longer ago than this many seconds; what is in use stays."""
-    from filelock import FileLock, Timeout
+    """Delete what was last used longer ago than this many seconds; what is in use stays. Returns what is gone."""
+    from filelock import Timeout
 
     gone = []
-    for one in kept(folder):
+    for one in kept(folder, older_than):
         here = Path(folder) / one.name
-        if one.age < older_than:
-            continue
         try:
-            with FileLock(here / ".lock", timeout=0):
+            _make(Path(folder))
+            with _lock(here, timeout=0):
                 shutil.rmtree(here)
         except Timeout:
             continue
+        except OSError as fault:
+            raise UserError(f"{here} can't be deleted: {fault.strerror or fault}; see to whom it belongs") from None
         gone.append(one)
     return gone
+
+
+def table(found: Sequence[Kept]) -> Table:
+    """Show what is kept, for a terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("what", overflow="fold", ratio=1)
+    shown.add_column("state", no_wrap=True)
+    shown.add_column("size", justify="right", no_wrap=True)
+    shown.add_column("last used", justify="right", no_wrap=True)
+    for one in found:
+        shown.add_row(escape(one.about), "done" if one.done else "partial", size_text(one.size), _age_text(one.age))
+    return shown
+
+
+def size_text(size: int) -> str:
+    """Bytes for people: ``1.2 MB``."""
+    if size < 1000:
+        return f"{size} B"
+    for unit in ("kB", "MB"):
+        size_in_unit = size / {"kB": 1e3, "MB": 1e6}[unit]
+        if size_in_unit < 999.95:
+            return f"{size_in_unit:.1f} {unit}"
+    return f"{size / 1e9:.1f} GB"
+
+
+def _age_text(age: float) -> str:
+    for unit, seconds in (("days", _DAY), ("h", 3600.0), ("min", 60.0)):
+        if age >= 2 * seconds:
+            return f"{int(age / seconds)} {unit} ago"
+    return "just now"
+
+
+def _kept(here: Path) -> Kept | None:
+    """Read one folder; None where it is none of ours, or goes away while it is read."""
+    try:
+        if not (here / _ABOUT_FILE).is_file():
+            return None
+        stats = [path.stat() for path in here.iterdir() if path.is_file()]
+        return Kept(
+            name=here.name,
+            about=_about(here / _ABOUT_FILE),
+            done=(here / CARD_FILE).is_file(),
+            size=sum(stat.st_size for stat in stats),
+            age=max(0.0, time.time() - max(stat.st_mtime for stat in stats)),
+        )
+    except FileNotFoundError:
+        return None
+
+
+def _about(path: Path) -> str:
+    """Say in a line what was asked."""
+    try:
+        question = json.loads(path.read_text(encoding="utf-8"))
+        threats = " and ".join(f"{threat['norm']} {threat['eps_text']}" for threat in question["suite"]["threats"])
+        return f"{question['target']} · {question['suite']['name']}, {threats} · {question['data']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{path.parent.name} (damaged)"
+
+
+def _make(folder: Path) -> None:
+    """Make a cache folder that git ignores; one that is there already is left as it is."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / ".gitignore", "*\n")
+    (folder / _LOCKS).mkdir(exist_ok=True)
+
+
+def _lock(here: Path, timeout: float = -1) -> Any:
+    from filelock import FileLock
+
+    return FileLock(here.parent / _LOCKS / here.name, timeout=timeout)
+
+
+def _unwritable(folder: str | Path, fault: OSError) -> str:
+    return f"cache folder {folder} can't be written: {fault.strerror or fault}; choose another place"

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustbench_lite.engine import Attack, Problem, Seen
 from robustbench_lite.errors import UserError
 from robustbench_lite.files import atomic_file
 from robustbench_lite.scorecard import NPZ_FAULTS
+from robustbench_lite.stepper import Attack, Problem, Seen
 from robustbench_lite.threat import ThreatModel
 
 REPLAY = "replay"

@@ -1,8 +1,7 @@
 """The one attack loop.
 
-An attack is a stepper, like an optimiser: `Attack.init` proposes a first candidate for each sample, `Attack.step` the
-next, from what the model said to the last. Everything else is here, once: candidates are brought into ball and box, the
-model is asked, passes are counted, broken samples leave the batch and waiting ones take their place, and success is
+An attack (see `stepper`) proposes candidates. Everything else is here, once: candidates are brought into ball and box,
+the model is asked, passes are counted, broken samples leave the batch and waiting ones take their place, and success is
 decided by an independent forward pass, whoever wrote the attack.
 """
 
@@ -10,127 +9,30 @@ from __future__ import annotations
 
 import time
 import zlib
-from abc import ABC, abstractmethod
 from collections.abc import Container
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite.data import Data
 from robustbench_lite.errors import UserError
 from robustbench_lite.journal import Entry, Journal
 from robustbench_lite.lanes import Lanes
-from robustbench_lite.losses import LOSSES, LossName
+from robustbench_lite.losses import LOSSES
 from robustbench_lite.meter import Meter, Progress, Stop
 from robustbench_lite.noise import Noise
-from robustbench_lite.norms import GEOMETRIES, project
+from robustbench_lite.norms import GEOMETRIES
 from robustbench_lite.scorecard import Passes, Trace
+from robustbench_lite.stepper import Attack, Counted, Problem, Seen
 from robustbench_lite.target import Target
-from robustbench_lite.threat import NORMS, ThreatModel
+from robustbench_lite.threat import ThreatModel
 
 TOLERANCE = 1e-6
 """By how much a witness may leave the ball: float32 rounding of values in [0, 1], and no more."""
-
-
-class State(Protocol):
-    """What an attack remembers of each sample: a NamedTuple of tensors, the batch dimension first in every one."""
-
-    @property
-    def x(self) -> Tensor:
-        """The candidate to look at next, shape (B, *shape)."""
-
-
-class Seen(NamedTuple):
-    """What the model said to the candidates."""
-
-    x: Tensor
-    """The candidates, brought into the ball and the box, shape (B, *shape)."""
-    logits: Tensor
-    """Shape (B, K)."""
-    loss: Tensor
-    """The attack's loss, larger is nearer to the goal, shape (B,)."""
-    grad: Tensor
-    """Gradient of the loss with respect to the candidates, shape (B, *shape); zeros where none was asked for."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """What an attack may know about its batch."""
-
-    x: Tensor
-    """The originals, in [0, 1], shape (B, *shape)."""
-    y: Tensor
-    """True labels, shape (B,)."""
-    aim: Tensor
-    """The class that the goal is about: the label to leave, or the class to reach, shape (B,)."""
-    samples: Tensor
-    """Key of each sample: a hash of its input and label, int64, shape (B,)."""
-    step: Tensor
-    """Steps already taken for each sample, shape (B,); after a refill they differ."""
-    noise: Noise
-    """Random draws of each sample and restart; ``noise.at(problem.step)`` for those of a step."""
-    threat: ThreatModel
-    model: Counted
-    """The target, for an attack that runs a loop of its own: every pass through it is counted."""
-
-    @property
-    def targeted(self) -> bool:
-        """Whether ``aim`` is to be reached, rather than left."""
-        return self.threat.goal == "targeted"
-
-    def project(self, x: Tensor) -> Tensor:
-        """Bring candidates into the ball and the box."""
-        return project(x, self.x, self.threat.norm, self.threat.eps)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attack(ABC):
-    """One algorithm with its parameters: two pure functions over a batch.
-
-    Subclass it as a frozen (pydantic) dataclass, one field a parameter. The engine brings every candidate into the ball
-    and the box before the model sees it, so an attack doesn't.
-    """
-
-    norms: ClassVar[tuple[str, ...]] = NORMS
-    """Norms it can be run under."""
-    paper: ClassVar[str] = ""
-    """URL of its source."""
-    gradients: ClassVar[bool] = True
-    """Whether it needs gradients to the input."""
-    minimal: ClassVar[bool] = False
-    """Whether it looks for the smallest perturbation: its candidates are kept in the box, but not in the ball."""
-
-    @property
-    @abstractmethod
-    def steps(self) -> int:
-        """How often `step` is called for a sample; the model sees ``steps + 1`` candidates."""
-
-    @property
-    def loss(self) -> LossName:
-        """The loss it climbs, a name of `losses.LOSSES`; a field where it is a parameter."""
-        return "cross_entropy"
-
-    @property
-    def restarts(self) -> int:
-        """How often it is started on a sample that still stands; a field where it is a parameter."""
-        return 1
-
-    @abstractmethod
-    def init(self, problem: Problem) -> State:
-        """Propose the first candidates."""
-
-    @abstractmethod
-    def step(self, problem: Problem, state: Any, seen: Seen) -> State:
-        """Propose the next candidates from what the model said to the last ones."""
-
-    def params(self) -> dict[str, Any]:
-        """Parameters by name, defaults included."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
 @dataclass(frozen=True)
@@ -339,40 +241,6 @@ def perturb(attack: Attack, target: Target, x: Tensor, y: Tensor, threat: Threat
         state = attack.step(problem, state, seen)
         problem = replace(problem, step=problem.step + 1)
     return problem.project(state.x).detach()
-
-
-class Counted(nn.Module):
-    """The target, counting every sample that goes through it, forward and backward."""
-
-    def __init__(self, target: Target) -> None:
-        super().__init__()
-        self._target = target
-        self.spent = Passes()
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.count(forward=len(x))
-        return self._target(_CountBackward.apply(x, self) if x.requires_grad else x)
-
-    def count(self, forward: int = 0, backward: int = 0) -> None:
-        """Add passes."""
-        self.spent += Passes(forward=forward, backward=backward)
-
-    def take(self) -> Passes:
-        """Passes since the last call."""
-        spent, self.spent = self.spent, Passes()
-        return spent
-
-
-class _CountBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, counted: Counted) -> Tensor:
-        ctx.counted = counted
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        ctx.counted.count(backward=len(grad))
-        return grad, None
 
 
 class _Look:

@@ -18,12 +18,13 @@ from robustbench_lite import corpus as witness_corpus
 from robustbench_lite import registry, tally, validity
 from robustbench_lite.cache import Slot, code_sha256, slot
 from robustbench_lite.data import Data, as_data, check_inputs, check_labels
-from robustbench_lite.engine import Attack, Samples, run
+from robustbench_lite.engine import Samples, run
 from robustbench_lite.errors import UserError
 from robustbench_lite.gates import Counts, Gates, decide, settled
 from robustbench_lite.meter import Meter, Progress
 from robustbench_lite.noise import Noise
 from robustbench_lite.scorecard import Scorecard, Verdict
+from robustbench_lite.stepper import Attack
 from robustbench_lite.suite import Budget, Suite, load_suite
 from robustbench_lite.tally import Bout, Clean
 from robustbench_lite.target import Target, as_target

@@ -146,7 +146,7 @@ def settled(demands: Gates, counts: Counts, total: int) -> bool:
         return False
     shares = list(_shares(demands, counts))
     return bool(shares) and all(
-        _side(share.name, share.threshold, *sequential_interval(share.count, counts.seen, total, CONFIDENCE))
+        _side(share.name, share.threshold, *sequential_interval(share.counted, counts.seen, total, CONFIDENCE))
         for share in shares
     )
 
@@ -174,7 +174,7 @@ class _Share(NamedTuple):
 
     name: str
     threshold: float
-    count: int
+    counted: int
 
 
 def _side(name: str, threshold: float, low: float, high: float) -> Literal["right", "wrong"] | None:
@@ -197,13 +197,13 @@ def _shares(demands: Gates, counts: Counts) -> Iterator[_Share]:
 
 def _share_gate(share: _Share, seen: int, total: int | None) -> Gate:
     if total is None:
-        ends = clopper_pearson(share.count, seen, CONFIDENCE)
-        needed = samples_needed(share.count, seen, share.threshold, CONFIDENCE)
+        ends = clopper_pearson(share.counted, seen, CONFIDENCE)
+        needed = samples_needed(share.counted, seen, share.threshold, CONFIDENCE)
     else:
-        ends = sequential_interval(share.count, seen, total, CONFIDENCE)
-        needed = samples_needed(share.count, seen, share.threshold, last_look(CONFIDENCE))
+        ends = sequential_interval(share.counted, seen, total, CONFIDENCE)
+        needed = samples_needed(share.counted, seen, share.threshold, last_look(CONFIDENCE))
         needed = needed and max(needed, total)  # the interval of all samples is the one that tells
-    value = share.count / seen if seen else 0.0
+    value = share.counted / seen if seen else 0.0
     more = None if needed is None else needed - seen
     return judge(share.name, share.threshold, value, *ends, samples=seen, more_needed=more)
 

@@ -130,14 +130,7 @@ def samples_needed(count: int, total: int, threshold: float, confidence: float =
         # The low end of the interval is above the threshold; the count need not be whole for the formula to hold.
         return bool(betainc(samples * share, samples * (1 - share) + 1, threshold) < tail)
 
-    if clear(total):
-        return total
-    most = total
-    while not clear(most):
-        if most > _MOST:
-            return None
-        most *= 2
-    return bisect_left(range(most), True, lo=most // 2, key=clear)
+    return _fewest(clear, total)
 
 
 def confidence_sequence(count: int, seen: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -216,9 +209,10 @@ def last_look(confidence: float = 0.95) -> float:
 def paired_interval(lost: int, gained: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """Interval for the share that a second classifier loses against a first on the same samples, gains deducted.
 
-    The exact test of ``lost - gained`` turned into an interval. How often the two differ at all is unknown and not of
-    interest: the test is made at the most that an interval for it allows, whose error is added (Berger and Boos). The
-    interval leaves 0 out only where the exact McNemar test sees a change too, so the two never disagree.
+    It holds every loss that an exact test doesn't refute. For 0 that is McNemar's, so the interval leaves 0 out exactly
+    where McNemar's one-sided test sees a change. For others it is the test of ``lost - gained``; how often the two
+    differ at all, which is unknown and not of interest, is taken to be the most that an interval for it allows, whose
+    error is added (Berger and Boos).
 
     Parameters
     ----------
@@ -239,11 +233,43 @@ def paired_interval(lost: int, gained: int, total: int, confidence: float = 0.95
     Berger and Boos, *P values maximized over a confidence set for the nuisance parameter*, 1994.
     https://doi.org/10.1080/01621459.1994.10476836
     """
-    if min(lost, gained) < 0:
-        raise ValueError(f"counts are {lost} and {gained}: expected none below 0")
-    _check(lost + gained, total, confidence)
+    _check_pairs(lost, gained, total, confidence)
     error = (1 - confidence) / 2
     return _paired_low(lost, gained, total, error), -_paired_low(gained, lost, total, error)
+
+
+def pairs_needed(lost: int, gained: int, total: int, threshold: float, confidence: float = 0.95) -> int | None:
+    """Samples at which the paired interval leaves a threshold out, if the shares stay as they are.
+
+    Parameters
+    ----------
+    lost, gained
+        Samples that only the first, and only the second classifier got right.
+    total
+        Samples that both were asked so far.
+    threshold
+        A loss in [-1, 1].
+    confidence
+        Of the interval, in (0, 1).
+
+    Returns
+    -------
+    int or None
+        Samples altogether, but for the rounding of their counts; None where no number would do, because what was lost
+        is the threshold, and without samples.
+    """
+    _check_pairs(lost, gained, total, confidence)
+    if total == 0 or (lost - gained) / total == threshold:
+        return None
+    if (lost - gained) / total < threshold:  # the same question about the gain
+        lost, gained, threshold = gained, lost, -threshold
+    error = (1 - confidence) / 2
+
+    def clear(samples: int) -> bool:
+        first, second = round(lost * samples / total), round(gained * samples / total)
+        return _at_most(threshold, first, second, samples) <= error
+
+    return _fewest(clear, total)
 
 
 def visible_loss(gained: int, total: int, power: float = 0.8, confidence: float = 0.95) -> float | None:
@@ -283,6 +309,22 @@ def _check(count: int, total: int, confidence: float) -> None:
         raise ValueError(f"confidence is {confidence}: expected a number between 0 and 1, such as 0.95")
 
 
+def _check_pairs(lost: int, gained: int, total: int, confidence: float) -> None:
+    if min(lost, gained) < 0:
+        raise ValueError(f"counts are {lost} and {gained}: expected none below 0")
+    _check(lost + gained, total, confidence)
+
+
+def _fewest(clear: Callable[[int], bool], total: int) -> int | None:
+    """Fewest samples, from ``total`` on, with which something is clear; None beyond reach."""
+    most = total
+    while not clear(most):
+        if most > _MOST:
+            return None
+        most *= 2
+    return bisect_left(range(most), True, lo=max(total, most // 2), key=clear)
+
+
 def _crossing(beyond: Callable[[float], bool], low: float, high: float) -> float:
     """Last number at which a condition that holds above some number does not yet hold, to 1e-9 of the range."""
     for _ in range(30):
@@ -305,23 +347,28 @@ def _mixture_low(count: int, seen: int, error: float) -> float:
         mixture = normal + math.log(betaincc(success, failure, share)) - math.log1p(-share)
         return mixture - count * math.log(share) - (seen - count) * math.log1p(-share) < demanded
 
-    # Below this the evidence falls with the share, and from here up to the share that was seen it is under e.
+    # Up to this end the evidence falls as the share grows; from there to the share that was seen it is at most e.
     return _crossing(plausible, 0.0, count / (seen + 1))
 
 
 def _paired_low(lost: int, gained: int, total: int, error: float) -> float:
     """Low end of the paired interval: with a smaller loss, as much as was lost would be too unlikely."""
-    if total == 0:
-        return -1.0
+    low = _crossing(lambda loss: _at_most(loss, lost, gained, total) > error, -1.0, 1.0)
+    if mcnemar_loss(lost, gained) > error:
+        return min(low, 0.0)
+    return max(low, math.ulp(0.0))  # above 0, though by nothing that one could name
+
+
+def _at_most(loss: float, lost: int, gained: int, total: int) -> float:
+    """P-value of the hypothesis that no larger share is lost, gains deducted."""
+    if loss == 0:
+        return mcnemar_loss(lost, gained)
     _, differ = clopper_pearson(lost + gained, total, 1 - 2 * _NUISANCE)
-
-    def plausible(loss: float) -> bool:
-        # The more often the two differ, the farther the difference scatters: the upper end is the worst.
-        chance = _loses(loss, differ, total, lambda differing: (differing + lost - gained + 1) // 2)
-        return chance + _NUISANCE > error
-
-    low = _crossing(plausible, -differ, differ)
-    return low if mcnemar_loss(lost, gained) <= error else min(low, 0.0)
+    if differ < abs(loss):
+        return 1.0 if loss > 0 else _NUISANCE
+    # The more often the two differ, the farther the difference scatters: the most that is allowed is the worst.
+    chance = _loses(loss, differ, total, lambda differing: (differing + lost - gained + 1) // 2)
+    return min(1.0, chance + _NUISANCE)
 
 
 def _power(loss: float, won: float, total: int, error: float) -> float:
@@ -335,8 +382,8 @@ def _most_gained(differing: NDArray[np.int64], error: float) -> NDArray[np.int64
     from scipy.special import bdtr, bdtrik
 
     # The inverse is a float, a little off, and NaN where there is none: begin one above, come down.
-    most = np.floor(np.nan_to_num(bdtrik(error, differing, 0.5))).astype(np.int64) + 1
-    most = np.minimum(most, differing)
+    inverse = np.floor(np.nan_to_num(bdtrik(error, differing, 0.5)))
+    most: NDArray[np.int64] = np.minimum(inverse.astype(np.int64) + 1, differing)
     for _ in range(3):
         most -= (most >= 0) & (bdtr(most.clip(0), differing, 0.5) > error)
     return most

@@ -21,7 +21,7 @@ from torch import Tensor
 import robustbench_lite
 from robustbench_lite import validity
 from robustbench_lite.data import Data
-from robustbench_lite.engine import Attack, Run
+from robustbench_lite.engine import Run
 from robustbench_lite.meter import Meter
 from robustbench_lite.scorecard import (
     AttackResult,
@@ -39,6 +39,7 @@ from robustbench_lite.scorecard import (
     Witnesses,
     median,
 )
+from robustbench_lite.stepper import Attack
 from robustbench_lite.suite import Suite
 from robustbench_lite.threat import ThreatModel
 

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from robustbench_lite import engine, registry
+from robustbench_lite import engine, registry, stepper
 from robustbench_lite.data import Data, check_inputs
 from robustbench_lite.errors import UserError
 from robustbench_lite.files import write_atomically
@@ -277,7 +277,7 @@ class _Loop:
         self.seed, self.folder, self.on_progress, self.state = seed, folder, on_progress, state
         self.steps = math.ceil(len(data) / schedule.batch_size)
         name, params = _HELD_OUT_ATTACK
-        self.attack: engine.Attack = registry.build("attacks", name, params)
+        self.attack: stepper.Attack = registry.build("attacks", name, params)
 
     def train(self, stage: Stage) -> None:
         """Train a stage to its end, from its checkpoint or from the given weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,18 +17,10 @@ from torch import Tensor, nn
 
 from robustbench_lite import registry
 from robustbench_lite.data import as_data
-from robustbench_lite.engine import (
-    TOLERANCE,
-    Attack,
-    Counted,
-    Meter,
-    Run,
-    Samples,
-    out_of_memory,
-    perturb,
-    run,
-)
+from robustbench_lite.engine import TOLERANCE, Run, Samples, out_of_memory, perturb, run
+from robustbench_lite.meter import Meter
 from robustbench_lite.noise import Noise
+from robustbench_lite.stepper import Attack, Counted
 from robustbench_lite.suite import Budget
 from robustbench_lite.target import Target
 from robustbench_lite.threat import ThreatModel
@@ -267,7 +260,7 @@ def test_an_early_break_saves_its_passes(digits):
     ("attack", "threat", "samples"),
     [
         (("pgd", {"steps": 5, "restarts": 2}), "Linf 0.1", 1000),
-        (("pgd", {"steps": 5, "loss": "margin", "momentum": 0.75}), "L2 0.7", 1000),
+        (("pgd", {"steps": 5, "loss": "margin", "momentum": 0.75}), "L2 0.7", 300),
         (("carlini_wagner", {"search_steps": 2, "iterations": 15}), "L2 0.7", 200),
         (("carlini_wagner_linf", {"iterations": 15}), "Linf 0.15", 200),
     ],
@@ -438,13 +431,13 @@ def test_a_gradient_that_is_not_a_number_does_not_save_a_sample(linear):
         assert found.broken.all(), f"{attack} under {threat} breaks {found.broken.sum()} of 40"
 
 
-@pytest.mark.parametrize(("shape", "eps"), [((3, 32, 32), 4), ((3, 128, 128), 8), ((3, 224, 224), 3)])
+@pytest.mark.parametrize(("shape", "eps"), [((3, 32, 32), 4), ((3, 224, 224), 3)])
 def test_rounding_of_a_large_l2_ball_loses_no_sample(shape, eps):
     """The norm of so many values has in float32 an error in proportion to eps: a fixed tolerance is soon too small."""
-    case = linear_case(shape, samples=32)
+    case = linear_case(shape, samples=16)
     assert distances(case, "L2").max() < 0.1
     found = case.attack("fgsm", f"L2 {eps}")
-    assert found.broken.all(), f"{found.broken.sum()} of 32"
+    assert found.broken.all(), f"{found.broken.sum()} of 16"
     assert found.unconfirmed == 0
 
 
@@ -608,9 +601,10 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(linear):
 # Budget and interrupt: anytime
 
 
-@pytest.mark.parametrize("passes", [1, 100, 500, 1000, 2500])
+@pytest.mark.parametrize("passes", [1, 500, 2000])
 def test_a_budget_of_passes_ends_it_with_what_was_found(digits, passes):
     attack, threat = ("pgd", {"steps": 10}), "Linf 0.1"
+    digits = Case(digits.model, digits.x[:300], digits.y[:300])
     full = digits.attack(attack, threat, batch_size=32)
     model = Recording(digits.model)
     found = digits.attack(
@@ -689,6 +683,23 @@ def test_an_interrupt_in_a_confirmation_loses_nothing_that_was_found(linear, bat
     assert found.broken.sum() == min(batch_size, 40)
 
 
+def test_the_books_balance_wherever_it_is_interrupted(digits):
+    """Whatever the call in which Ctrl-C comes: each pass that was made is some sample's, each witness confirmed."""
+    case, attack = Case(digits.model, digits.x[:60], digits.y[:60]), ("pgd", {"steps": 4, "restarts": 2})
+    whole = Recording(digits.model)
+    case.attack(attack, "Linf 0.1", model=whole, batch_size=16)
+    unbalanced = {}
+    for call in range(1, len(whole.sizes)):  # the last call confirms what is left: see above
+        recording, meter = Recording(digits.model), Meter()
+        model = Wrapped(recording, interrupt_at(call))
+        found = case.attack(attack, "Linf 0.1", model=model, batch_size=16, meter=meter, keep=range(60))
+        assert found.stopped == "interrupt"
+        assert len(found.witnesses) == found.broken.sum()
+        if found.passes != meter.passes or found.passes.forward != recording.forward_samples:
+            unbalanced[call] = recording.forward_samples - found.passes.forward
+    assert not unbalanced, f"passes that no sample has, by the call that was interrupted: {unbalanced}"
+
+
 # Progress
 
 
@@ -698,7 +709,7 @@ def test_progress_only_ever_grows_and_ends_with_everything_done(digits):
     found = digits.attack(("pgd", {"steps": 5, "restarts": 2}), "Linf 0.1", name="pgd-5", batch_size=64, meter=meter)
     assert len(events) > 10
     assert {(event.name, event.threat, event.total) for event in events} == {("pgd-5", "Linf 0.1", 1000)}
-    for before, after in zip(events, events[1:], strict=False):
+    for before, after in itertools.pairwise(events):
         assert after.done >= before.done
         assert after.broken >= before.broken
         assert after.passes.forward >= before.passes.forward

@@ -51,7 +51,9 @@ def digits() -> Trained:
     y = torch.tensor(labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10))
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10)
+        )
         optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
         for _ in range(8):
             for rows in torch.randperm(900).split(100):
@@ -400,7 +402,7 @@ def test_logits_that_are_not_numbers_under_attack_are_never_green(digits):
 
 
 def test_one_flip_of_rounding_does_not_make_it_invalid(digits):
-    """A sample on the boundary, whose answer differs by the batch it is in, is no reason to throw a night's run away."""
+    """A sample on the boundary, whose answer differs by its batch, is no reason to throw a night's run away."""
     with torch.no_grad():
         right = (digits.model(digits.x).argmax(1) == digits.y).nonzero()[:, 0]
     on_the_edge = digits.x[right[0]]
@@ -417,14 +419,14 @@ def test_one_flip_of_rounding_does_not_make_it_invalid(digits):
 
 def test_a_model_that_works_in_place_is_attacked_or_refused_with_advice(digits):
     """In-place normalisation is common; a bare RuntimeError from the depths of autograd helps nobody."""
-    plain = digits.evaluate(["fgsm"])
     in_place = Wrapped(digits.model, lambda model, x, call: model(x.sub_(0.5).add_(0.5)))
     try:
-        card = digits.evaluate(["fgsm"], model=in_place)
-    except ValueError as told:
-        assert "in place" in str(told) or "in-place" in str(told)
+        robust = digits.evaluate(["fgsm"], model=in_place).robust_accuracy
+    except ValueError as fault:
+        told = str(fault)
     else:
-        assert card.robust_accuracy == plain.robust_accuracy
+        told = "in place" if robust == digits.evaluate(["fgsm"]).robust_accuracy else f"attacked in vain: {robust}"
+    assert re.search("in.place", told)
 
 
 # Budget, interrupt, memory
@@ -439,7 +441,7 @@ def test_a_budget_keeps_what_was_found_and_warns(digits, card):
     assert not short.attacks[-1].finished
     assert short.robust_accuracy.value >= card.robust_accuracy.value
     assert short.passes.forward == sum(row.passes.forward for row in short.outcomes)
-    assert 0 < sum(bool(row.breaks) for row in short.outcomes)
+    assert any(row.breaks for row in short.outcomes)
 
 
 def test_a_budget_that_no_attack_survives_is_invalid(digits):
@@ -694,7 +696,7 @@ def test_logits_that_are_no_numbers_for_a_few_samples_are_refused_with_the_first
         logits = digits.model(x)
         return torch.where((x == digits.x[77]).flatten(1).all(1)[:, None], torch.nan, logits)
 
-    with pytest.raises(ValueError, match="1 clean samples .the first is number 77"):
+    with pytest.raises(ValueError, match=r"1 clean samples \(the first is number 77\)"):
         digits.evaluate(["fgsm"], model=Constant(for_one), batch_size=20)
 
 

@@ -19,6 +19,7 @@ from robustbench_lite.statistics import (
     mcnemar,
     mcnemar_loss,
     paired_interval,
+    pairs_needed,
     samples_needed,
     sequential_interval,
     visible_loss,
@@ -289,13 +290,24 @@ def test_the_paired_interval_misses_the_truth_on_each_side_as_rarely_as_it_says(
 
 @settings(deadline=None)
 @given(total=st.integers(1, 500), data=st.data())
-def test_the_paired_interval_holds_the_difference_mirrors_and_never_says_more_than_mcnemar(total, data):
+def test_the_paired_interval_holds_the_difference_mirrors_and_agrees_with_mcnemar(total, data):
     lost = data.draw(st.integers(0, total))
     gained = data.draw(st.integers(0, total - lost))
     low, high = paired_interval(lost, gained, total)
     assert -1 <= low <= (lost - gained) / total <= high <= 1
     assert paired_interval(gained, lost, total) == (-high, -low)
-    assert low <= 0 or mcnemar_loss(lost, gained) <= 0.025
+    assert (low > 0) is (mcnemar_loss(lost, gained) <= 0.025)
+
+
+def test_the_paired_interval_ends_where_the_test_does():
+    # Added up outcome by outcome, at the most that the 99.9 % limit lets them differ; 0.1 % of error is spent on that.
+    lost, gained, total = 40, 8, 100
+    low, _ = paired_interval(lost, gained, total)
+    _, differ = clopper_pearson(lost + gained, total, 0.998)
+    chance = multinomial(total, [(differ + low) / 2, (differ - low) / 2, 1 - differ])
+    outcomes = [(one, two) for one in range(total + 1) for two in range(total + 1 - one) if one - two >= lost - gained]
+    reached = chance.pmf([(one, two, total - one - two) for one, two in outcomes]).sum()
+    assert reached == pytest.approx(0.024, rel=1e-6)
 
 
 def test_the_paired_interval_is_about_as_narrow_as_the_normal_one_for_many_samples():
@@ -313,6 +325,33 @@ def test_nothing_is_known_of_no_pairs():
 def test_paired_counts_that_can_not_be_are_refused(counts, message):
     with pytest.raises(ValueError, match=message):
         paired_interval(*counts)
+
+
+@settings(deadline=None)
+@given(
+    shares=st.sampled_from([(0, 0), (1, 0), (3, 1), (2, 2), (0, 4)]),
+    batches=st.integers(1, 20),
+    threshold=st.sampled_from([-0.1, 0.0, 0.004, 0.05]),
+)
+def test_as_many_pairs_as_needed_clear_the_threshold_and_fewer_do_not(shares, batches, threshold):
+    lost, gained, size = *shares, 20
+    needed = pairs_needed(lost * batches, gained * batches, size * batches, threshold)
+    if needed is None:
+        assert (lost - gained) / size == threshold
+        return
+    assert needed >= size * batches
+    enough = -(-needed // size) + 4  # a little more: counts are rounded on the way
+    low, high = paired_interval(lost * enough, gained * enough, size * enough)
+    assert not low <= threshold <= high
+    short = needed // size - 4
+    if short >= batches:
+        low, high = paired_interval(lost * short, gained * short, size * short)
+        assert low <= threshold <= high
+
+
+def test_no_number_of_pairs_tells_what_is_lost_from_itself():
+    assert pairs_needed(3, 1, 200, 0.01) is None
+    assert pairs_needed(0, 0, 0, 0.01) is None
 
 
 # What can be seen

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_lite.engine import Attack, Problem, Seen, out_of_memory
+from robustbench_lite.engine import out_of_memory
 from robustbench_lite.errors import UserError
 from robustbench_lite.noise import Noise
 from robustbench_lite.registry import unknown
+from robustbench_lite.stepper import Attack, Problem, Seen
 
 
 class State(NamedTuple):

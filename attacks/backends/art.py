@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.engine import Problem
 from robustbench_lite.errors import UserError
 from robustbench_lite.parameters import step_length
+from robustbench_lite.stepper import Problem
 from robustbench_lite.threat import NORMS
 
 from ._foreign import Foreign, checked, defaults, environment, needs, pick, replaced

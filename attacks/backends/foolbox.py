@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from robustbench_lite.engine import Problem
 from robustbench_lite.errors import UserError
 from robustbench_lite.parameters import step_length
+from robustbench_lite.stepper import Problem
 from robustbench_lite.threat import NORMS
 
 from ._foreign import Foreign, checked, defaults, environment, needs, pick

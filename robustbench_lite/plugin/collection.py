@@ -27,7 +27,8 @@ from pydantic import ValidationError
 from robustbench_lite import asserts, registry
 from robustbench_lite.compare import same_adversary
 from robustbench_lite.errors import UserError, faults
-from robustbench_lite.plugin.evaluations import KEY, Request, allowed_because, evaluate_named
+from robustbench_lite.gates import Gates
+from robustbench_lite.plugin.evaluations import Evaluated, Evaluations, Request, allowed_because, evaluate
 from robustbench_lite.plugin.plan import NamedTarget, Plan
 from robustbench_lite.plugin.properties import properties
 from robustbench_lite.scorecard import AttackResult, Finding, Interval, Scorecard
@@ -80,11 +81,26 @@ class Job:
     @property
     def gates(self) -> dict[str, float]:
         """What is demanded of the target."""
-        return {**self.plan.gates, **self.target.entry.gates}
+        return self.plan.demanded(self.plan.gates, self.target.entry.gates)
 
-    def run(self) -> Scorecard:
-        """Evaluate."""
-        return evaluate_named(self.plan, self.target, self.source)
+    def run(self, name: str) -> Evaluated:
+        """Load the target and the data, and evaluate."""
+        plan = self.plan
+        with contextlib.chdir(plan.root):
+            data = plan.load_data()
+            model = self.target.load(len(data.classes))
+            return evaluate(
+                plan,
+                name,
+                model,
+                data,
+                self.source,
+                plan.threats,
+                self.gates,
+                plan.options.allow_invalid,
+                limit=plan.limit,
+                seed=plan.seed,
+            )
 
 
 class TargetNode(pytest.Collector):
@@ -102,7 +118,9 @@ class TargetNode(pytest.Collector):
         if len(job.threats) > 1:
             yield GateItem.from_parent(self, name="worst-case", job=job, gate="min_robust_accuracy")
         for gate in job.gates:
-            if gate not in _ITEMS:
+            if gate == "max_regression":
+                yield RegressionItem.from_parent(self, name="max-regression", job=job, gate=gate)
+            elif gate not in _ITEMS:
                 yield GateItem.from_parent(self, name=gate.replace("_", "-"), job=job, gate=gate)
         yield ValidityItem.from_parent(self, name="validity", job=job)
 
@@ -121,7 +139,7 @@ class ThreatNode(pytest.Collector):
         yield WorstCaseItem.from_parent(self, name="worst-case", job=self.job, threat=self.threat)
 
 
-class Missed(AssertionError):
+class MissedError(AssertionError):
     """A demand is not met; its text is all there is to tell."""
 
 
@@ -133,20 +151,21 @@ class RobustnessItem(pytest.Item):
         self.job = job
 
     def runtest(self) -> None:
-        card = self.card()
+        outcome = self.outcome()
+        card = outcome.card
         self.user_properties += properties(card)
-        if told := [*self.untrusted(card), *self.faults(card)]:
-            raise Missed("\n".join([*told, *asserts.scene(card)]))
+        if told := [*self.untrusted(card), *self.faults(outcome)]:
+            raise MissedError("\n".join([*told, *asserts.scene(card)]))
 
-    def card(self) -> Scorecard:
-        """The scorecard that the items of a target share."""
+    def outcome(self) -> Evaluated:
+        """What the items of a target share."""
         evaluation = next(node for node in self.listchain() if isinstance(node, TargetNode))
         request = Request(
             name=evaluation.nodeid,
             order=self.session.items.index(self),
             path=self.location[0].replace("\\", "/"),
         )
-        return self.config.stash[KEY].card(request, self.job.run)
+        return Evaluations.of(self.config).get(request, lambda: self.job.run(request.name))
 
     def untrusted(self, card: Scorecard) -> Iterator[str]:
         """Why the evaluation can't be trusted in what this item is about; nothing where it can, or was let through."""
@@ -158,13 +177,22 @@ class RobustnessItem(pytest.Item):
         """Whether a finding casts doubt on what this item says."""
         return True
 
-    def faults(self, card: Scorecard) -> Iterable[str]:
+    def faults(self, outcome: Evaluated) -> Iterable[str]:
         """What is wrong, a text each."""
         return ()
 
+    def too_low(self, card: Scorecard, what: str, accuracy: Interval) -> Iterator[str]:
+        """Hold a robust accuracy of a card against the gate, as the card's own is."""
+        least = self.job.gates.get("min_robust_accuracy")
+        if least is not None:
+            gate = asserts.decided(card, Gates(min_robust_accuracy=least), robust=accuracy.count)
+            if fault := asserts.missed(gate, what):
+                yield fault
+
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        if isinstance(excinfo.value, Missed | UserError):
+        if isinstance(excinfo.value, MissedError | UserError):
             return str(excinfo.value)
+        excinfo.traceback = excinfo.traceback.cut(path=__file__)  # the user's code, not pytest's and not ours
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, None, str]:
@@ -177,8 +205,8 @@ class CleanItem(RobustnessItem):
     def concerns(self, finding: Finding) -> bool:
         return finding.attack is None
 
-    def faults(self, card: Scorecard) -> Iterator[str]:
-        return _missed(card, "min_clean_accuracy")
+    def faults(self, outcome: Evaluated) -> Iterator[str]:
+        return _missed(outcome.card, "min_clean_accuracy")
 
 
 class GateItem(RobustnessItem):
@@ -188,8 +216,18 @@ class GateItem(RobustnessItem):
         super().__init__(**node)
         self.gate = gate
 
-    def faults(self, card: Scorecard) -> Iterator[str]:
-        return _missed(card, self.gate)
+    def faults(self, outcome: Evaluated) -> Iterator[str]:
+        return _missed(outcome.card, self.gate)
+
+
+class RegressionItem(GateItem):
+    """What was lost since the baseline, sample by sample."""
+
+    def faults(self, outcome: Evaluated) -> Iterator[str]:
+        if outcome.refused:
+            yield outcome.refused
+        for fault in _missed(outcome.card, self.gate):
+            yield f"{fault}\n{outcome.regression}"
 
 
 class ValidityItem(RobustnessItem):
@@ -206,13 +244,10 @@ class WorstCaseItem(RobustnessItem):
     def concerns(self, finding: Finding) -> bool:
         return finding.threat in (None, str(self.threat))
 
-    def faults(self, card: Scorecard) -> Iterator[str]:
-        if len(card.threats) == 1:
-            yield from _missed(card, "min_robust_accuracy")
-            return
-        for row in card.threats:
+    def faults(self, outcome: Evaluated) -> Iterator[str]:
+        for row in outcome.card.threats:
             if same_adversary(row.threat, self.threat):
-                yield from _too_low(self.job, f"robust accuracy under {self.threat}", row.robust_accuracy)
+                yield from self.too_low(outcome.card, f"robust accuracy under {self.threat}", row.robust_accuracy)
 
 
 class AttackItem(RobustnessItem):
@@ -225,14 +260,15 @@ class AttackItem(RobustnessItem):
     def concerns(self, finding: Finding) -> bool:
         return finding.attack in (None, self.attack) and finding.threat in (None, str(self.threat))
 
-    def faults(self, card: Scorecard) -> Iterator[str]:
+    def faults(self, outcome: Evaluated) -> Iterator[str]:
+        card = outcome.card
         result = self._result(card)
         if result is None:
             pytest.skip(f"not run: the evaluation ended before this attack ({card.interrupted or 'nothing was left'})")
         # In a cascade one that broke nothing is not to blame for what those before it did.
         if result.broken:
             after = f"robust accuracy after {self.attack} under {self.threat}"
-            yield from _too_low(self.job, after, result.alone or result.robust_accuracy)
+            yield from self.too_low(card, after, result.alone or result.robust_accuracy)
 
     def _result(self, card: Scorecard) -> AttackResult | None:
         return next(
@@ -264,6 +300,8 @@ def _targets(parent: pytest.Collector, source: str | Path) -> Iterator[TargetNod
                 "no target to attack: give --target package.module:callable, or name targets in "
                 "[tool.robustbench_lite.targets] of pyproject.toml"
             )
+        for target in plan.targets:
+            plan.demanded(plan.gates, target.entry.gates)
         if plan.data is None:
             raise UserError("no data to attack it on: give --data, or set data in [tool.robustbench_lite]")
     except UserError as fault:
@@ -282,21 +320,23 @@ def _listed(source: str | Path) -> Suite:
         raise UserError(f"{path}: can't be read as TOML: {fault}") from None
     raw.setdefault("name", path.stem)
     try:
-        return Suite.model_validate(raw)
+        suite = Suite.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{path}: not a valid suite\n{faults(error)}") from None
+    known = registry.names("attacks")
+    if told := [
+        f"  attacks.{place}: {registry.unknown('attack', spec.attack, known)}"
+        for place, spec in enumerate(suite.attacks)
+        if (f"{spec.attack.partition(':')[0]}:*" if ":" in spec.attack else spec.attack) not in known
+    ]:
+        raise UserError("\n".join([f"{path}: not a valid suite", *told]))
+    return suite
 
 
 def _missed(card: Scorecard, gate: str) -> Iterator[str]:
     for found in card.gates:
-        if found.name == gate and (fault := asserts.gate_missed(found)):
+        if found.name == gate and (fault := asserts.missed(found)):
             yield fault
-
-
-def _too_low(job: Job, what: str, accuracy: Interval) -> Iterator[str]:
-    demanded = job.gates.get("min_robust_accuracy")
-    if demanded is not None and (fault := asserts.too_low(what, accuracy, demanded)):
-        yield fault
 
 
 def _node_name(text: str) -> str:

@@ -1,22 +1,30 @@
-"""What may be demanded of a model, by name, without torch: a table and a marker are checked before anything runs."""
+"""What may be demanded of a model, by name: a table and a marker are checked before anything runs."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from robustbench_lite import registry
+from robustbench_lite.errors import UserError
+from robustbench_lite.gates import Gates
 
-GATES = ("min_clean_accuracy", "min_robust_accuracy", "max_drop")
+GATES = tuple(field.name for field in fields(Gates))
 
 
 def gate_faults(given: Any) -> list[str]:
-    """What is wrong with gates by name, a line each; nothing where all is well or another check tells."""
+    """What is wrong with gates by name, a line each; nothing where all is well or where another check tells."""
     if not isinstance(given, dict):
         return []
     found = []
     for name, threshold in given.items():
         if name not in GATES:
-            found.append(f"{name}: {registry.unknown('gate', name, GATES)}")
-        elif isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-            found.append(f"{name}: is {threshold!r}: expected a share from 0 to 1, such as 0.45 for 45 %")
+            found.append(registry.unknown("gate", name, GATES))
+        elif isinstance(threshold, bool) or not isinstance(threshold, int | float):
+            found.append(f"{name} is {threshold!r}: expected a number")
+        else:
+            try:
+                Gates(**{name: threshold})
+            except UserError as fault:
+                found.append(str(fault))
     return found

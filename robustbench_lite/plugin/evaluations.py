@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from robustbench_lite import baseline
 from robustbench_lite.errors import UserError
 from robustbench_lite.files import write_atomically
-from robustbench_lite.plugin.plan import NamedTarget, Plan
+from robustbench_lite.plugin.options import Options
+from robustbench_lite.plugin.plan import Plan
 from robustbench_lite.scorecard import Finding, Scorecard
 from robustbench_lite.threat import ThreatModel
 
 if TYPE_CHECKING:
     from robustbench_lite.suite import Suite
 
-KEY = pytest.StashKey["Evaluations"]()
+_KEY: pytest.StashKey[Evaluations] = pytest.StashKey()
 ALLOWED = "RB901"
 """Code of the finding that says why an INVALID evaluation was let through."""
 
 
-class EvaluationFailed(UserError):
+class EvaluationError(UserError):
     """There is no scorecard: the evaluation failed in an item before this one."""
 
 
@@ -44,21 +46,43 @@ class Request:
     """Line in it, from 1; None where the whole file is meant."""
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What came of an evaluation."""
+
+    card: Scorecard
+    regression: str | None = None
+    """What the comparison with the baseline came to, in words."""
+    refused: str | None = None
+    """Why it was not compared."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """An evaluation that was run, and who asked for it."""
 
     request: Request
-    card: Scorecard
+    outcome: Evaluated
+
+    @property
+    def card(self) -> Scorecard:
+        """Its scorecard."""
+        return self.outcome.card
 
 
 class Evaluations:
     """The evaluations of a session, or, where there is a folder, of all the workers that share it."""
 
-    def __init__(self, folder: Path | None, allow_invalid: str | None) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._allow_invalid = allow_invalid
-        self._done: dict[str, Result | EvaluationFailed] = {}
+        self._done: dict[str, Result | EvaluationError] = {}
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Evaluations:
+        """Those of a session."""
+        if _KEY not in config.stash:
+            config.stash[_KEY] = cls(Options.of(config).shared)
+        return config.stash[_KEY]
 
     @property
     def results(self) -> list[Result]:
@@ -68,12 +92,12 @@ class Evaluations:
             found = [_read(path) for path in self._folder.glob("*.request")]
         return sorted(found, key=lambda result: result.request.order)
 
-    def card(self, request: Request, run: Callable[[], Scorecard]) -> Scorecard:
-        """Scorecard of an evaluation: run here and now, unless it was before, here or in another worker.
+    def get(self, request: Request, run: Callable[[], Evaluated]) -> Evaluated:
+        """What came of an evaluation: run here and now, unless it was before, here or in another worker.
 
         Raises
         ------
-        EvaluationFailed
+        EvaluationError
             Where it failed before; the first time its own exception comes through.
         KeyboardInterrupt
             Where the user interrupted it; the scorecard until then is kept.
@@ -85,15 +109,15 @@ class Evaluations:
                 self._done[request.name] = _failed(request.name, fault)
                 raise
         done = self._done[request.name]
-        if isinstance(done, EvaluationFailed):
+        if isinstance(done, EvaluationError):
             raise done
         if done.card.interrupted == "interrupt":
             raise KeyboardInterrupt
-        return done.card
+        return done.outcome
 
-    def _shared(self, request: Request, run: Callable[[], Scorecard]) -> Result | EvaluationFailed:
+    def _shared(self, request: Request, run: Callable[[], Evaluated]) -> Result | EvaluationError:
         if self._folder is None:
-            return self._run(request, run)
+            return Result(request=request, outcome=run())
         from filelock import FileLock
 
         stem = self._folder / hashlib.sha256(request.name.encode()).hexdigest()[:16]
@@ -102,49 +126,58 @@ class Evaluations:
             if stem.with_suffix(".request").is_file():
                 return _read(stem.with_suffix(".request"))
             if stem.with_suffix(".fault").is_file():
-                return EvaluationFailed(stem.with_suffix(".fault").read_text(encoding="utf-8"))
+                return EvaluationError(stem.with_suffix(".fault").read_text(encoding="utf-8"))
             try:
-                result = self._run(request, run)
+                result = Result(request=request, outcome=run())
             except Exception as fault:
                 write_atomically(stem.with_suffix(".fault"), str(_failed(request.name, fault)))
                 raise
             result.card.save(stem.with_suffix(".json"))
-            write_atomically(stem.with_suffix(".request"), json.dumps(vars(request)))
+            words = {"regression": result.outcome.regression, "refused": result.outcome.refused}
+            write_atomically(stem.with_suffix(".request"), json.dumps({"request": vars(request), "words": words}))
             return result
-
-    def _run(self, request: Request, run: Callable[[], Scorecard]) -> Result:
-        card = run()
-        if card.verdict == "INVALID" and self._allow_invalid:
-            card = _allowed(card, self._allow_invalid)
-        return Result(request=request, card=card)
-
-
-def evaluate_named(
-    plan: Plan,
-    target: NamedTarget,
-    suite: str | Path,
-) -> Scorecard:
-    """Load a target and the data of a session, and evaluate."""
-    with contextlib.chdir(plan.root):
-        data = plan.load_data()
-        model = target.load(len(data.classes))
-        gates = {**plan.gates, **target.entry.gates}
-        return evaluate(model, data, suite, plan.threats, limit=plan.limit, seed=plan.seed, gates=gates)
 
 
 def evaluate(
+    plan: Plan,
+    name: str,
     model: Any,
     data: Any,
     suite: str | Path | list[str] | Suite,
     threats: Sequence[ThreatModel],
-    *,
     gates: Mapping[str, float],
+    allow_invalid: str | None,
     **options: Any,
-) -> Scorecard:
-    """Evaluate: the one place where the plugin does, and where what `robustbench_lite.evaluate` learns is passed on."""
+) -> Evaluated:
+    """Evaluate, and compare with the baseline that bears the evaluation's name.
+
+    The one place where the plugin does: what `robustbench_lite.evaluate` learns is passed on here.
+    """
     from robustbench_lite import evaluation
 
-    return evaluation.evaluate(model, data, suite, list(threats) or None, gates=gates, **options)
+    counted = {gate: value for gate, value in gates.items() if gate != "max_regression"}
+    card = evaluation.evaluate(model, data, suite, list(threats) or None, gates=counted, **options)
+    if card.verdict == "INVALID" and allow_invalid:
+        card = _allowed(card, allow_invalid)
+    if plan.baseline is None:
+        return Evaluated(card)
+    try:
+        before = baseline.load(plan.baselines / plan.baseline, slug(name))
+        found = baseline.check(card, before, gates["max_regression"])
+    except UserError as fault:
+        return Evaluated(card, refused=str(fault))
+    verdict = "FAIL" if card.verdict == "PASS" and not found.gate.passed else card.verdict
+    return Evaluated(
+        card.model_copy(update={"gates": (*card.gates, found.gate), "verdict": verdict}), regression=str(found)
+    )
+
+
+def slug(name: str) -> str:
+    """Name of an evaluation as part of a file's."""
+    text = re.sub(r"[^A-Za-z0-9_]+", "-", re.sub(r"\.(toml|py)(?=::|$)", "", name)).strip("-_") or "evaluation"
+    if len(text) <= 100:
+        return text
+    return f"{text[:91]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def allowed_because(card: Scorecard) -> str | None:
@@ -158,17 +191,18 @@ def _allowed(card: Scorecard, reason: str) -> Scorecard:
         code=ALLOWED,
         severity="info",
         message=f"this INVALID evaluation was let through: {reason}",
-        cure="cure the findings above and drop --robustness-allow-invalid",
+        cure="cure the findings above, then take the reason away",
     )
     return card.model_copy(update={"validity": (*card.validity, finding)})
 
 
-def _failed(name: str, fault: Exception) -> EvaluationFailed:
+def _failed(name: str, fault: Exception) -> EvaluationError:
     first, *_ = str(fault).splitlines() or [""]
     kind = "" if isinstance(fault, UserError) else f"{type(fault).__name__}: "
-    return EvaluationFailed(f"{name} was not evaluated: {kind}{first} (the first of its tests tells more)")
+    return EvaluationError(f"{name} was not evaluated: {kind}{first} (the first of its tests tells more)")
 
 
 def _read(path: Path) -> Result:
-    request = Request(**json.loads(path.read_text(encoding="utf-8")))
-    return Result(request=request, card=Scorecard.load(path.with_suffix(".json")))
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    card = Scorecard.load(path.with_suffix(".json"))
+    return Result(request=Request(**stored["request"]), outcome=Evaluated(card, **stored["words"]))

@@ -12,10 +12,7 @@ What the marker does not say comes from the command line, then from the table of
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import inspect
 from collections.abc import Iterable, Iterator
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from robustbench_lite import asserts, registry
 from robustbench_lite.errors import UserError
 from robustbench_lite.plugin.demands import GATES, gate_faults
-from robustbench_lite.plugin.evaluations import KEY, Request, allowed_because, evaluate
+from robustbench_lite.plugin.discovery import FIXTURE, MARKER
+from robustbench_lite.plugin.evaluations import Evaluated, Evaluations, Request, allowed_because, evaluate
 from robustbench_lite.plugin.plan import Plan
 from robustbench_lite.plugin.properties import properties
 from robustbench_lite.scorecard import Scorecard
@@ -34,8 +32,8 @@ from robustbench_lite.threat import ThreatModel
 if TYPE_CHECKING:
     from robustbench_lite.target import Target
 
-NAME = "robustness"
-_CARD = pytest.StashKey[Scorecard]()
+_OUTCOME = pytest.StashKey[Evaluated]()
+_ASKED = pytest.StashKey[dict[str, tuple[Request, Any, Any]]]()
 
 
 class Arguments(BaseModel):
@@ -64,26 +62,8 @@ class Arguments(BaseModel):
         return [given] if isinstance(given, str | ThreatModel) else given
 
 
-def ask_for_fixture(collector: pytest.Collector, found: object) -> None:
-    """Have a marked test use the fixture ``robustness``, whether its function names it or not.
-
-    It is done before the test is made, so that fixtures behind it may be parametrized as always.
-    """
-    if not isinstance(found, FunctionType):
-        return
-    if any(mark.name == NAME for mark in getattr(found, "pytestmark", [])):
-        pytest.mark.usefixtures(NAME)(found)
-    for node in collector.listchain():
-        if any(mark.name == NAME for mark in node.own_markers) and not _uses(node):
-            node.add_marker(pytest.mark.usefixtures(NAME))
-
-
-def _uses(node: Any) -> bool:
-    return any(mark.name == "usefixtures" and NAME in mark.args for mark in node.own_markers)
-
-
 def check(items: Iterable[pytest.Item]) -> None:
-    """Check the markers of a session before anything runs.
+    """Check the markers of a session before anything runs, and have every marked test use the fixture.
 
     Raises
     ------
@@ -92,11 +72,14 @@ def check(items: Iterable[pytest.Item]) -> None:
     """
     told: dict[str, None] = {}
     for item in items:
-        if isinstance(item, pytest.Function):
-            try:
-                read(item)
-            except UserError as fault:
-                told[f"{item.nodeid.partition('[')[0]}: {fault}"] = None
+        if not isinstance(item, pytest.Function) or item.get_closest_marker(MARKER) is None:
+            continue
+        try:
+            read(item)
+        except UserError as fault:
+            told[f"{item.nodeid.partition('[')[0]}: {fault}"] = None
+        if FIXTURE not in item.fixturenames:  # marked by a parameter, or by a hook
+            item.fixturenames.append(FIXTURE)
     if told:
         raise pytest.UsageError("\n".join(told))
 
@@ -111,7 +94,7 @@ def read(item: pytest.Item) -> tuple[Arguments, dict[str, float]]:
     """
     given: dict[str, Any] = {}
     faults = []
-    for mark in reversed(list(item.iter_markers(NAME))):
+    for mark in reversed(list(item.iter_markers(MARKER))):
         if mark.args:
             faults.append(f"takes no positional arguments, got {', '.join(map(repr, mark.args))}; give threat=, suite=")
         given.update(mark.kwargs)
@@ -125,7 +108,7 @@ def read(item: pytest.Item) -> tuple[Arguments, dict[str, float]]:
     except ValidationError as error:
         faults += _told(error)
     if faults:
-        raise UserError(f"@pytest.mark.{NAME}: {'; '.join(faults)}")
+        raise UserError(f"@pytest.mark.{MARKER}: {'; '.join(faults)}")
     return arguments, gates
 
 
@@ -138,58 +121,58 @@ def _told(error: ValidationError) -> Iterator[str]:
 
 
 def evaluate_test(item: pytest.Item, model: Any, data: Any) -> Scorecard:
-    """Scorecard of a marked test, evaluated now unless another test asked for the same."""
+    """Scorecard of a marked test, evaluated now unless another test of the session asked for the same."""
     plan = Plan.of(item.config)
     arguments, gates = read(item)
+    target = _target(model)
     suite = arguments.suite or _the_suite(plan)
-    threats = arguments.threat or plan.threats
-    options = {
+    options: dict[str, Any] = {
+        "threats": arguments.threat or plan.threats,
         "limit": arguments.limit or plan.limit,
         "seed": plan.seed if arguments.seed is None else arguments.seed,
         "independent": arguments.independent,
         "batch_size": arguments.batch_size,
+        "allow_invalid": arguments.allow_invalid or plan.options.allow_invalid,
     }
-    demanded = gates or dict(plan.gates)
-    target = _target(model)
-    same = hashlib.sha256(repr((*_identity(target, data), suite, threats, options, demanded)).encode()).hexdigest()[:8]
-    known = item.config.stash.setdefault(_ASKED, {})
-    if same not in known:
-        path, line, _ = item.location
-        known[same] = (
-            Request(
-                name=item.nodeid,
-                order=item.session.items.index(item),
-                path=path.replace("\\", "/"),
-                line=None if line is None else line + 1,
-            ),
-            (target, data),  # kept, so that their identity stays theirs
-        )
+    with _told_plainly():
+        options["gates"] = plan.demanded(gates or plan.gates)
+    question = repr((_state(target), data if isinstance(data, str) else id(data), suite, options))
+    asked = item.config.stash.setdefault(_ASKED, {})
+    # The model and the data are kept with it, so that no other object comes to bear their identity.
+    request, *_ = asked.setdefault(question, (_request(item), target, data))
 
-    def run() -> Scorecard:
+    def run() -> Evaluated:
         with contextlib.chdir(plan.root):
             listed = list(suite) if isinstance(suite, tuple) else suite
-            return evaluate(target, data, listed, threats, gates=demanded, **options)
+            return evaluate(plan, request.name, target, data, listed, **options)
 
-    try:
-        card = item.config.stash[KEY].card(known[same][0], run)
-    except UserError as fault:
-        pytest.fail(str(fault), pytrace=False)
-    item.stash[_CARD] = card
-    item.user_properties += properties(card)
-    return card
+    with _told_plainly():
+        outcome = Evaluations.of(item.config).get(request, run)
+    item.stash[_OUTCOME] = outcome
+    item.user_properties += properties(outcome.card)
+    return outcome.card
 
 
-_ASKED = pytest.StashKey[dict[str, tuple[Request, Any]]]()
+def _request(item: pytest.Item) -> Request:
+    path, line, _ = item.location
+    return Request(
+        name=item.nodeid,
+        order=item.session.items.index(item),
+        path=path.replace("\\", "/"),
+        line=None if line is None else line + 1,
+    )
 
 
 def enforce(item: pytest.Item) -> None:
     """Fail a test whose gates are missed, or whose evaluation can't be trusted."""
     __tracebackhide__ = True
-    card = item.stash.get(_CARD, None)
-    if card is None:
+    outcome = item.stash.get(_OUTCOME, None)
+    if outcome is None:
         return
-    faults = [fault for gate in card.gates if (fault := asserts.gate_missed(gate))]
-    if card.verdict == "INVALID" and not (allowed_because(card) or read(item)[0].allow_invalid):
+    card = outcome.card
+    faults = [fault for gate in card.gates if (fault := asserts.missed(gate))]
+    faults += [text for text in (outcome.refused,) if text]
+    if card.verdict == "INVALID" and not allowed_because(card):
         faults.insert(0, asserts.untrusted(asserts.errors(card)))
     if faults:
         pytest.fail("\n".join([*faults, *asserts.scene(card)]), pytrace=False)
@@ -212,17 +195,17 @@ def _told_plainly() -> Iterator[None]:
     try:
         yield
     except UserError as fault:
-        pytest.fail(str(fault), pytrace=False)
+        raise pytest.fail.Exception(str(fault), pytrace=False) from None
 
 
-def _identity(target: Target, data: Any) -> tuple[Any, ...]:
-    """What tells two evaluations apart within a process: the same objects, in the same state."""
+def _state(target: Target) -> tuple[Any, ...]:
+    """What tells two models of a process apart: which object it is, its weights, and its modules' settings."""
     plain = (int, float, str, bool, type(None), tuple)
     settings = [
         sorted((key, repr(value)) for key, value in vars(module).items() if isinstance(value, plain))
         for module in target.module.modules()
     ]
-    return id(target.module), target.weights_sha256(), settings, data if isinstance(data, str) else id(data)
+    return id(target.module), target.weights_sha256(), settings
 
 
 def default_target(config: pytest.Config) -> Target:
@@ -239,6 +222,3 @@ def default_data(config: pytest.Config) -> Any:
     plan = Plan.of(config)
     with _told_plainly(), contextlib.chdir(plan.root):
         return plan.load_data()
-
-
-__all__ = ["ask_for_fixture", "check", "default_data", "default_target", "enforce", "evaluate_test", "inspect"]

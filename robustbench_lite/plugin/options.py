@@ -6,6 +6,7 @@ A session that uses none of them pays for this module: it imports nothing but py
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,11 @@ import pytest
 
 SHORT = ("target", "data", "data-root", "weights", "normalize", "threat", "limit")
 """Options that may be given without ``robustness-``, where nobody else has an option of that name."""
+
+SHARED = "robustness_folder"
+"""What a worker of xdist is told the shared folder by."""
+FOLDER = pytest.StashKey[Path]()
+"""The same, in the process that started the workers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +37,18 @@ class Options:
     json: Path | None
     html: Path | None
     sarif: Path | None
+    save: str | None
+    """Name under which the scorecards are kept as a baseline."""
+    compare: str | None
+    """Name of the baseline with which they are compared."""
     root: Path
     """The project's folder: what ``pyproject.toml`` says is meant from here."""
     invoked_from: Path
     """What the command line says is meant from here."""
     is_worker: bool
     """Whether this process is a worker of xdist, whose results another process reports."""
+    shared: Path | None
+    """Folder that the processes of a session share; None where there is one process."""
 
     @property
     def files(self) -> dict[str, Path]:
@@ -44,10 +56,17 @@ class Options:
         asked = {"--robustness-json": self.json, "--robustness-html": self.html, "--robustness-sarif": self.sarif}
         return {option: path for option, path in asked.items() if path is not None}
 
+    @property
+    def used(self) -> bool:
+        """Whether anything was asked for."""
+        said = (self.targets, self.data, self.data_root, self.weights, self.normalize, self.threats, self.limit)
+        return any((*said, self.allow_invalid, self.files, self.save, self.compare))
+
     @classmethod
     def of(cls, config: pytest.Config) -> Options:
         """Read them; paths of files to write come out absolute."""
         folder = config.invocation_params.dir
+        worker = getattr(config, "workerinput", None)
 
         def path(name: str) -> Path | None:
             given = config.getoption(f"robustness_{name}")
@@ -65,9 +84,12 @@ class Options:
             json=path("json"),
             html=path("html"),
             sarif=path("sarif"),
+            save=config.getoption("robustness_save"),
+            compare=config.getoption("robustness_compare"),
             root=config.rootpath,
             invoked_from=folder,
-            is_worker=hasattr(config, "workerinput"),
+            is_worker=worker is not None,
+            shared=Path(worker[SHARED]) if worker else config.stash.get(FOLDER, None),
         )
 
 
@@ -126,6 +148,18 @@ def register(parser: pytest.Parser) -> None:
     group.addoption("--robustness-html", type=_path, metavar="FILE", help="Write one page for all evaluations.")
     group.addoption(
         "--robustness-sarif", type=_path, metavar="FILE", help="Write findings and failed gates as SARIF 2.1.0."
+    )
+    group.addoption(
+        "--robustness-save",
+        type=_name,
+        metavar="NAME",
+        help="Keep the scorecards as a baseline, in place of one of that name.",
+    )
+    group.addoption(
+        "--robustness-compare",
+        type=_name,
+        metavar="NAME",
+        help="Compare with a baseline, sample by sample; fails where max_regression (0 by default) is exceeded.",
     )
 
 
@@ -187,6 +221,14 @@ def _reason(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError(f"{text!r}: expected the reason why, in words; every result will show it")
     return " ".join(text.split())
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected letters, digits, dots, dashes and underscores, such as main"
+        )
+    return text
 
 
 def _path(text: str) -> Path:

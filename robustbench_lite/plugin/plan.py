@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from robustbench_lite import registry
 from robustbench_lite.errors import UserError
+from robustbench_lite.plugin.discovery import raw_table
 from robustbench_lite.plugin.options import Options
-from robustbench_lite.plugin.table import Table, TargetEntry, raw_table, read_table
+from robustbench_lite.plugin.table import NAME, Table, TargetEntry, read_table
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.usercode import change_path
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from robustbench_lite.data import Data
     from robustbench_lite.target import Target
 
-_PLAN = pytest.StashKey["Plan"]()
+_PLAN: pytest.StashKey[Plan] = pytest.StashKey()
 _FILES = ("imagefolder", "npz")
 
 
@@ -59,6 +62,10 @@ class Plan:
     limit: int | None
     seed: int
     gates: Mapping[str, float]
+    baselines: Path
+    """Folder of the baselines."""
+    baseline: str | None
+    """Name of the one to compare with."""
 
     @property
     def root(self) -> Path:
@@ -101,6 +108,26 @@ class Plan:
             "override the fixture robust_target"
         )
 
+    def demanded(self, *gates: Mapping[str, float]) -> dict[str, float]:
+        """Gates as they are looked at in this session; of those that are given, the last of a name counts.
+
+        Raises
+        ------
+        UserError
+            For a regression that is limited, with nothing to compare with.
+        """
+        found = {name: value for given in gates for name, value in given.items()}
+        if self.baseline is not None:
+            found.setdefault("max_regression", 0.0)
+        elif self.options.save:
+            found.pop("max_regression", None)
+        elif "max_regression" in found:
+            raise UserError(
+                "max_regression is set, and there is no baseline: name one with --robustness-compare or as baseline in "
+                "[tool.robustbench_lite], or make one with --robustness-save"
+            )
+        return found
+
     def load_data(self) -> Data:
         """Load the data.
 
@@ -118,16 +145,8 @@ class Plan:
         return load_data(self.data, split="test", root=self.data_root)
 
 
-def suite_files(raw: Mapping[str, Any] | None, root: Path) -> list[Path]:
-    """Files that the table makes tests of: suites, and ``pyproject.toml`` itself for those that it names."""
-    named = (raw or {}).get("suites", [])
-    named = [named] if isinstance(named, str) else named
-    texts = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
-    files = [root / name for name in texts if name.endswith(".toml")]
-    return files if len(files) == len(texts) else [root / "pyproject.toml", *files]
-
-
 def _plan(options: Options, table: Table) -> Plan:
+    _check_suites(table.suites, options.root)
     here = _Here(options.invoked_from, options.root)
     return Plan(
         options=options,
@@ -139,7 +158,23 @@ def _plan(options: Options, table: Table) -> Plan:
         limit=options.limit or table.limit,
         seed=table.seed,
         gates=table.gates,
+        baselines=options.root / table.baselines,
+        # Who saves a new baseline replaces the one that the table compares with.
+        baseline=options.compare or (None if options.save else table.baseline),
     )
+
+
+def _check_suites(suites: tuple[str, ...], root: Path) -> None:
+    """Refuse suites that aren't there: nobody would miss their tests."""
+    told = []
+    with contextlib.chdir(root):
+        for suite in suites:
+            try:
+                registry.find_file("suites", suite)
+            except UserError as fault:
+                told.append(f"  suites: {fault}")
+    if told:
+        raise UserError("\n".join([f"pyproject.toml: [{NAME}] is not valid", *told]))
 
 
 def _targets(options: Options, table: Table, here: _Here) -> list[NamedTarget]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.data import as_data
-from robustbench_lite.engine import Attack, Meter, Run, Samples, run
+from robustbench_lite.engine import Meter, Run, Samples, run
+from robustbench_lite.stepper import Attack
 from robustbench_lite.target import Target
 from robustbench_lite.threat import ThreatModel
 

@@ -31,18 +31,17 @@ def test_finds_the_exact_distance_of_every_sample_of_a_binary_linear_model(linea
 
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_finds_the_same_distances_whatever_the_batch_size(linear, batch_size):
-    problem = linear((1, 6, 6), classes=2, samples=4 if batch_size == 1 else 20)
-    whole = problem.attack(CarliniWagner(), "L2 5", early_stop=False, batch_size=64)
-    parts = problem.attack(CarliniWagner(), "L2 5", early_stop=False, batch_size=batch_size)
+    problem, attack = linear((1, 6, 6), classes=2, samples=4 * batch_size), CarliniWagner(search_steps=3, iterations=60)
+    whole, parts = (problem.attack(attack, "L2 5", early_stop=False, batch_size=size) for size in (64, batch_size))
     np.testing.assert_allclose(parts.distance, whole.distance, rtol=1e-3)
     assert (parts.distance <= 1.02 * problem.distances("L2").numpy()).all()
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
 def test_the_scale_of_the_logits_does_not_matter(linear, scale):
-    plain, scaled = (linear((3, 16, 16), classes=2, scale=by) for by in (1.0, scale))
+    plain, scaled = (linear((1, 6, 6), classes=2, scale=by) for by in (1.0, scale))
     one, other = (problem.attack(CarliniWagner(), "L2 5", early_stop=False).distance for problem in (plain, scaled))
-    np.testing.assert_allclose(other, one, rtol=5e-3)
+    np.testing.assert_allclose(other, one, rtol=5e-3, atol=1e-6)  # float32 tells nothing finer
 
 
 def test_in_many_classes_is_never_nearer_than_the_nearest_boundary_and_mostly_at_it(linear):
@@ -86,12 +85,12 @@ def test_reaches_the_class_that_is_wanted_at_the_exact_distance(linear):
 
 
 def test_the_wanted_one_of_many_classes_is_reached(linear):
-    problem = linear((1, 6, 6), classes=4)
+    problem, attack = linear((1, 6, 6), classes=4, samples=20), CarliniWagner(search_steps=3, iterations=50)
     aims = (problem.y + 2) % 4
-    found = problem.attack(CarliniWagner(), "L2 5 targeted", aims=aims, early_stop=False)
+    found = problem.attack(attack, "L2 5 targeted", aims=aims, early_stop=False)
     assert found.broken.all()
     np.testing.assert_array_equal(found.prediction, aims)
-    any_other = problem.attack(CarliniWagner(), "L2 5", early_stop=False)
+    any_other = problem.attack(attack, "L2 5", early_stop=False)
     assert np.median(found.distance) >= np.median(any_other.distance)
 
 

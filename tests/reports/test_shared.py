@@ -87,7 +87,7 @@ def test_reasons_tell_an_undecided_gate(make_card, make_gate):
     card = make_card(gates=(make_gate("min_robust_accuracy", 0.5, 0.51, decided=False),))
     assert _view.reasons(card) == [
         "The gate held.",
-        "Undecided: robust accuracy at least 50.0%, found 51.0% [49.0, 53.0]; more samples are needed to tell.",
+        "Undecided: robust accuracy at least 50.0%, found 51.0% [49.0, 53.0]; more samples needed to tell.",
     ]
     assert _view.reasons(make_card(gates=())) == ["No gate was set: nothing was demanded of the model."]
 

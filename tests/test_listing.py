@@ -1,0 +1,121 @@
+"""What `rblite list` shows: every name that the registry knows, in full, with a line on each."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from robustbench_lite import registry
+from robustbench_lite.listing import KINDS, listing
+from robustbench_lite.sources import described
+
+
+def shown(kind: str | None = None, width: int = 80) -> list[str]:
+    """Lines of the table on a terminal of a width."""
+    buffer = io.StringIO()
+    Console(file=buffer, width=width, color_system=None).print(listing(kind))
+    return buffer.getvalue().splitlines()
+
+
+def rows(kind: str) -> dict[str, str]:
+    """What is told of each name."""
+    told: dict[str, str] = {}
+    for line in shown(kind, width=500)[1:]:
+        name, _, text = line.strip().partition(" ")
+        if name:
+            told[name] = " ".join(text.split())
+    return told
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder that is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _nothing_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "data"])
+def test_every_name_has_a_row_and_a_line(kind: str) -> None:
+    told = rows(kind)
+    assert list(told) == [name.replace(":*", ":NAME") for name in registry.names(kind)]
+    assert all(told.values())
+
+
+def test_every_source_of_data_has_a_row_and_a_line() -> None:
+    told = rows("data")
+    assert list(told) == list(described())
+    assert all(told.values())
+    assert {"digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagenet"} <= set(told)
+    assert any(name.startswith("imagefolder:") for name in told)
+    assert any(name.startswith("npz:") for name in told)
+
+
+def test_two_data_sets_are_not_told_with_one_line() -> None:
+    told = rows("data")
+    assert len(set(told.values())) == len(told)
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_it_fits_80_columns_with_every_name_in_full(kind: str | None) -> None:
+    lines = shown(kind)
+    assert max(map(len, lines)) <= 80
+    text = "\n".join(lines)
+    for one in [kind] if kind else KINDS:
+        names = described() if one == "data" else registry.names(one)
+        assert one in text
+        assert all(name.replace(":*", ":NAME") in text for name in names)
+    assert "…" not in text
+
+
+def test_an_attack_tells_its_norms_and_its_paper() -> None:
+    told = rows("attacks")
+    assert told["pgd"].startswith("Linf, L2 ")
+    assert told["carlini_wagner"].startswith("L2 ")
+    assert told["carlini_wagner_linf"].startswith("Linf ")
+    for name in ("fgsm", "bim", "pgd", "carlini_wagner"):
+        assert "https://arxiv.org/abs/" in told[name]
+    assert "foolbox" in told["foolbox:NAME"]
+    assert "art" in told["art:NAME"]
+
+
+def test_no_marks_of_the_source_are_left() -> None:
+    assert "``" not in "\n".join(shown(width=500))
+
+
+def test_all_is_the_kinds_one_after_the_other() -> None:
+    together = [line for line in shown() if line.strip()]
+    assert together == [line for kind in KINDS for line in shown(kind) if line.strip()]
+
+
+def test_the_users_own_stand_first_and_are_taken_literally(own: Path) -> None:
+    (own / "attacks" / "suites").mkdir(parents=True)
+    (own / "attacks" / "suites" / "nightly.toml").write_text(
+        'description = "All [bold]night[/bold] long."\nthreats = ["Linf 0.1"]\nattacks = ["fgsm"]\n'
+    )
+    (own / "attacks" / "suites" / "bare.toml").write_text('threats = ["Linf 0.1"]\nattacks = ["fgsm"]\n')
+    told = rows("suites")
+    assert list(told)[:2] == ["bare", "nightly"]
+    assert told["nightly"] == "All [bold]night[/bold] long."
+    assert told["bare"] == ""
+
+
+def test_an_own_defense_without_a_docstring_is_listed(own: Path) -> None:
+    (own / "defenses").mkdir()
+    (own / "defenses" / "__init__.py").write_text('CATALOGUE = {"hope": "hope:hope"}\n')
+    (own / "defenses" / "hope.py").write_text("def hope(): ...\n")
+    assert rows("defenses")["hope"] == ""
+
+
+def test_a_name_that_is_taken_over_is_listed_once(own: Path) -> None:
+    (own / "attacks" / "suites").mkdir(parents=True)
+    (own / "attacks" / "suites" / "linf_quick.toml").write_text('description = "Mine."\n')
+    assert rows("suites")["linf_quick"] == "Mine."
+    assert sum(line.startswith("linf_quick") for line in shown("suites")) == 1
