@@ -287,6 +287,46 @@ def list_(kind: str | None) -> None:
     _print(listing(kind))
 
 
+@main.command()
+@click.argument("folder", default=".", metavar="[DIR]")
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+def init(folder: str, force: bool) -> None:
+    """Lay a suite, a recipe, an attack, a test and a workflow in a repo.
+
+    All of it works as it is laid. A file that is there is left alone.
+    """
+    from robustbench_lite import init as job
+
+    laid = job.lay(folder, force=force)
+    for one in laid:
+        click.echo(f"{one.state:<11} {one.path:<33} {job.FILES[one.path]}")
+    for told in job.missing_entries(folder, laid):
+        _say(told)
+    click.echo(f"\nNext, {'here' if folder == '.' else f'in {folder}'}:")
+    for command, what in job.NEXT.items():
+        click.echo(f"  {command}\n      {what}")
+
+
+@main.command()
+@click.option("--dir", "folder", default=str(FOLDER / "cache"), show_default=True, metavar="DIR", help="The cache.")
+@click.option(
+    "--older-than", type=click.FloatRange(min=0), default=0, metavar="DAYS", help="Only what was last used so long ago."
+)
+@click.option("--prune", is_flag=True, help="Delete it, but for what is in use.")
+def cache(folder: str, older_than: float, prune: bool) -> None:
+    """Show the evaluations that are kept by content, and delete them."""
+    from robustbench_lite import cache as kept
+
+    seconds = older_than * 86400
+    found = kept.prune(folder, seconds) if prune else kept.kept(folder, seconds)
+    if found:
+        _print(kept.table(found))
+    what = f"{len(found)} evaluation{'' if len(found) == 1 else 's'}, {kept.size_text(sum(one.size for one in found))}"
+    click.echo(f"{'Deleted' if prune else 'Kept in'} {folder}: {what}")
+    if prune and (left := kept.kept(folder, seconds)):
+        click.echo(f"{len(left)} in use, left alone")
+
+
 def _target(model: str, given: _Given, data: Data) -> Target:
     from robustbench_lite.target import load_target
 

@@ -5,7 +5,6 @@ A fixed model that breaks again fails after one forward pass a sample.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -16,14 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_lite.errors import UserError
-from robustbench_lite.files import atomic_file
+from robustbench_lite.files import atomic_file, write_atomically
 from robustbench_lite.scorecard import NPZ_FAULTS
 from robustbench_lite.stepper import Attack, Problem, Seen
 from robustbench_lite.threat import ThreatModel
 
 REPLAY = "replay"
 LIMIT = 64 * 2**20
-"""Bytes of inputs that a corpus keeps for each norm, before compression."""
+"""Bytes of inputs that a corpus keeps for each norm, goal and shape of the samples, before compression."""
 
 
 class State(NamedTuple):
@@ -62,39 +61,80 @@ class Replay(Attack):
 
 
 def load(folder: str | Path, threat: ThreatModel) -> dict[int, NDArray[np.float32]]:
-    """Witnesses kept for a norm, by sample key; none where there is no corpus yet.
+    """Witnesses kept for a norm and a goal, of samples of every shape, by sample key; none where there is no corpus.
 
     Raises
     ------
     ValueError
         For a file that is damaged.
     """
-    path = _path(folder, threat)
-    if not path.is_file():
-        return {}
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            keys, x = stored["keys"], stored["x"]
-            return dict(zip(keys.tolist(), x, strict=True))
-    except NPZ_FAULTS as fault:
-        raise UserError(f"{path}: can't be read as a corpus ({fault}); delete it to start a new one") from None
+    paths = sorted(Path(folder).glob(f"{_stem(threat)}-*.npz"))
+    return {key: x for path in paths for key, x in _read(path).items()}
 
 
 def keep(folder: str | Path, threat: ThreatModel, found: dict[int, NDArray[np.float32]]) -> int:
-    """Add witnesses, one a sample (the newest), the oldest beyond `LIMIT` left out; return how many there are now."""
-    shape = next((x.shape for x in found.values()), None)
-    old = {key: x for key, x in load(folder, threat).items() if key not in found and x.shape == shape}
-    both = [*old.items(), *found.items()]
-    if not both:
+    """Add witnesses, one a sample (the newest), the oldest beyond `LIMIT` left out.
+
+    Parameters
+    ----------
+    folder
+        The corpus; made where there is none.
+    threat
+        Under which they were found: norm and goal part the files, and a witness serves every eps.
+    found
+        Adversarial inputs of one shape, in [0, 1], by the key of the sample.
+
+    Returns
+    -------
+    int
+        How many are kept, of samples of this shape.
+
+    Raises
+    ------
+    ValueError
+        For a file that is damaged, and for a folder that can't be written.
+    """
+    if not found:
         return 0
-    most = max(1, LIMIT // both[0][1].nbytes)
-    both = both[-most:]
-    path = _path(folder, threat)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    from filelock import FileLock
+
+    shape = next(iter(found.values())).shape
+    path = Path(folder) / f"{_stem(threat)}-{'x'.join(map(str, shape))}.npz"
+    try:
+        _make(Path(folder))
+        with FileLock(Path(folder) / ".lock"):
+            return _add(path, found)
+    except OSError as fault:
+        raise UserError(f"corpus {folder} can't be written: {fault.strerror or fault}; choose another place") from None
+
+
+def _add(path: Path, found: dict[int, NDArray[np.float32]]) -> int:
+    old = _read(path) if path.is_file() else {}
+    if all(key in old and np.array_equal(old[key], x) for key, x in found.items()):
+        return len(old)  # not written again: the file is in the user's repo
+    both = [*((key, x) for key, x in old.items() if key not in found), *found.items()]
+    both = both[-max(1, LIMIT // both[0][1].nbytes) :]
     with atomic_file(path) as stream:
         np.savez_compressed(stream, keys=np.array([key for key, _ in both], np.int64), x=np.stack([x for _, x in both]))
     return len(both)
 
 
-def _path(folder: str | Path, threat: ThreatModel) -> Path:
-    return Path(folder) / f"{re.sub('[^a-z0-9]+', '-', f'{threat.norm} {threat.goal}'.lower())}.npz"
+def _read(path: Path) -> dict[int, NDArray[np.float32]]:
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            keys, x = stored["keys"], stored["x"]
+        if keys.dtype != np.int64 or keys.ndim != 1 or x.dtype != np.float32:
+            raise ValueError(f"keys are {keys.dtype} {keys.shape}, x is {x.dtype}: expected int64 (N,) and float32")
+        return dict(zip(keys.tolist(), x, strict=True))
+    except NPZ_FAULTS as fault:
+        raise UserError(f"{path}: can't be read as a corpus ({fault}); delete it to start a new one") from None
+
+
+def _make(folder: Path) -> None:
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / ".gitignore", ".*\n")  # the lock, and itself: the rest belongs into the repo
+
+
+def _stem(threat: ThreatModel) -> str:
+    return f"{threat.norm}-{threat.goal}".lower()

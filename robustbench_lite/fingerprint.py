@@ -1,9 +1,9 @@
 """Hash of a live object by what it does: its settings, and the code behind them.
 
 A state dict tells the parameters of a model and nothing of its forward pass. This reads the rest: attributes of every
-kind (also tensors that are no buffers, and modules hidden in a list), hooks, and the source of the classes and functions
-that are met, with the user's own modules that these use. What it doesn't see: what the code reads when it runs, such
-as files and environment variables, and the versions of installed packages.
+kind (also tensors that are no buffers, and modules hidden in a list), hooks, and the source of the classes and
+functions that are met, with the user's own modules that these use. What it doesn't see: what the code reads when it
+runs, such as files and environment variables, and the versions of installed packages.
 
 The same object made in another process has the same hash; where that can't be had, the hash differs: a miss, and not a
 wrong answer.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
-import inspect
+import linecache
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
@@ -162,19 +162,20 @@ def _home(value: object) -> str:
     return name if isinstance(name, str) else ""
 
 
-@functools.lru_cache(maxsize=None)
 def _is_users(name: str) -> bool:
     file = getattr(sys.modules.get(name), "__file__", None)
     return file is not None and not str(Path(file).resolve()).startswith((*_INSTALLED, _OURS))
 
 
 def _source(name: str) -> str | None:
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
     if name.partition(".")[0] == "torch":  # it has a version
         return ""
-    try:
-        return inspect.getsource(sys.modules[name])
-    except (OSError, TypeError, KeyError):
+    if module is None or file is None:
         return None
+    linecache.checkcache(file)
+    return "".join(linecache.getlines(file, vars(module))) or None
 
 
 def _code(member: object) -> CodeType | None:

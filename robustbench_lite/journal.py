@@ -19,13 +19,18 @@ from numpy.typing import NDArray
 _Ints = NDArray[np.int64]
 _Floats = NDArray[np.float64]
 _Bools = NDArray[np.bool_]
-_KINDS: dict[str, type] = {
-    "loss": np.float64,
-    "distance": np.float64,
+_BY_SAMPLE = {
+    "rows": np.int64,
+    "restart": np.int64,
     "again": np.bool_,
     "broken": np.bool_,
     "unconfirmed": np.bool_,
+    "prediction": np.int64,
+    "distance": np.float64,
+    "forward": np.int64,
+    "backward": np.int64,
 }
+_BY_STEP = {"samples": np.int64, "loss": np.float64, "fell": np.int64, "zero": np.int64}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,18 +81,30 @@ class Entry:
 
     @classmethod
     def from_line(cls, line: str) -> Entry:
-        """Read what `to_line` wrote; a ValueError, KeyError or TypeError tells that it was damaged."""
-        plain = json.loads(line)
-        arrays: dict[str, Any] = {
-            item.name: np.array(plain[item.name], _KINDS.get(item.name, np.int64))
-            for item in fields(cls)
-            if item.name not in ("seconds", "witnesses")
-        }
-        witnesses = {
-            int(row): np.frombuffer(base64.b64decode(data), np.float32).reshape(shape).copy()
-            for row, (shape, data) in plain["witnesses"].items()
-        }
-        return cls(**arrays, seconds=plain["seconds"], witnesses=witnesses)
+        """Read what `to_line` wrote.
+
+        Raises
+        ------
+        ValueError
+            For a line that is damaged.
+        """
+        try:
+            plain = json.loads(line)
+            arrays: dict[str, Any] = {
+                name: np.array(plain[name], kind) for name, kind in (_BY_SAMPLE | _BY_STEP).items()
+            }
+            witnesses = {
+                int(row): np.frombuffer(base64.b64decode(data), np.float32).reshape(shape).copy()
+                for row, (shape, data) in plain["witnesses"].items()
+            }
+            seconds = float(plain["seconds"])
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as fault:
+            raise ValueError(f"no entry of a journal: {type(fault).__name__}: {fault}") from None
+        for names in (_BY_SAMPLE, _BY_STEP):
+            shapes = {arrays[name].shape for name in names}
+            if len(shapes) > 1 or len(shapes.pop()) != 1:
+                raise ValueError(f"no entry of a journal: {', '.join(names)} are not of one length")
+        return cls(**arrays, seconds=seconds, witnesses=witnesses)
 
 
 class Journal:
@@ -97,21 +114,22 @@ class Journal:
         self._path = path
 
     def entries(self) -> Iterator[Entry]:
-        """Entries so far; what follows a damaged line is cut off, so that new lines stand on whole ones."""
+        """Entries so far; a damaged line and what follows it are cut off, so that new lines stand on whole ones."""
         if not self._path.is_file():
             return
         whole = 0
-        with self._path.open("rb") as stream:
+        with self._path.open("r+b") as stream:
             for line in stream:
                 try:
                     if not line.endswith(b"\n"):
                         break
                     entry = Entry.from_line(line.decode())
-                except (ValueError, KeyError, TypeError):
+                except ValueError:
                     break
                 whole += len(line)
                 yield entry
-        with self._path.open("r+b") as stream:
+            else:
+                return
             stream.truncate(whole)
 
     def add(self, entry: Entry) -> None:

@@ -168,7 +168,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the results, once, in the process that the user started."""
     config = session.config
     given = options.Options.of(config)
-    if given.is_worker or config.getoption("collectonly") or not (given.used or _has_evaluated(given)):
+    if given.is_worker or config.getoption("collectonly") or not (given.used or _has_evaluated(config, given)):
         return
     from robustbench_lite.plugin import results
     from robustbench_lite.plugin.evaluations import Evaluations
@@ -183,10 +183,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         sys.stdout.write(results.commands(found))
 
 
-def _has_evaluated(given: options.Options) -> bool:
+def _has_evaluated(config: pytest.Config, given: options.Options) -> bool:
     if given.shared is not None:
         return any(given.shared.glob("*.request"))
-    return "robustbench_lite.plugin.evaluations" in sys.modules
+    return discovery.EVALUATIONS in config.stash
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

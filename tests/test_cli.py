@@ -963,7 +963,9 @@ def test_own_attacks_suites_and_recipes_are_found_by_name() -> None:
     assert card.robust_accuracy.value == 1
 
     Path("defenses/recipes").mkdir(parents=True)
-    Path("defenses/recipes/gentle.toml").write_text(RECIPE.replace("short.toml", "ours").replace("epochs = 20", "epochs = 1"))
+    Path("defenses/recipes/gentle.toml").write_text(
+        RECIPE.replace("short.toml", "ours").replace("epochs = 20", "epochs = 1")
+    )
     assert rblite(*HARDEN[:4], "--recipe", "gentle", "--out", "hard").exit_code == 0
     assert Scorecard.load("hard/after.json").suite.name == "ours"
 

@@ -128,6 +128,7 @@ def test_a_share_at_its_threshold_is_told_apart_by_no_number():
         ({"min_robust_accuracy": 1.0}, (10, 10, 9), "failed"),
         ({"min_robust_accuracy": 0.0}, (10, 0, 0), "met"),
         ({"max_drop": 1.0}, (10, 10, 0), "met"),
+        ({"max_drop": 0.0}, (10, 10, 10), "undecided with 10 samples, and with any number"),
         ({"max_drop": 0.0}, (10, 10, 9), "failed"),
     ],
 )

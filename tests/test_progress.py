@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
@@ -19,7 +18,9 @@ from robustbench_lite.training import TrainingProgress
 PASSES = Passes(forward=10, backward=10)
 
 
-def attacked(done: int, broken: int = 0, *, name: str = "pgd", threat: str = "Linf 8/255", total: int = 100) -> Attacked:
+def attacked(
+    done: int, broken: int = 0, *, name: str = "pgd", threat: str = "Linf 8/255", total: int = 100
+) -> Attacked:
     return Attacked(name, threat, done, total, broken, PASSES)
 
 
@@ -29,7 +30,7 @@ def trained(epoch: int, step: int, *, stage: str = "model", epochs: int = 3, ste
 
 
 @pytest.fixture
-def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """A terminal of 80 columns in the place of the standard error stream."""
     for name in ("NO_COLOR", "TERM", "COLUMNS", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
@@ -37,7 +38,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     monkeypatch.setattr(
         module, "Console", lambda **_: Console(file=buffer, force_terminal=True, width=80, color_system=None)
     )
-    yield buffer
+    return buffer
 
 
 def lines(screen: io.StringIO) -> list[str]:
@@ -73,7 +74,9 @@ def test_a_pipe_gets_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_bars_are_written_to_standard_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bars_are_written_to_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("NO_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
@@ -93,9 +96,13 @@ def test_a_dumb_terminal_gets_no_codes(screen: io.StringIO, monkeypatch: pytest.
 
 
 def test_an_error_or_ctrl_c_inside_leaves_the_cursor_visible(screen: io.StringIO) -> None:
-    with pytest.raises(KeyboardInterrupt), bars() as progress:
-        attack_bars(progress)(attacked(50))
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with bars() as progress:
+            attack_bars(progress)(attacked(50))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex("\x1b[?25l")
 
 
@@ -196,6 +203,7 @@ def test_a_second_training_gets_a_bar_of_its_own() -> None:
 @pytest.mark.parametrize(("epochs", "steps"), [(30, 18), (100, 391)])
 def test_training_is_told_in_full_at_80_columns(screen: io.StringIO, epochs: int, steps: int) -> None:
     with bars() as progress:
+        attack_bars(progress)(attacked(100, name="pgd-margin"))  # as `rblite harden` shows before it trains
         show = training_bars(progress)
         show(trained(epochs - 1, steps, epochs=epochs, steps=steps))
         show(trained(epochs, steps, epochs=epochs, steps=steps))

@@ -13,6 +13,8 @@ import pytest
 
 MARKER = "robustness"
 FIXTURE = "robustness"
+EVALUATIONS = pytest.StashKey[Any]()
+"""Of a session that has evaluated: `robustbench_lite.plugin.evaluations.Evaluations`."""
 
 
 def raw_table(root: Path) -> dict[str, Any] | None:

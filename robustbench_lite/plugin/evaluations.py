@@ -15,6 +15,7 @@ import pytest
 from robustbench_lite import baseline
 from robustbench_lite.errors import UserError
 from robustbench_lite.files import write_atomically
+from robustbench_lite.plugin.discovery import EVALUATIONS
 from robustbench_lite.plugin.options import Options
 from robustbench_lite.plugin.plan import Plan
 from robustbench_lite.scorecard import Finding, Scorecard
@@ -23,7 +24,6 @@ from robustbench_lite.threat import ThreatModel
 if TYPE_CHECKING:
     from robustbench_lite.suite import Suite
 
-_KEY: pytest.StashKey[Evaluations] = pytest.StashKey()
 ALLOWED = "RB901"
 """Code of the finding that says why an INVALID evaluation was let through."""
 
@@ -80,9 +80,10 @@ class Evaluations:
     @classmethod
     def of(cls, config: pytest.Config) -> Evaluations:
         """Those of a session."""
-        if _KEY not in config.stash:
-            config.stash[_KEY] = cls(Options.of(config).shared)
-        return config.stash[_KEY]
+        if EVALUATIONS not in config.stash:
+            config.stash[EVALUATIONS] = cls(Options.of(config).shared)
+        found: Evaluations = config.stash[EVALUATIONS]
+        return found
 
     @property
     def results(self) -> list[Result]:

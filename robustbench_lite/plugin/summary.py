@@ -46,7 +46,7 @@ def rendered(results: Sequence[Result], *, width: int, colour: bool, verbosity: 
             console.print(Text(result.request.name, style="bold"), Padding(Group(*parts), (0, 0, 0, 2)))
     for result in results if verbosity > 0 else ():
         console.print("", registry.find("reports", "terminal")([result.card], title=result.request.name))
-    return stream.getvalue()
+    return "".join(f"{line.rstrip()}\n" for line in stream.getvalue().splitlines())
 
 
 def _table(results: Sequence[Result]) -> Table:

@@ -52,13 +52,6 @@ class Moody(NearestMean):
         return super().forward(x) + 5 * torch.randn(len(x), 10)
 
 
-class Flat(NearestMean):
-    """One that hides its gradients: the same answers, and nothing to climb."""
-
-    def forward(self, x):
-        return super().forward(x).mul(1e3).round().detach() + 0 * x.flatten(1).sum(1, keepdim=True)
-
-
 class Interrupted(NearestMean):
     """One whose user presses Ctrl-C in the first attack."""
 
@@ -91,10 +84,6 @@ def moody():
     return Moody()
 
 
-def flat():
-    return Flat()
-
-
 def interrupted():
     _built("interrupted")
     return Interrupted()
@@ -116,7 +105,9 @@ attack = "pgd"
 params = { steps = 4 }
 """
 
-Project = pytest.Pytester
+QUICK = ("-W", "error", "-p", "no:hypothesispytest")
+"""Warnings are errors; hypothesis, which each run would import again, stays away."""
+
 Run = Callable[..., pytest.RunResult]
 
 
@@ -137,7 +128,7 @@ def run(project: pytest.Pytester) -> Run:
     def run(*args: str, table: str = "") -> pytest.RunResult:
         if table:
             (project.path / "pyproject.toml").write_text(table, encoding="utf-8")
-        return project.runpytest_inprocess("-W", "error", "-p", "no:cacheprovider", *args)
+        return project.runpytest_inprocess(*QUICK, *args, no_reraise_ctrlc=True)
 
     return run
 

@@ -11,9 +11,13 @@ ASKED = ("--target", "models.py:plain", "--data", "digits", "--collect-only", "-
 @pytest.mark.parametrize("joint", [" ", "="])
 def test_short_and_long_names(run, prefix, joint):
     said = [f"{prefix}target{joint}models.py:plain", f"{prefix}data{joint}digits", f"{prefix}threat{joint}L2 0.5"]
-    done = run("robustness.toml", *(part for text in said for part in text.split(joint, 1 if joint == " " else 0)), "--co")
+    done = run(
+        "robustness.toml", *(part for text in said for part in text.split(joint, 1 if joint == " " else 0)), "--co"
+    )
     assert done.ret == 0
-    done.stdout.fnmatch_lines(["*<SuiteFile robustness.toml>*", "*<TargetNode models.py:plain>*", "*<ThreatNode L2-0.5>*"])
+    done.stdout.fnmatch_lines(
+        ["*<SuiteFile robustness.toml>*", "*<TargetNode models.py:plain>*", "*<ThreatNode L2-0.5>*"]
+    )
 
 
 def test_an_option_of_the_users_own_stays_theirs(project, run):
@@ -63,7 +67,7 @@ def test_what_is_said_wrongly_is_told_at_once(run, said, told):
 def test_help_shows_them(run):
     done = run("--help")
     done.stdout.fnmatch_lines(["adversarial robustness (robustbench_lite):", "*--robustness-target=MODEL*"])
-    done.stdout.fnmatch_lines(["*Short: --target.*"])
+    assert "Short: --target." in " ".join(done.stdout.str().split())
 
 
 def test_the_marker_is_known(run):

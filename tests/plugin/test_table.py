@@ -39,7 +39,7 @@ def test_every_fault_is_told_with_its_key(run):
     done.stderr.fnmatch_lines(
         [
             "ERROR: pyproject.toml: [[]tool.robustbench_lite[]] is not valid",
-            "  targets.resnet.weigths: unknown key 'weigths': did you mean weights?",
+            "  targets.resnet.weigths: unknown key 'weigths': did you mean weights*",
             "  data: Input should be a valid string",
             "  threats.1: eps is 'nine': expected a number or a fraction*",
             "  limit: Input should be greater than or equal to 1",
@@ -55,7 +55,9 @@ def test_every_fault_is_told_with_its_key(run):
 def test_suites_that_are_not_there(run):
     done = run(table=TABLE.replace('"robustness.toml"', '"gone.toml", "linf_quik"'))
     assert done.ret == pytest.ExitCode.USAGE_ERROR
-    done.stderr.fnmatch_lines(["*suites: suite 'gone.toml': no such file", "*unknown suite 'linf_quik': did you mean linf_quick*"])
+    done.stderr.fnmatch_lines(
+        ["*suites: suite 'gone.toml': no such file", "*unknown suite 'linf_quik': did you mean linf_quick*"]
+    )
 
 
 @pytest.mark.parametrize("text", ["[tool.robustbench_lite\n", "[tool]\nrobustbench_lite = 3\n"])
