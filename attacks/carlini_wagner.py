@@ -91,7 +91,8 @@ class CarliniWagner(Attack):
         return "margin"
 
     def init(self, problem: Problem) -> State:
-        x, unknown = problem.x, torch.zeros(len(problem.x), device=problem.x.device)
+        x = problem.x
+        unknown = torch.zeros(len(x), dtype=x.dtype, device=x.device)
         return State(x, *Adam.at(x), unknown, unknown, unknown, unknown + torch.inf, unknown > 0)
 
     def step(self, problem: Problem, state: State, seen: Seen) -> State:
@@ -106,13 +107,30 @@ class CarliniWagner(Attack):
         lr = (_like(state.move, x) / slope).clamp_max(self.lr) * _like(1 - done / self.iterations, x)
         adam = Adam(state.w, state.mean, state.square).step(grad * slope, lr, done + 1)
 
+        following = State(_squash(adam.w), *adam, state.c, state.move, state.too_small, state.too_large, won)
         ends = done + 1 == self.iterations
-        too_large = torch.where(ends & won, state.c, state.too_large)
-        too_small = torch.where(ends & ~won, state.c, state.too_small)
-        c = torch.where(ends, _between(too_small, too_large), state.c)
+        return self._search(problem, following, ends) if bool(ends.any()) else following
+
+    def _search(self, problem: Problem, state: State, ends: Tensor) -> State:
+        """Where a value of c had its steps, choose the next one and start again."""
+        too_large = torch.where(ends & state.won, state.c, state.too_large)
+        too_small = torch.where(ends & ~state.won, state.c, state.too_small)
         fresh = Adam.at(_unsquash(problem.x, _WALL * state.move))
-        w, mean, square = (torch.where(_like(ends, new), new, old) for new, old in zip(fresh, adam, strict=True))
-        return State(_squash(w), w, mean, square, c, state.move, too_small, too_large, won & ~ends)
+        w, mean, square = (
+            torch.where(_like(ends, new), new, old)
+            for new, old in zip(fresh, (state.w, state.mean, state.square), strict=True)
+        )
+        return State(
+            x=torch.where(_like(ends, w), _squash(w), state.x),
+            w=w,
+            mean=mean,
+            square=square,
+            c=torch.where(ends, _between(too_small, too_large), state.c),
+            move=state.move,
+            too_small=too_small,
+            too_large=too_large,
+            won=state.won & ~ends,
+        )
 
     def _measure(self, problem: Problem, state: State, seen: Seen, first: Tensor) -> State:
         """Take the scales of c and of a step from the margin and its gradient at the input itself.
@@ -177,9 +195,7 @@ class CarliniWagnerLinf(Attack):
 
     def init(self, problem: Problem) -> BallState:
         low, high = _walls(problem)
-        adam = Adam.at(
-            _unsquash((problem.x - low) / (high - low), torch.full(problem.y.shape, 0.05, device=low.device))
-        )
+        adam = Adam.at(_unsquash((problem.x - low) / (high - low), torch.full_like(low.flatten(1)[:, 0], 0.05)))
         return BallState(low + (high - low) * _squash(adam.w), *adam)
 
     def step(self, problem: Problem, state: BallState, seen: Seen) -> BallState:

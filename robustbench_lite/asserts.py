@@ -157,8 +157,9 @@ def missed(gate: Gate, what: str | None = None) -> str | None:
     if gate.kind == "cost":
         unit = " a sample" if rest == "passes" else ""
         return f"{what}{unit}: {gate.value:,.1f}, {words} {gate.threshold:,.5g} demanded ({gate.name})"
+    seen = "" if gate.samples is None else f" on {gate.samples:,} samples"
     return (
-        f"{what} is {gate.value:.1%} [{gate.low:.1%}, {gate.high:.1%}] on {gate.samples:,} samples: {words} "
+        f"{what} is {gate.value:.1%} [{gate.low:.1%}, {gate.high:.1%}]{seen}: {words} "
         f"{gate.threshold:.1%} is demanded, and the whole {CONFIDENCE:.0%} interval is {side} it ({gate.name})"
     )
 

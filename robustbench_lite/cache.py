@@ -57,8 +57,8 @@ class Slot:
         return Journal(self.folder / f"{re.sub('[^a-z0-9]+', '-', attack.lower())[:64]}-{mark}.jsonl")
 
     def close(self, card: Scorecard) -> None:
-        """Keep the answer and drop the journals; one that was cut short keeps its journals instead."""
-        if card.interrupted is None:
+        """Keep the answer and drop the journals; where it is not whole, keep the journals to go on from instead."""
+        if card.interrupted is None and all(result.fault is None for result in card.attacks):
             card.save(self.folder / CARD_FILE)
             for journal in self.folder.glob("*.jsonl"):
                 journal.unlink()

@@ -322,7 +322,7 @@ def cache(folder: str, older_than: float, prune: bool) -> None:
     if found:
         _print(kept.table(found))
     what = f"{len(found)} evaluation{'' if len(found) == 1 else 's'}, {kept.size_text(sum(one.size for one in found))}"
-    click.echo(f"{'Deleted' if prune else 'Kept in'} {folder}: {what}")
+    click.echo(f"{'Deleted' if prune else 'Kept'}: {what} in {folder}")
     if prune and (left := kept.kept(folder, seconds)):
         click.echo(f"{len(left)} in use, left alone")
 

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Container
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import islice
 
 import numpy as np
@@ -22,7 +23,7 @@ from robustbench_lite.data import Data
 from robustbench_lite.errors import UserError
 from robustbench_lite.journal import Entry, Journal
 from robustbench_lite.lanes import Lanes
-from robustbench_lite.losses import LOSSES
+from robustbench_lite.losses import LOSSES, LossName
 from robustbench_lite.meter import Meter, Progress, Stop
 from robustbench_lite.noise import Noise
 from robustbench_lite.norms import GEOMETRIES
@@ -32,7 +33,7 @@ from robustbench_lite.target import Target
 from robustbench_lite.threat import ThreatModel
 
 TOLERANCE = 1e-6
-"""By how much a witness may leave the ball: float32 rounding of values in [0, 1], and no more."""
+"""By how much a witness may leave the ball, and for an eps above 1 by how much of it: rounding, and no more."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,12 @@ class Run:
     witnesses: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     """Adversarial inputs of the positions that were to be kept."""
     unconfirmed: int = 0
+    strange: int = 0
+    """Samples for which the model gave logits that are no finite numbers."""
     stopped: str | None = None
     """``interrupt``, ``seconds`` or ``passes`` where it didn't come to its end."""
+    fault: str | None = None
+    """What it tripped over, where it failed."""
     seconds: float = 0.0
 
     @classmethod
@@ -103,6 +108,7 @@ class Run:
             getattr(self, name)[:] += getattr(entry, name)
         self.witnesses.update(entry.witnesses)
         self.unconfirmed += int(entry.unconfirmed.sum())
+        self.strange += int(entry.strange.sum())
         self.seconds += entry.seconds
 
     def merge(self, other: Run) -> Run:
@@ -119,7 +125,9 @@ class Run:
             zero=self.zero + other.zero,
             witnesses=self.witnesses | other.witnesses,
             unconfirmed=self.unconfirmed + other.unconfirmed,
+            strange=self.strange + other.strange,
             stopped=other.stopped,
+            fault=self.fault or other.fault,
             seconds=self.seconds + other.seconds,
         )
 
@@ -223,8 +231,15 @@ def perturb(attack: Attack, target: Target, x: Tensor, y: Tensor, threat: Threat
         Inputs in [0, 1] and labels on the target's device, shapes (B, *shape) and (B,).
     keys
         One int64 a sample, for its random draws, shape (B,).
+
+    Raises
+    ------
+    ValueError
+        For a targeted threat model, and for an attack whose last candidate is not its strongest.
     """
-    look = _Look(target, attack, threat, len(x))
+    if threat.goal == "targeted" or attack.minimal:
+        raise UserError(f"{type(attack).__name__} under {threat}: expected an untargeted attack that stays in the ball")
+    look = Look(target, attack.loss, False, Meter(), len(x))
     problem = Problem(
         x=x,
         y=y,
@@ -243,14 +258,17 @@ def perturb(attack: Attack, target: Target, x: Tensor, y: Tensor, threat: Threat
     return problem.project(state.x).detach()
 
 
-class _Look:
+class Look:
     """Asks the model, in parts as large as memory allows."""
 
-    def __init__(self, target: Target, attack: Attack, threat: ThreatModel, limit: int) -> None:
-        self._target = target
-        self._loss = LOSSES[attack.loss]
-        self._targeted = threat.goal == "targeted"
-        self.limit = limit
+    def __init__(self, target: Target, loss: LossName, targeted: bool, meter: Meter, limit: int) -> None:
+        self._target, self._loss, self._targeted, self._meter = target, LOSSES[loss], targeted, meter
+        meter.batch_limit = min(meter.batch_limit, limit)
+
+    @property
+    def limit(self) -> int:
+        """Most samples at once; what was found out in one attack holds for the next."""
+        return self._meter.batch_limit
 
     def __call__(self, x: Tensor, aim: Tensor, *, gradient: bool) -> Seen:
         while True:
@@ -262,7 +280,7 @@ class _Look:
             except (RuntimeError, MemoryError) as fault:
                 if not out_of_memory(fault) or self.limit == 1:
                     raise
-                self.limit = max(1, min(self.limit, len(x)) // 2)
+                self._meter.batch_limit = max(1, min(self.limit, len(x)) // 2)
                 continue
             return parts[0] if len(parts) == 1 else Seen(*map(torch.cat, zip(*parts, strict=True)))
 
@@ -271,15 +289,21 @@ class _Look:
         if not gradient:
             with torch.no_grad():
                 logits = self._target(x)
-                return Seen(x, logits, self._loss(logits, aim, self._targeted), torch.zeros_like(x))
+                loss = self._loss(logits, aim, self._targeted).to(x.dtype)
+            return Seen(x, logits, loss, torch.zeros_like(x), torch.zeros_like(aim, dtype=torch.bool))
         with torch.enable_grad():
             x.requires_grad_()
             logits = self._target(x)
             loss = self._loss(logits, aim, self._targeted)
-            # A model that cuts the graph has no gradient: zeros, which the validity checks tell of.
+            # A model that cuts the graph has no gradient.
             grad = torch.autograd.grad(loss.sum(), x, allow_unused=True)[0] if loss.requires_grad else None
         x = x.detach()
-        return Seen(x, logits.detach(), loss.detach(), torch.zeros_like(x) if grad is None else grad)
+        grad = torch.zeros_like(x) if grad is None else grad
+        steepest = grad.flatten(1).abs().amax(1)
+        if not bool(steepest.isfinite().all()):
+            grad = grad.nan_to_num(0.0, 0.0, 0.0)  # one value that is no number would spoil a whole L2 step
+        blind = ~((steepest > 0) & steepest.isfinite())
+        return Seen(x, logits.detach(), loss.detach().to(x.dtype), grad, blind)
 
 
 def out_of_memory(fault: BaseException) -> bool:
@@ -290,6 +314,29 @@ def out_of_memory(fault: BaseException) -> bool:
         or "out of memory" in text
         or "can't allocate memory" in text
     )
+
+
+class _Pile:
+    """Lanes that wait to be asked about together; they leave it only when they are settled."""
+
+    def __init__(self) -> None:
+        self._parts: list[Lanes] = []
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self._parts)
+
+    def add(self, lanes: Lanes) -> None:
+        if lanes.size:
+            self._parts.append(lanes)
+
+    def first(self, most: int) -> Lanes:
+        self._parts = [reduce(Lanes.join, self._parts)]
+        return self._parts[0].select(slice(None, most))
+
+    def drop(self, count: int) -> None:
+        rest = self._parts[0].select(slice(count, None))
+        self._parts = [rest, *self._parts[1:]] if rest.size else self._parts[1:]
 
 
 class _Loop:
@@ -314,14 +361,15 @@ class _Loop:
         self.name, self.early_stop, self.keep, self.meter, self.journal = name, early_stop, keep, meter, journal
         self.capacity = batch_size
         self.stream = Noise(samples.keys).at(seed).at(zlib.crc32(f"{name}|{threat}".encode()))
-        self.look = _Look(target, attack, threat, batch_size)
+        self.look = Look(target, attack.loss, threat.goal == "targeted", meter, batch_size)
         self.model = Counted(target)
         self.distance = GEOMETRIES[threat.norm].distance
-        self.reach = threat.eps + TOLERANCE
+        self.reach = threat.eps + TOLERANCE * max(1.0, threat.eps)
         self.result = Run.empty(len(samples), attack.steps)
         self.queue: dict[int, int] = {}  # samples that wait, and which start it will be
         self.lanes: Lanes | None = None
-        self.unchecked: list[Lanes] = []  # broken, and waiting for confirmation
+        self.last = _Pile()  # all steps taken: the last candidates wait for a look
+        self.unchecked = _Pile()  # broken: the witnesses wait for confirmation
         self.settled = self.total = 0
         self.last_entry = time.perf_counter()
 
@@ -329,24 +377,30 @@ class _Loop:
         self.queue = dict.fromkeys(rows.tolist(), 0)
         self.total = len(rows)
         self._read_journal()
+        self._tell()
         with self.target.attacking():
             try:
-                while self._refill():
+                while self._refill() or self.last.size or self.unchecked.size:
                     self._advance()
-            except Stop as stop:
-                self.result.stopped = str(stop)
-            except KeyboardInterrupt:
-                self.result.stopped = "interrupt"
-            self._cut_short()
-            self._confirm(everything=True)
+                    self._drain(everything=self.lanes is None and not self.queue)
+            except (Stop, KeyboardInterrupt) as stop:
+                self.result.stopped = str(stop) if isinstance(stop, Stop) else "interrupt"
+                self._cut_short()
         return self.result
 
     def _cut_short(self) -> None:
-        """Take what the lanes have where the run was stopped: their passes count, but they are not settled for good."""
+        """Keep what was found. The others' passes count, but they are not settled for good."""
         if self.lanes is not None:
-            broken = self.lanes.fell >= 0
-            self.unchecked.append(self.lanes.select(broken))
-            self._settle(self.lanes.select(~broken), journal=False)
+            lanes = self._charge(self.lanes, self.model.take())
+            broken = lanes.fell >= 0
+            self.unchecked.add(lanes.select(broken))
+            self.last.add(lanes.select(~broken))
+        if self.last.size:
+            self._settle(self.last.first(self.last.size), journal=False)
+        try:
+            self._confirm(everything=True)
+        except KeyboardInterrupt:  # in a hurry: what is not confirmed is not broken
+            self._settle(self.unchecked.first(self.unchecked.size), journal=False)
 
     def _read_journal(self) -> None:
         for entry in self.journal.entries() if self.journal is not None else ():
@@ -361,7 +415,10 @@ class _Loop:
         if self.queue and (self.lanes is None or free >= max(1, self.capacity // 8)):
             taken = list(islice(self.queue.items(), free))
             fresh = self._start(*torch.tensor(taken).unbind(1))
-            self.lanes = fresh if self.lanes is None else self.lanes.join(fresh)
+            if self.attack.steps == 0:
+                self.last.add(fresh)
+            else:
+                self.lanes = fresh if self.lanes is None else self.lanes.join(fresh)
             for row, _ in taken:
                 del self.queue[row]
         return self.lanes is not None
@@ -394,36 +451,58 @@ class _Loop:
         )
 
     def _advance(self) -> None:
-        """Look at the candidates of all lanes, let go of those that are done, and step the others."""
-        assert self.lanes is not None
-        lanes = self.lanes
+        """Look at the candidates in flight, let go of those that broke their sample, and step the others."""
+        if self.lanes is None:
+            return
+        lanes, seen = self._see(self.lanes, gradient=self.attack.gradients)
+        self.lanes = lanes
+        broken = (lanes.fell >= 0) & self.early_stop
+        if bool(broken.any()):
+            self.unchecked.add(lanes.select(broken))
+            self.lanes = None if bool(broken.all()) else lanes.select(~broken)
+            seen = Seen(*(part[~broken] for part in seen))
+        if self.lanes is None:
+            return
+        state = self.attack.step(self._problem(self.lanes), self.lanes.state, seen)
+        lanes = self._charge(self.lanes, self.model.take())._replace(state=state, step=self.lanes.step + 1)
         last = lanes.step >= self.attack.steps
-        gradient = self.attack.gradients and not bool(last.all())
-        self.meter.check(lanes.size * (1 + gradient))
-        problem = self._problem(lanes)
-        candidates = lanes.state.x.clamp(0.0, 1.0) if self.attack.minimal else problem.project(lanes.state.x)
-        seen = self.look(candidates, lanes.aim, gradient=gradient)
-        self.meter.spend(lanes.size, lanes.size * gradient)
-        lanes = self._judge(lanes, seen)
-        lanes.note(seen.loss, seen.grad if gradient else None)
-        lanes = self.lanes = lanes._replace(forward=lanes.forward + 1, backward=lanes.backward + int(gradient))
+        if bool(last.any()):
+            # They need no gradient any more, so they leave the batch, and are looked at with others like them.
+            self.last.add(lanes.select(last))
+            self.lanes = None if bool(last.all()) else lanes.select(~last)
+        else:
+            self.lanes = lanes
 
-        done = last | (lanes.fell >= 0) if self.early_stop else last
-        if bool(done.any()):
-            self.lanes = None
-            self._let_go(lanes.select(done))
-            if bool(done.all()):
-                return
-            lanes, seen = lanes.select(~done), Seen(*(part[~done] for part in seen))
-        state = self.attack.step(self._problem(lanes), lanes.state, seen)
-        self.lanes = self._charge(lanes, self.model.take())._replace(state=state, step=lanes.step + 1)
+    def _see(self, lanes: Lanes, *, gradient: bool) -> tuple[Lanes, Seen]:
+        """Ask the model about the lanes' candidates, and write down what it says."""
+        self.meter.check(lanes.size * (1 + gradient))
+        x = lanes.state.x.to(lanes.x.dtype)
+        x = x.clamp(0.0, 1.0) if self.attack.minimal else self._problem(lanes).project(x)
+        seen = self.look(x, lanes.aim, gradient=gradient)
+        self.meter.spend(lanes.size, lanes.size * gradient)
+        lanes.note(seen.loss, seen.blind)
+        return self._judge(lanes, seen)._replace(
+            forward=lanes.forward + 1,
+            backward=lanes.backward + int(gradient),
+            strange=lanes.strange | ~seen.logits.isfinite().all(1),
+        ), seen
+
+    def _drain(self, everything: bool) -> None:
+        """Look at last candidates and confirm witnesses: in whole batches, or everything that waits."""
+        while self.last.size and (everything or self.last.size >= self.capacity):
+            lanes, _ = self._see(self.last.first(self.capacity), gradient=False)
+            self.last.drop(lanes.size)
+            broken = lanes.fell >= 0
+            self.unchecked.add(lanes.select(broken))
+            self._settle(lanes.select(~broken))
+        self._confirm(everything)
 
     def _judge(self, lanes: Lanes, seen: Seen) -> Lanes:
         """Keep the nearest adversarial candidate of each lane, and the step at which it first was in the ball."""
         hit = self._reached(seen.logits, lanes.aim).nonzero()[:, 0]
         if len(hit) == 0:
             return lanes
-        distance = self.distance(seen.x[hit] - lanes.x[hit])
+        distance = self.distance(seen.x[hit] - lanes.x[hit]).double()
         nearer = distance < lanes.best[hit]
         lanes.best[hit[nearer]] = distance[nearer]
         lanes.best_x[hit[nearer]] = seen.x[hit[nearer]]
@@ -446,27 +525,12 @@ class _Loop:
         )
         return lanes._replace(forward=lanes.forward + forward, backward=lanes.backward + backward)
 
-    def _let_go(self, lanes: Lanes) -> None:
-        """Take leave of lanes that are done: those that broke wait for confirmation, the others are settled."""
-        broken = lanes.fell >= 0
-        if bool(broken.any()):
-            self.unchecked.append(lanes.select(broken))
-        if not bool(broken.all()):
-            self._settle(lanes.select(~broken))
-        self._confirm()
-
-    def _confirm(self, everything: bool = False) -> None:
+    def _confirm(self, everything: bool) -> None:
         """Ask the model again about the candidates that broke a sample, in batches of their own."""
-        waiting = sum(lanes.size for lanes in self.unchecked)
-        if not waiting or (waiting < self.capacity and not everything):
-            return
-        lanes = self.unchecked[0]
-        for other in self.unchecked[1:]:
-            lanes = lanes.join(other)
-        self.unchecked = []
-        for at in range(0, lanes.size, self.capacity):
-            part = torch.arange(at, min(at + self.capacity, lanes.size), device=lanes.rows.device)
-            self._confirm_batch(lanes.select(part))
+        while self.unchecked.size and (everything or self.unchecked.size >= self.capacity):
+            lanes = self.unchecked.first(self.capacity)
+            self._confirm_batch(lanes)
+            self.unchecked.drop(lanes.size)
 
     def _confirm_batch(self, lanes: Lanes) -> None:
         origin = self.samples.data.fetch(lanes.rows.cpu()).to(lanes.x.device)
@@ -489,16 +553,19 @@ class _Loop:
         journal: bool = True,
     ) -> None:
         """Write an entry for lanes that stand (``good`` is None), or whose candidates were asked about again."""
+        if not lanes.size:
+            return
         rows = lanes.rows.cpu().numpy()
         restart = lanes.restart.cpu().numpy()
-        stands = np.zeros(lanes.size, np.bool_) if good is None else good
+        broken = np.zeros(lanes.size, np.bool_) if good is None else good
         sums = lanes.sums()
         entry = Entry(
             rows=rows,
             restart=restart,
-            again=~stands & (restart + 1 < self.attack.restarts) if good is None else np.zeros_like(stands),
-            broken=stands,
-            unconfirmed=np.zeros_like(stands) if good is None else ~good,
+            again=~broken & (restart + 1 < self.attack.restarts),
+            broken=broken,
+            unconfirmed=np.zeros_like(broken) if good is None else ~good,
+            strange=lanes.strange.cpu().numpy(),
             prediction=np.full(lanes.size, -1, np.int64) if prediction is None else prediction,
             distance=lanes.best.double().cpu().numpy(),
             forward=lanes.forward.cpu().numpy(),
@@ -511,23 +578,19 @@ class _Loop:
             witnesses={
                 int(row): lanes.best_x[place].float().cpu().numpy()
                 for place, row in enumerate(rows)
-                if stands[place] and row in self.keep
+                if broken[place] and row in self.keep
             },
         )
         self.last_entry = time.perf_counter()
         self._add(entry)
         if self.journal is not None and journal:
             self.journal.add(entry)
-        self.meter.tell(
-            Progress(
-                self.name,
-                str(self.threat),
-                self.settled,
-                self.total,
-                int(self.result.broken.sum()),
-                self.result.passes,
-            )
-        )
+        self._tell()
+
+    def _tell(self) -> None:
+        broken = int(self.result.broken.sum())
+        progress = Progress(self.name, str(self.threat), self.settled, self.total, broken, self.result.passes)
+        self.meter.tell(progress)
 
     def _add(self, entry: Entry) -> None:
         """Add an entry to the result; queue what is to be started again."""

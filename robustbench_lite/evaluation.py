@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,18 +19,19 @@ from robustbench_lite import corpus as witness_corpus
 from robustbench_lite import registry, tally, validity
 from robustbench_lite.cache import Slot, code_sha256, slot
 from robustbench_lite.data import Data, as_data, check_inputs, check_labels
-from robustbench_lite.engine import Samples, run
+from robustbench_lite.engine import Look, Run, Samples, run
 from robustbench_lite.errors import UserError
 from robustbench_lite.gates import Counts, Gates, decide, settled
 from robustbench_lite.meter import Meter, Progress
 from robustbench_lite.noise import Noise
 from robustbench_lite.scorecard import Scorecard, Verdict
 from robustbench_lite.stepper import Attack
-from robustbench_lite.suite import Budget, Suite, load_suite
+from robustbench_lite.suite import Budget, Suite, load_suite, once_each
 from robustbench_lite.tally import Bout, Clean
 from robustbench_lite.target import Target, as_target
 from robustbench_lite.threat import ThreatModel
 
+_log = logging.getLogger(__name__)
 _BATCH = {"cpu": 128, "cuda": 512}
 _GALLERY_BYTES = 1 << 26
 
@@ -103,14 +105,16 @@ def evaluate(
     ValueError
         For whatever was given wrong, before the first attack runs.
     """
-    demands = gates if isinstance(gates, Gates) else Gates(**(gates or {}))
+    demands = gates if isinstance(gates, Gates) else Gates.of(gates or {})
     asked = _resolve(load_suite(suite), threat, independent, budget)
     target, samples = as_target(model, device), as_data(data)
     if limit is not None:
         samples = samples.stratified(limit, seed)
-    size = batch_size or _BATCH.get(target.device.type, 512)
+    size = _BATCH.get(target.device.type, 512) if batch_size is None else batch_size
     if size < 1:
         raise UserError(f"batch size is {size}: expected at least 1")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed is {seed}: expected a number from 0 to 2^63 - 1")
     _check_ball(asked, samples)
     job = _Job(
         target=target,
@@ -209,8 +213,8 @@ def _resolve(suite: Suite, threat: Any, independent: bool | None, budget: Budget
     """Put what the caller asked for in place of what the suite says."""
     threats = suite.threats
     if threat is not None:
-        given = [threat] if isinstance(threat, str | ThreatModel) else threat
-        threats = tuple(dict.fromkeys(ThreatModel.parse(one) for one in given))
+        given = threat if isinstance(threat, list | tuple) else [threat]
+        threats = once_each(tuple(ThreatModel.parse(one) for one in given))
         if not threats:
             raise UserError("no threat model was given: expected at least one, such as 'Linf 8/255'")
     return suite.model_copy(
@@ -241,7 +245,7 @@ def _built(suite: Suite) -> tuple[_Planned, ...]:
 def _check_ball(suite: Suite, data: Data) -> None:
     widest = float(np.prod(data.shape)) ** 0.5
     for threat in suite.threats:
-        if threat.norm == "L2" and threat.eps > widest:
+        if threat.norm == "L2" and threat.eps >= widest:
             raise UserError(
                 f"eps is {threat.eps_text}: no two inputs of shape {data.shape} in [0, 1] are farther apart than "
                 f"{widest:.3g} in L2; expected less"
@@ -255,12 +259,14 @@ def _clean_pass(job: _Job) -> Clean:
     check_inputs(first, data.name)
     classes = target.probe(first)
     check_labels(data.labels, classes)
+    look = Look(target, "margin", False, job.meter, job.size)
     prediction, least = [], []
     keys: list[int] = []
     again = torch.empty(0, dtype=torch.int64)
-    with target.attacking(), torch.no_grad():
+    with target.attacking():
         for rows, x in _batches(data, job.size):
-            logits = target(x.to(target.device)).cpu()
+            labels = data.labels[rows].to(target.device)
+            logits = look(x.to(target.device), labels, gradient=False).logits.cpu()
             if not logits.isfinite().all():
                 bad = rows[~logits.isfinite().all(1)].tolist()
                 raise UserError(
@@ -273,11 +279,14 @@ def _clean_pass(job: _Job) -> Clean:
             keys += _key_list(x, data.labels[rows])
             if not len(again):
                 # The same samples once more, in two parts: the answers must depend neither on the call nor the batch.
-                again = torch.cat([target(part.to(target.device)).cpu().argmax(1) for part in x.chunk(2)])
+                parts = zip(x.to(target.device).chunk(2), labels.chunk(2), strict=True)
+                again = torch.cat([look(part, of, gradient=False).logits.argmax(1).cpu() for part, of in parts])
                 job.meter.spend(len(rows), 0)
     predicted = torch.cat(prediction)
     forward = np.ones(len(data), np.int64)
+    forward[: len(first)] += 1  # the probe
     forward[: len(again)] += 1
+    job.meter.spend(len(first), 0)
     return Clean(
         prediction=predicted.numpy(),
         keys=np.array(keys, np.int64),
@@ -378,19 +387,25 @@ def _fight_part(job: _Job, clean: Clean, part: NDArray[np.int64]) -> Iterator[Bo
         standing = right
         for planned in (*_replayed(job, threat, clean), *job.attacks):
             rows = right if job.suite.independent else standing
-            result = run(
-                planned.attack,
-                job.target,
-                samples,
-                rows,
-                threat,
-                name=planned.name,
-                seed=job.seed,
-                batch_size=job.size,
-                keep=keep,
-                meter=job.meter,
-                journal=None if job.slot is None else job.slot.journal(planned.name, str(threat)),
-            )
+            try:
+                result = run(
+                    planned.attack,
+                    job.target,
+                    samples,
+                    rows,
+                    threat,
+                    name=planned.name,
+                    seed=job.seed,
+                    batch_size=job.size,
+                    keep=keep,
+                    meter=job.meter,
+                    journal=None if job.slot is None else job.slot.journal(planned.name, str(threat)),
+                )
+            except Exception as fault:  # whatever an attack, or the model under it, trips over: the others still count
+                _log.info("%s failed under %s", planned.name, threat, exc_info=True)
+                result = replace(
+                    Run.empty(len(job.data), planned.attack.steps), fault=f"{type(fault).__name__}: {fault}"
+                )
             yield Bout(planned.name, planned.algorithm, planned.attack, threat, rows, result)
             if result.stopped:
                 return

@@ -38,7 +38,7 @@ def code_sha256(subject: object) -> str:
     """Hash of a module, an attack, or any other object; of a module all but its state dict, which has its own hash."""
     walk = _Walk(subject.state_dict(keep_vars=True).values() if isinstance(subject, nn.Module) else ())
     walk.read(subject)
-    return hashlib.sha256("\n".join([*walk.told, *_sources(walk.sources)]).encode(errors="replace")).hexdigest()
+    return hashlib.sha256("\n".join([*walk.told, *sorted(_sources(walk.sources))]).encode(errors="replace")).hexdigest()
 
 
 class _Walk:

@@ -13,11 +13,13 @@ asking `settled` go together: that an evaluation might have stopped early costs 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Literal, NamedTuple
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.registry import unknown
 from robustbench_lite.scorecard import Gate, Scorecard
 from robustbench_lite.statistics import clopper_pearson, last_look, samples_needed, sequential_interval
 
@@ -51,16 +53,31 @@ class Gates:
     max_seconds: float | None = None
     """Longest that the evaluation may take."""
 
+    @classmethod
+    def of(cls, demands: Mapping[str, float | None]) -> Gates:
+        """Make gates of names and values.
+
+        Raises
+        ------
+        ValueError
+            For an unknown name, with the nearest ones.
+        """
+        known = [item.name for item in fields(cls)]
+        if strange := [unknown("gate", name, known) for name in demands if name not in known]:
+            raise UserError("; ".join(strange))
+        return cls(**demands)
+
     def __post_init__(self) -> None:
         for item in fields(self):
             demand = getattr(self, item.name)
             if demand is None:
                 continue
+            number = isinstance(demand, Real) and not isinstance(demand, bool)
             if item.name in ("max_passes", "max_seconds"):
-                if not 0 < demand < math.inf:
-                    raise UserError(f"{item.name} is {demand}: expected a number above 0, such as 500")
-            elif not 0 <= demand <= 1:
-                raise UserError(f"{item.name} is {demand}: expected a share from 0 to 1, such as 0.45 for 45 %")
+                if not (number and 0 < demand < math.inf):
+                    raise UserError(f"{item.name} is {demand!r}: expected a number above 0, such as 500")
+            elif not (number and 0 <= demand <= 1):
+                raise UserError(f"{item.name} is {demand!r}: expected a share from 0 to 1, such as 0.45 for 45 %")
 
 
 @dataclass(frozen=True, kw_only=True)

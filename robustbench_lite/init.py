@@ -22,9 +22,9 @@ FILES = {
 """What is laid, and what it is."""
 NEXT = {
     "pytest tests/test_robustness.py": "test it",
-    "rblite list attacks": "see your attack beside the built-in ones",
+    "rblite list attacks": "see your attack beside ours",
     "rblite evaluate tests/digits_model.py:trained --data digits --suite digits": "write a scorecard and a report",
-    "rblite harden tests/digits_model.py:build --data digits --recipe digits --out hardened": "train one that withstands",
+    "rblite harden tests/digits_model.py:build --data digits --recipe digits --out hardened": "harden it",
 }
 """What may be done then, from the repo's folder."""
 _TEMPLATES = Path(__file__).with_name("templates") / "init"

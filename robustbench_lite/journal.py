@@ -25,6 +25,7 @@ _BY_SAMPLE = {
     "again": np.bool_,
     "broken": np.bool_,
     "unconfirmed": np.bool_,
+    "strange": np.bool_,
     "prediction": np.int64,
     "distance": np.float64,
     "forward": np.int64,
@@ -47,6 +48,8 @@ class Entry:
     """Whether a witness was confirmed."""
     unconfirmed: _Bools
     """Whether an adversarial example was found and not confirmed."""
+    strange: _Bools
+    """Whether the model ever gave it logits that are no finite numbers."""
     prediction: _Ints
     """What the model says to the witness; -1 without one."""
     distance: _Floats

@@ -23,7 +23,7 @@ class StepSums(NamedTuple):
     fell: NDArray[np.int64]
     """How many were broken there."""
     zero: NDArray[np.int64]
-    """How many had a gradient of exactly zero."""
+    """How many had a gradient that was zero, or no number."""
 
 
 class Lanes(NamedTuple):
@@ -52,7 +52,9 @@ class Lanes(NamedTuple):
     loss: Tensor
     """The loss seen at each step, shape (B, steps + 1); NaN at those not reached."""
     zero: Tensor
-    """Whether the gradient was zero at each step, shape (B, steps + 1)."""
+    """Whether the gradient was blind at each step, shape (B, steps + 1)."""
+    strange: Tensor
+    """Whether its logits were ever no finite numbers."""
     fell: Tensor
     """Step at which it was first broken; -1 where it was not."""
     state: Any
@@ -82,12 +84,13 @@ class Lanes(NamedTuple):
             samples=samples,
             step=nothing,
             keys=keys,
-            best=torch.full((size,), torch.inf, device=device),
+            best=torch.full((size,), torch.inf, dtype=torch.float64, device=device),
             best_x=x.clone(),
             forward=nothing,
             backward=nothing,
-            loss=torch.full((size, steps + 1), torch.nan, device=device),
+            loss=torch.full((size, steps + 1), torch.nan, dtype=torch.float32, device=device),
             zero=torch.zeros(size, steps + 1, dtype=torch.bool, device=device),
+            strange=nothing > 0,
             fell=nothing - 1,
             state=None,
         )
@@ -97,8 +100,8 @@ class Lanes(NamedTuple):
         """Number of lanes."""
         return len(self.rows)
 
-    def select(self, keep: Tensor) -> Lanes:
-        """The lanes of a mask, shape (B,)."""
+    def select(self, keep: Tensor | slice) -> Lanes:
+        """The lanes of a mask, shape (B,), or of a slice."""
         return self._map(lambda part: part[keep])
 
     def join(self, other: Lanes) -> Lanes:
@@ -113,13 +116,12 @@ class Lanes(NamedTuple):
         state = type(self.state)(*columns(*(one.state for one in (self, *others))))
         return Lanes(*parts, state)  # type: ignore[call-arg]
 
-    def note(self, loss: Tensor, grad: Tensor | None) -> None:
+    def note(self, loss: Tensor, blind: Tensor) -> None:
         """Write down what was seen at each lane's step, for the trace."""
         at = self.step[:, None]
         finite = loss.detach().float().nan_to_num(0.0, _LARGEST, -_LARGEST).clamp(-_LARGEST, _LARGEST)
         self.loss.scatter_(1, at, finite[:, None])
-        if grad is not None:
-            self.zero.scatter_(1, at, ~grad.flatten(1).any(1, keepdim=True))
+        self.zero.scatter_(1, at, blind[:, None])
 
     def sums(self) -> StepSums:
         """Sums by step over these lanes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -31,6 +32,7 @@ class Meter:
     def __init__(self, budget: Budget | None = None, on_progress: Callable[[Progress], None] | None = None) -> None:
         self.budget = budget or Budget()
         self.passes = Passes()
+        self.batch_limit = sys.maxsize  # most samples at once that memory was found to hold
         self._started, self._earlier = time.perf_counter(), 0.0
         self._on_progress = on_progress
 

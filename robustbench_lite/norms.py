@@ -43,7 +43,8 @@ def _linf_random(noise: Noise, shape: tuple[int, ...], eps: float) -> Tensor:
 
 
 def _l2_distance(delta: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    # In float64: the rounding of a float32 sum grows with its length, and would carry witnesses out of the ball.
+    length: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1, dtype=torch.float64)
     return length
 
 
@@ -54,7 +55,7 @@ def _l2_project(delta: Tensor, eps: float) -> Tensor:
 def _l2_steepest(grad: Tensor) -> Tensor:
     # Scaled by the largest value first: squares of gradients below 1e-19 vanish in float32.
     scaled = grad / _per_sample(_linf_distance(grad).clamp_min(_TINY), grad)
-    return scaled / _per_sample(_l2_distance(scaled).clamp_min(_TINY), grad)
+    return scaled / _per_sample(_l2_distance(scaled).clamp_min(_TINY).to(grad.dtype), grad)
 
 
 def _l2_random(noise: Noise, shape: tuple[int, ...], eps: float) -> Tensor:

@@ -79,7 +79,10 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> SuiteFile 
     """Collect suites: those of the table, and those that the command line names."""
     if file_path.suffix != ".toml":
         return None
-    listed = file_path in parent.config.stash[_SUITES]
+    # pytest asks for the neighbours of a file that it was told to collect, too.
+    config, listed = parent.config, file_path in parent.config.stash[_SUITES]
+    if not discovery.is_asked_for(file_path, config.args, config.invocation_params.dir):
+        return None
     if not listed and not parent.session.isinitpath(file_path):
         return None
     from robustbench_lite.plugin import collection
@@ -105,7 +108,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         from robustbench_lite.plugin.plan import Plan
 
         Plan.of(config)
-        marker.check(items)
+        faults = marker.check(items)
+        if faults and not options.Options.of(config).is_worker:  # xdist can't tell that one; there the tests fail
+            raise pytest.UsageError("\n".join(faults))
 
 
 @pytest.fixture(scope="session")
@@ -197,7 +202,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     from robustbench_lite.plugin import results, summary
 
     terminalreporter.section("robustness")
-    if found:
+    if found and not config.getoption("no_summary"):
         width, colour = shutil.get_terminal_size().columns, terminalreporter.hasmarkup
         verbosity = config.get_verbosity()
         terminalreporter.write(summary.rendered(found, width=width, colour=colour, verbosity=verbosity))

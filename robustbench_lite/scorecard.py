@@ -101,7 +101,7 @@ class Trace(_Frozen):
     broken: tuple[int, ...]
     """Samples broken at the step for the first time."""
     zero_gradient: tuple[int, ...]
-    """Samples whose input gradient was exactly zero."""
+    """Samples whose input gradient was zero throughout, or held what is no number."""
 
 
 class AttackResult(_Frozen):
@@ -123,12 +123,14 @@ class AttackResult(_Frozen):
     """Samples of these that it broke, each with a confirmed witness."""
     unconfirmed: int = 0
     """Successes seen in the loop that the independent forward pass didn't confirm; not counted."""
+    strange: int = 0
+    """Samples for which the model gave logits that are no finite numbers; these never count as broken."""
+    unmoved: int = 0
+    """Witnesses at distance zero: samples that the model had right at first, and wrong when asked again."""
     robust_accuracy: Interval
     """Share of all samples still right after this attack and those before it, under its threat model."""
     alone: Interval | None
     """Share of all samples that this attack alone leaves right; None where it didn't see all of them."""
-    distance_min: float | None
-    """Smallest distance of its witnesses, in the threat model's norm; None without witnesses."""
     distance_median: float | None
     """Median distance of its witnesses, in the threat model's norm; None without witnesses."""
     passes: Passes
@@ -136,7 +138,9 @@ class AttackResult(_Frozen):
     seconds: float
     """Wall-clock time."""
     finished: bool = True
-    """False where a budget or an interrupt stopped it early."""
+    """False where a budget or an interrupt stopped it early, and where it failed."""
+    fault: str | None = None
+    """What it tripped over, where it failed."""
     trace: Trace
 
 

@@ -38,7 +38,10 @@ class Seen(NamedTuple):
     loss: Tensor
     """The attack's loss, larger is nearer to the goal, shape (B,)."""
     grad: Tensor
-    """Gradient of the loss with respect to the candidates, shape (B, *shape); zeros where none was asked for."""
+    """Gradient of the loss with respect to the candidates, shape (B, *shape); zeros where none was asked for. What is
+    not a number in it is 0."""
+    blind: Tensor
+    """Whether the gradient was zero throughout or held what is no number, shape (B,)."""
 
 
 @dataclass(frozen=True, kw_only=True)

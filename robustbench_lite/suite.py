@@ -75,10 +75,8 @@ class Suite(_File):
 
     @field_validator("threats")
     @classmethod
-    def _once_each(cls, threats: tuple[ThreatModel, ...]) -> tuple[ThreatModel, ...]:
-        return tuple(
-            {(threat.norm, threat.eps, threat.goal, threat.target_class): threat for threat in threats}.values()
-        )
+    def _once(cls, threats: tuple[ThreatModel, ...]) -> tuple[ThreatModel, ...]:
+        return once_each(threats)
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -129,6 +127,11 @@ class Recipe(_File):
 
 
 _AnyFile = TypeVar("_AnyFile", bound=_File)
+
+
+def once_each(threats: tuple[ThreatModel, ...]) -> tuple[ThreatModel, ...]:
+    """Leave out threat models that differ in nothing but how eps is written."""
+    return tuple({(one.norm, one.eps, one.goal, one.target_class): one for one in threats}.values())
 
 
 def load_suite(suite: str | Path | Suite | Sequence[str]) -> Suite:

@@ -177,7 +177,8 @@ def _results(
 def _result(bout: Bout, right: NDArray[np.bool_], standing: int) -> AttackResult:
     broken = int(bout.run.broken.sum())
     distances = bout.run.distance[bout.run.broken].tolist()
-    saw_all = len(bout.attempted) == int(right.sum()) and not bout.run.stopped
+    finished = bout.run.stopped is None and bout.run.fault is None
+    saw_all = finished and len(bout.attempted) == int(right.sum())
     return AttackResult(
         name=bout.name,
         attack=bout.algorithm,
@@ -187,13 +188,15 @@ def _result(bout: Bout, right: NDArray[np.bool_], standing: int) -> AttackResult
         attempted=len(bout.attempted),
         broken=broken,
         unconfirmed=bout.run.unconfirmed,
+        strange=bout.run.strange,
+        unmoved=distances.count(0.0),
         robust_accuracy=Interval.of(standing, len(right)),
         alone=Interval.of(int(right.sum()) - broken, len(right)) if saw_all else None,
-        distance_min=min(distances, default=None),
         distance_median=median(distances),
         passes=bout.run.passes,
         seconds=bout.run.seconds,
-        finished=bout.run.stopped is None,
+        finished=finished,
+        fault=bout.run.fault,
         trace=bout.run.trace,
     )
 

@@ -113,7 +113,8 @@ class Target:
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
     def _forward(self, x: Tensor) -> Tensor:
-        x = x.to(device=self.device, dtype=self.dtype)
+        # A copy, as a module that works in place (a first ReLU, say) must not write into its caller's inputs.
+        x = x.to(device=self.device, dtype=self.dtype, copy=True)
         if self.mean is not None and self.std is not None:
             x = (x - _by_channel(self.mean, x)) / _by_channel(self.std, x)
         logits: Tensor = self.module(x)
@@ -128,7 +129,8 @@ class Target:
             self.module.eval()
             for parameter, _ in trainable:
                 parameter.requires_grad_(False)
-            yield
+            with torch.inference_mode(False):  # where the caller switched it on, there are no gradients
+                yield
         finally:
             # One by one: `module.train()` would also switch on what was off, such as a frozen BatchNorm.
             for module, mode in modes:

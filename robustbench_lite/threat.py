@@ -84,6 +84,8 @@ class ThreatModel(BaseModel):
         """
         if isinstance(text, ThreatModel):
             return text
+        if not isinstance(text, str):
+            raise UserError(f"threat model {text!r}: expected a text, such as 'Linf 8/255'")
         try:
             return cls.model_validate(text)
         except ValidationError as fault:

@@ -19,6 +19,8 @@ def judge(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
     for result in attacks:
         yield from _unconfirmed(result)
         yield from _unmoved(result)
+        yield from _strange(result)
+        yield from _failed(result)
 
 
 def _zero_gradients(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
@@ -32,8 +34,8 @@ def _zero_gradients(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
             severity="warning" if sees else "error",
             attack=result.name,
             threat=str(result.threat),
-            message=f"the gradient of {result.name}'s loss is exactly zero for {_blind_share(result):.0%} of the "
-            f"{result.attempted} samples at its first step: it attacks them blindly",
+            message=f"the gradient of {result.name}'s loss is zero, or not a number, for {_blind_share(result):.0%} of "
+            f"the {result.attempted} samples at its first step: it attacks them blindly",
             cure="add an attack whose loss doesn't saturate (carlini_wagner, or pgd with loss = 'margin'); if its "
             "gradients are zero too, the model cuts or quantises them: attack it without gradients",
         )
@@ -58,14 +60,42 @@ def _unconfirmed(result: AttackResult) -> Iterator[Finding]:
 
 
 def _unmoved(result: AttackResult) -> Iterator[Finding]:
-    if result.distance_min == 0:
+    if result.unmoved > max(1.0, UNCONFIRMED_SHARE * result.broken):
         yield Finding(
             code="RB203",
             severity="error",
             attack=result.name,
             threat=str(result.threat),
-            message=f"{result.name} broke a sample without changing it, though the model had it right at first",
+            message=f"{result.name} broke {result.unmoved} samples without changing them, though the model had them "
+            "right at first",
             cure="make the forward pass deterministic and independent of the batch (eval mode, no shared state)",
+        )
+
+
+def _strange(result: AttackResult) -> Iterator[Finding]:
+    if result.strange > max(1.0, UNCONFIRMED_SHARE * result.attempted):
+        yield Finding(
+            code="RB204",
+            severity="error",
+            attack=result.name,
+            threat=str(result.threat),
+            message=f"under {result.name} the model's logits were NaN or infinite for {result.strange} of "
+            f"{result.attempted} samples: whether these are broken can't be told",
+            cure="find the operation that overflows on inputs like these (a square root, a logarithm, a division) and "
+            "bound it; robustness that comes from NaN is none",
+        )
+
+
+def _failed(result: AttackResult) -> Iterator[Finding]:
+    if result.fault is not None:
+        yield Finding(
+            code="RB302",
+            severity="error",
+            attack=result.name,
+            threat=str(result.threat),
+            message=f"{result.name} failed, and found nothing on the {result.attempted} samples it was to attack: "
+            f"{result.fault}",
+            cure="mend what it tripped over, give it other parameters, or take it out of the suite",
         )
 
 

@@ -159,7 +159,6 @@ def _result(
         broken=len(distances),
         robust_accuracy=left,
         alone=left if first else None,
-        distance_min=min(distances, default=None),
         distance_median=median(distances),
         passes=Passes(forward=standing * 41, backward=standing * 40),
         seconds=1.5,

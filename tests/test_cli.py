@@ -109,6 +109,7 @@ epochs = 20
 batch_size = 16
 lr = 0.01
 optimizer = "adam"
+keep = "last"
 """
 
 

@@ -37,17 +37,21 @@ def test_gates_are_public():
 
 
 @pytest.mark.parametrize("name", ["min_clean_accuracy", "min_robust_accuracy", "max_drop", "max_regression"])
-@pytest.mark.parametrize("share", [-0.1, 1.1, 45, float("nan")])
+@pytest.mark.parametrize("share", [-0.1, 1.1, 45, float("nan"), "0.4", True])
 def test_a_share_that_is_none_is_refused(name, share):
-    with pytest.raises(ValueError, match=f"{name} is {share}: expected a share from 0 to 1, such as 0.45 for 45 %"):
+    with pytest.raises(ValueError, match=f"{name} is {share!r}: expected a share from 0 to 1, such as 0.45 for 45 %"):
         Gates(**{name: share})
 
 
 @pytest.mark.parametrize("name", ["max_passes", "max_seconds"])
-@pytest.mark.parametrize("cost", [0, -1, float("inf"), float("nan")])
+@pytest.mark.parametrize("cost", [0, -1, float("inf"), float("nan"), "9", True])
 def test_a_cost_that_is_none_is_refused(name, cost):
-    with pytest.raises(ValueError, match=f"{name} is {cost}: expected a number above 0, such as 500"):
+    with pytest.raises(ValueError, match=f"{name} is {cost!r}: expected a number above 0, such as 500"):
         Gates(**{name: cost})
+
+
+def test_numpys_numbers_are_taken():
+    assert Gates(min_robust_accuracy=np.float32(0.5), max_passes=np.int64(9)).max_passes == 9
 
 
 def test_nothing_demanded_is_nothing_decided():
@@ -227,9 +231,9 @@ def test_asking_costs_less_than_a_millisecond():
     taken = []
     for seen in range(5000, 5050):
         counts = _counts(seen, int(0.9 * seen), int(0.45 * seen))
-        started = time.perf_counter()
+        started = time.process_time()  # what others do on the machine is not its cost
         settled(demands, counts, 10_000)
-        taken.append(time.perf_counter() - started)
+        taken.append(time.process_time() - started)
     assert min(taken) < 1e-3
 
 

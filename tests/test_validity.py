@@ -22,7 +22,6 @@ def _attacked(name="pgd", *, blind=0, attempted=100, broken=40, looked_at=None, 
         "broken": broken,
         "robust_accuracy": Interval.of(attempted - broken, attempted),
         "alone": None,
-        "distance_min": 0.1 if broken else None,
         "distance_median": 0.2 if broken else None,
         "passes": Passes(forward=3 * attempted, backward=2 * attempted),
         "seconds": 1.0,
@@ -101,18 +100,18 @@ def test_successes_that_were_not_confirmed_are_told_beyond_one_and_one_in_a_hund
 # RB203: broken without a change
 
 
-@pytest.mark.parametrize(("smallest", "fires"), [(0.0, True), (1e-12, False), (None, False)])
-def test_a_sample_broken_without_a_change_is_told(smallest, fires):
-    assert _told(_attacked(distance_min=smallest)) == ([("RB203", "error", "pgd")] if fires else [])
+@pytest.mark.parametrize(("broken", "unmoved", "fires"), [(40, 0, False), (40, 1, False), (40, 2, True)])
+def test_samples_broken_without_a_change_are_told_beyond_one_and_one_in_a_hundred(broken, unmoved, fires):
+    assert _told(_attacked(broken=broken, unmoved=unmoved)) == ([("RB203", "error", "pgd")] if fires else [])
 
 
 def test_a_finding_names_the_attack_and_its_threat_model():
-    blind = _attacked(blind=90, unconfirmed=30, distance_min=0.0, threat=ThreatModel.parse("L2 0.5"))
+    blind = _attacked(blind=90, unconfirmed=30, unmoved=3, threat=ThreatModel.parse("L2 0.5"))
     assert [(finding.attack, finding.threat) for finding in judge([blind])] == [("pgd", "L2 0.5")] * 3
 
 
 def test_every_fault_of_every_attack_is_told():
-    results = [_attacked("a", blind=90, distance_min=0.0), _attacked("b", blind=90, unconfirmed=30)]
+    results = [_attacked("a", blind=90, unmoved=3), _attacked("b", blind=90, unconfirmed=30)]
     assert sorted(_told(*results)) == [
         ("RB201", "error", "a"),
         ("RB201", "error", "b"),
@@ -163,7 +162,7 @@ def test_a_run_stopped_early_is_an_error_where_no_attack_ended_or_a_person_stopp
 
 def test_every_finding_says_what_to_do():
     findings = [
-        *judge([_attacked(blind=90, unconfirmed=30, distance_min=0.0)]),
+        *judge([_attacked(blind=90, unconfirmed=30, unmoved=3)]),
         *unstable(9, 9),
         *changed("a", "b"),
         *stopped("seconds", [], 1, 1),

@@ -62,13 +62,13 @@ class Arguments(BaseModel):
         return [given] if isinstance(given, str | ThreatModel) else given
 
 
-def check(items: Iterable[pytest.Item]) -> None:
+def check(items: Iterable[pytest.Item]) -> list[str]:
     """Check the markers of a session before anything runs, and have every marked test use the fixture.
 
-    Raises
-    ------
-    pytest.UsageError
-        With every fault of every marker.
+    Returns
+    -------
+    list of str
+        What is wrong with them, a line for each test.
     """
     told: dict[str, None] = {}
     for item in items:
@@ -80,8 +80,7 @@ def check(items: Iterable[pytest.Item]) -> None:
             told[f"{item.nodeid.partition('[')[0]}: {fault}"] = None
         if FIXTURE not in item.fixturenames:  # marked by a parameter, or by a hook
             item.fixturenames.append(FIXTURE)
-    if told:
-        raise pytest.UsageError("\n".join(told))
+    return list(told)
 
 
 def read(item: pytest.Item) -> tuple[Arguments, dict[str, float]]:
@@ -123,7 +122,8 @@ def _told(error: ValidationError) -> Iterator[str]:
 def evaluate_test(item: pytest.Item, model: Any, data: Any) -> Scorecard:
     """Scorecard of a marked test, evaluated now unless another test of the session asked for the same."""
     plan = Plan.of(item.config)
-    arguments, gates = read(item)
+    with _told_plainly():
+        arguments, gates = read(item)
     target = _target(model)
     suite = arguments.suite or _the_suite(plan)
     options: dict[str, Any] = {

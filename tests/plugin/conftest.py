@@ -116,6 +116,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     """A folder with models and a suite; GitHub is not told what these runs find."""
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
     pytester.makepyfile(models=MODELS)
     (pytester.path / "robustness.toml").write_text(SUITE, encoding="utf-8")
     return pytester

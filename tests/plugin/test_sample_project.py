@@ -18,11 +18,10 @@ def sample(tmp_path: Path) -> Path:
     return Path(shutil.copytree(SAMPLE, tmp_path / "sample", ignore=shutil.ignore_patterns("__pycache__", ".*_cache")))
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "two workers"])
-def test_it_passes(sample: Path, workers: list[str]) -> None:
+def test_it_passes(sample: Path) -> None:
     quiet = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "GITHUB"))}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", *workers],
+        [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest"],
         cwd=sample,
         env={**quiet, "COLUMNS": "100"},
         capture_output=True,

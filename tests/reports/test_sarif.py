@@ -1,0 +1,245 @@
+"""The SARIF report: valid in structure, complete in what failed, silent on what didn't."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import jsonschema
+import pytest
+
+from robustbench_lite import registry
+from robustbench_lite.reports import sarif
+from robustbench_lite.scorecard import Finding
+
+TEXT = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string", "minLength": 1}}}
+INDEX = {"type": "integer", "minimum": 0}
+SUBSET = {
+    # Of the standard's own schema, what we use, written from its sections 3.13 to 3.49; nothing else may occur.
+    "type": "object",
+    "required": ["version", "runs"],
+    "additionalProperties": False,
+    "properties": {
+        "$schema": {"type": "string", "format": "uri"},
+        "version": {"const": "2.1.0"},
+        "runs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["tool"],
+                "additionalProperties": False,
+                "properties": {
+                    "tool": {
+                        "type": "object",
+                        "required": ["driver"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "driver": {
+                                "type": "object",
+                                "required": ["name"],
+                                "additionalProperties": False,
+                                "properties": {
+                                    "name": {"type": "string"},
+                                    "version": {"type": "string"},
+                                    "semanticVersion": {"type": "string"},
+                                    "rules": {
+                                        "type": "array",
+                                        "uniqueItems": True,
+                                        "items": {
+                                            "type": "object",
+                                            "required": ["id"],
+                                            "additionalProperties": False,
+                                            "properties": {
+                                                "id": {"type": "string"},
+                                                "name": {"type": "string"},
+                                                "shortDescription": TEXT,
+                                                "help": TEXT,
+                                                "defaultConfiguration": {
+                                                    "type": "object",
+                                                    "additionalProperties": False,
+                                                    "properties": {
+                                                        "level": {"enum": ["none", "note", "warning", "error"]}
+                                                    },
+                                                },
+                                            },
+                                        },
+                                    },
+                                },
+                            }
+                        },
+                    },
+                    "automationDetails": {"type": "object", "properties": {"id": {"type": "string"}}},
+                    "invocations": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "required": ["executionSuccessful"],
+                            "additionalProperties": False,
+                            "properties": {"executionSuccessful": {"type": "boolean"}},
+                        },
+                    },
+                    "columnKind": {"enum": ["utf16CodeUnits", "unicodeCodePoints"]},
+                    "properties": {"type": "object"},
+                    "results": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "required": ["message", "locations"],
+                            "additionalProperties": False,
+                            "properties": {
+                                "ruleId": {"type": "string"},
+                                "ruleIndex": INDEX,
+                                "kind": {"enum": ["notApplicable", "pass", "fail", "review", "open", "informational"]},
+                                "level": {"enum": ["none", "note", "warning", "error"]},
+                                "message": TEXT,
+                                "partialFingerprints": {"type": "object", "additionalProperties": {"type": "string"}},
+                                "suppressions": {
+                                    "type": "array",
+                                    "items": {
+                                        "type": "object",
+                                        "required": ["kind"],
+                                        "additionalProperties": False,
+                                        "properties": {
+                                            "kind": {"enum": ["inSource", "external"]},
+                                            "justification": {"type": "string"},
+                                        },
+                                    },
+                                },
+                                "locations": {
+                                    "type": "array",
+                                    "items": {
+                                        "type": "object",
+                                        "additionalProperties": False,
+                                        "properties": {
+                                            "logicalLocations": {
+                                                "type": "array",
+                                                "items": {
+                                                    "type": "object",
+                                                    "additionalProperties": False,
+                                                    "properties": {
+                                                        "name": {"type": "string"},
+                                                        "fullyQualifiedName": {"type": "string"},
+                                                    },
+                                                },
+                                            },
+                                            "physicalLocation": {
+                                                "type": "object",
+                                                "required": ["artifactLocation"],
+                                                "additionalProperties": False,
+                                                "properties": {
+                                                    "artifactLocation": {
+                                                        "type": "object",
+                                                        "additionalProperties": False,
+                                                        "properties": {
+                                                            "uri": {"type": "string", "pattern": r"^[^\s\\]+$"},
+                                                            "uriBaseId": {"type": "string"},
+                                                        },
+                                                    },
+                                                    "region": {
+                                                        "type": "object",
+                                                        "additionalProperties": False,
+                                                        "properties": {"startLine": {"type": "integer", "minimum": 1}},
+                                                    },
+                                                },
+                                            },
+                                        },
+                                    },
+                                },
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
+ZERO = Finding(
+    code="RB201", severity="error", message="zero gradient", cure="another loss", attack="pgd", threat="Linf 0.3"
+)
+SLOW = Finding(code="RB301", severity="warning", message="out of time", cure="more of it")
+LET_THROUGH = Finding(code="RB901", severity="info", message="let through: #12", cure="cure it")
+
+
+def checked(cards, **words):
+    """The log's only run, once it holds against the standard."""
+    log = json.loads(sarif.render(cards, **words))
+    jsonschema.validate(log, SUBSET, format_checker=jsonschema.FormatChecker())
+    [run] = log["runs"]
+    rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    assert len(set(rules)) == len(rules)
+    for result in run["results"]:
+        assert rules[result["ruleIndex"]] == result["ruleId"]
+        assert result.get("kind", "fail") == "fail" or result["level"] == "none"
+    return run
+
+
+def test_what_is_met_makes_no_result(make_card):
+    run = checked([make_card()])
+    assert run["results"] == []
+    assert run["properties"]["scorecards"][0]["verdict"] == "PASS"
+
+
+def test_findings_and_gates_are_results_with_rules(make_card, make_gate):
+    gates = (
+        make_gate("max_drop", 0.1, 0.4, passed=False),
+        make_gate("min_clean_accuracy", 0.9, 0.91, decided=False),
+        make_gate("min_robust_accuracy", 0.2, 0.6),
+    )
+    run = checked([make_card(verdict="INVALID", validity=(ZERO, SLOW), gates=gates)], title="nightly", story=["So."])
+    found = [(one["ruleId"], one.get("kind", "fail"), one["level"]) for one in run["results"]]
+    assert found == [
+        ("RB201", "fail", "error"),
+        ("RB301", "fail", "warning"),
+        ("max_drop", "fail", "error"),
+        ("min_clean_accuracy", "open", "none"),
+    ]
+    texts = [one["message"]["text"] for one in run["results"]]
+    assert texts[0] == "pgd under Linf 0.3: zero gradient. Cure: another loss"
+    assert texts[2].startswith("drop at most 10.0% demanded, found 40.0%")
+    assert run["automationDetails"]["id"] == "nightly/"
+    assert run["properties"]["story"] == ["So."]
+
+
+def test_what_was_let_through_is_suppressed_with_its_reason(make_card):
+    run = checked([make_card(verdict="INVALID", validity=(ZERO, SLOW, LET_THROUGH))])
+    error, warning, reason = run["results"]
+    assert error["suppressions"] == [{"kind": "external", "justification": "let through: #12"}]
+    assert "suppressions" not in warning
+    assert (reason["kind"], reason["level"]) == ("informational", "none")
+
+
+def test_places(make_card):
+    cards = [make_card(name, validity=(SLOW,)) for name in ("a", "b", "c")]
+    run = checked(cards, places=[("my suites/a.toml", None), ("tests\\test_b.py", 7)])
+    found = [one["locations"][0].get("physicalLocation") for one in run["results"]]
+    assert found[0] == {
+        "artifactLocation": {"uri": "my%20suites/a.toml", "uriBaseId": "%SRCROOT%"},
+        "region": {"startLine": 1},
+    }
+    assert found[1]["artifactLocation"]["uri"] == "tests/test_b.py"
+    assert found[1]["region"] == {"startLine": 7}
+    assert found[2] is None
+
+
+def test_fingerprints_follow_the_problem_and_not_its_numbers(make_card, make_gate):
+    def mark(name, value, gate="max_drop"):
+        card = make_card(name, gates=(make_gate(gate, 0.1, value, passed=False),))
+        return checked([card])["results"][0]["partialFingerprints"]
+
+    assert mark("a", 0.4) == mark("a", 0.5)
+    assert len({json.dumps(one) for one in (mark("a", 0.4), mark("b", 0.4), mark("a", 0.4, "max_other"))}) == 3
+
+
+def test_an_interrupted_run_was_not_successful(make_card):
+    assert checked([make_card(interrupted="interrupt")])["invocations"] == [{"executionSuccessful": False}]
+
+
+@pytest.mark.parametrize("hostile", ['"', "a\nb", "\x1b[2J", "a\\b", "::é"])
+def test_hostile_names_stay_texts(make_card, hostile):
+    run = checked([make_card(hostile, validity=(SLOW,))])
+    name = run["results"][0]["locations"][0]["logicalLocations"][0]["name"]
+    assert not re.search(r"[\x00-\x1f]", name)
+
+
+def test_it_is_found_by_name():
+    assert registry.find("reports", "sarif") is not None
