@@ -185,7 +185,7 @@ def test_what_broke_a_model_is_replayed_first_and_confirmed(tmp_path: Path) -> N
 
 
 def test_a_smaller_ball_takes_the_witness_brought_into_it(tmp_path: Path) -> None:
-    evaluate(Threshold(), samples(), ["pgd"], LINF, corpus=tmp_path)
+    evaluate(Threshold(), samples(), ["fgsm"], LINF, corpus=tmp_path)
     card = evaluate(Curved(), samples(), ["fgsm"], "Linf 0.07", corpus=tmp_path)
     assert [len(outcome.breaks) for outcome in card.outcomes] == [1, 0, 0]
     assert card.outcomes[0].breaks[0].distance <= 0.07 + 1e-6

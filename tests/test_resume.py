@@ -1,8 +1,9 @@
-"""A run that is killed in mid-suite goes on where it stopped: the same scorecard, and nothing asked twice but the last."""
+"""A run that is killed in mid-suite goes on where it stopped: same scorecard, and no batch asked twice but the last."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,15 +171,15 @@ def expect_same(card: Scorecard, other: Scorecard) -> None:
     assert abs(card.witnesses.x - other.witnesses.x).max() < 1e-5
 
 
-def stop(repo: Repo, cache: str, out: str, attack: str, lines: int, how: signal.Signals) -> int:
-    """Start a run and end it once an attack has written so many lines; its exit status."""
-    process = repo.start(cache, out, pause=0.02)
+def kill(repo: Repo, cache: str, attack: str, lines: int) -> int:
+    """Start a run and kill it once an attack has written so many lines; its exit status."""
+    process = repo.start(cache, cache, pause=0.02)
     deadline = time.monotonic() + 90
     while repo.journals(cache).get(attack, 0) < lines:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "it wrote no journal"
         time.sleep(0.005)
-    process.send_signal(how)
+    process.kill()
     process.communicate(timeout=30)
     return process.returncode
 
@@ -191,42 +192,42 @@ def test_the_undisturbed_run_is_worth_disturbing(repo: Repo, undisturbed: Scorec
     assert repo.journals("undisturbed") == {}
 
 
-@pytest.mark.parametrize(
-    ("attack", "lines", "how"),
-    [("pgd", 2, signal.SIGKILL), ("pgd-margin", 3, signal.SIGKILL), ("pgd", 4, signal.SIGINT)],
-    ids=["killed in the middle", "killed near the end", "Ctrl-C"],
-)
-def test_a_run_that_was_ended_goes_on(
-    repo: Repo, undisturbed: Scorecard, attack: str, lines: int, how: signal.Signals
-) -> None:
-    case = f"{attack}-{how.name}"
-    status = stop(repo, case, f"{case}-first", attack, lines, how)
-    assert status == (-signal.SIGKILL if how == signal.SIGKILL else 0)
-    left = repo.journals(case)
-    assert left[attack] >= lines
-    assert not list(repo.folder.glob(f"{case}/*/scorecard.json"))
+@pytest.fixture(scope="module")
+def killed(repo: Repo) -> str:
+    """Cache of a run that was killed in its second attack of three."""
+    assert kill(repo, "killed", "pgd", 2) == -signal.SIGKILL
+    return "killed"
 
-    card = repo.run(case, f"{case}-second")
-    expect_same(card, undisturbed)
 
-    first, second = repo.passed(f"{case}-first"), repo.passed(f"{case}-second")
-    asked_twice = first + second - undisturbed.passes.forward
+def expect_little_again(repo: Repo, first: str, second: str, undisturbed: Scorecard) -> None:
+    asked_twice = repo.passed(first) + repo.passed(second) - undisturbed.passes.forward
     clean_pass = SAMPLES + BATCH + 2
-    in_flight = 2 * BATCH * (STEPS + 2)  # a batch that is attacked, and as many that wait for a last look
+    in_flight = 2 * BATCH * (STEPS + 2)  # a batch under attack, and as many that wait for a last look
     assert 0 < asked_twice <= clean_pass + in_flight
-    assert second < undisturbed.passes.forward
-
-    # The answer is there now, for any process.
-    repo.run(case, f"{case}-third")
-    assert repo.passed(f"{case}-third") == 0
+    assert repo.passed(second) < undisturbed.passes.forward
 
 
-def test_a_line_that_the_kill_tore_is_asked_again(repo: Repo, undisturbed: Scorecard) -> None:
-    stop(repo, "torn", "torn-first", "pgd", 2, signal.SIGKILL)
+def test_a_run_that_was_killed_goes_on(repo: Repo, undisturbed: Scorecard, killed: str) -> None:
+    assert repo.journals(killed)["pgd"] >= 2
+    assert not list(repo.folder.glob(f"{killed}/*/scorecard.json"))
+    shutil.copytree(repo.folder / killed, repo.folder / "goes-on")
+    expect_same(repo.run("goes-on", "goes-on"), undisturbed)
+    expect_little_again(repo, killed, "goes-on", undisturbed)
+    assert repo.journals("goes-on") == {}
+
+
+def test_a_line_that_the_kill_tore_is_asked_again(repo: Repo, undisturbed: Scorecard, killed: str) -> None:
+    shutil.copytree(repo.folder / killed, repo.folder / "torn")
     [path] = repo.folder.glob("torn/*/pgd-????????.jsonl")
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-20])
-    expect_same(repo.run("torn", "torn-second"), undisturbed)
+    path.write_bytes(path.read_bytes()[:-20])
+    expect_same(repo.run("torn", "torn"), undisturbed)
+
+
+def test_a_run_that_was_killed_near_its_end_goes_on(repo: Repo, undisturbed: Scorecard) -> None:
+    assert kill(repo, "late", "pgd-margin", 3) == -signal.SIGKILL
+    assert repo.journals("late")["pgd-margin"] >= 3
+    expect_same(repo.run("late", "late-again"), undisturbed)
+    expect_little_again(repo, "late", "late-again", undisturbed)
 
 
 def test_two_that_ask_the_same_at_once_evaluate_once(repo: Repo, undisturbed: Scorecard) -> None:

@@ -37,7 +37,9 @@ class Request:
     """Who asks for an evaluation, and where in the user's files it is written."""
 
     name: str
-    """Of the evaluation, unique within the session: ``robustness.toml::resnet18``, or the name of a test."""
+    """Of the evaluation: ``robustness.toml::resnet18``, or the name of the test that asked first."""
+    key: str = ""
+    """What other requests for the same have in common, over all workers; by default the name."""
     order: int
     """Position among the items of the session, by which results are shown."""
     path: str
@@ -103,25 +105,26 @@ class Evaluations:
         KeyboardInterrupt
             Where the user interrupted it; the scorecard until then is kept.
         """
-        if request.name not in self._done:
+        key = request.key or request.name
+        if key not in self._done:
             try:
-                self._done[request.name] = self._shared(request, run)
+                self._done[key] = self._shared(key, request, run)
             except Exception as fault:
-                self._done[request.name] = _failed(request.name, fault)
+                self._done[key] = _failed(request.name, fault)
                 raise
-        done = self._done[request.name]
+        done = self._done[key]
         if isinstance(done, EvaluationError):
             raise done
         if done.card.interrupted == "interrupt":
             raise KeyboardInterrupt
         return done.outcome
 
-    def _shared(self, request: Request, run: Callable[[], Evaluated]) -> Result | EvaluationError:
+    def _shared(self, key: str, request: Request, run: Callable[[], Evaluated]) -> Result | EvaluationError:
         if self._folder is None:
             return Result(request=request, outcome=run())
         from filelock import FileLock
 
-        stem = self._folder / hashlib.sha256(request.name.encode()).hexdigest()[:16]
+        stem = self._folder / hashlib.sha256(key.encode()).hexdigest()[:16]
         # A worker that is killed lets go of its lock, and the next one evaluates.
         with FileLock(stem.with_suffix(".lock")):
             if stem.with_suffix(".request").is_file():

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from robustbench_lite.target import Target
 
 _OUTCOME = pytest.StashKey[Evaluated]()
+_Thing = TypeVar("_Thing")
+_DEFAULTS = pytest.StashKey[list[Any]]()
+"""The session's own target and data, where they were made."""
 _ASKED = pytest.StashKey[dict[str, tuple[Request, Any, Any]]]()
 
 
@@ -124,10 +127,11 @@ def evaluate_test(item: pytest.Item, model: Any, data: Any) -> Scorecard:
     plan = Plan.of(item.config)
     with _told_plainly():
         arguments, gates = read(item)
-    target = _target(model)
+        gates = plan.demanded(gates or plan.gates)
     suite = arguments.suite or _the_suite(plan)
     options: dict[str, Any] = {
         "threats": arguments.threat or plan.threats,
+        "gates": gates,
         "limit": arguments.limit or plan.limit,
         "seed": plan.seed if arguments.seed is None else arguments.seed,
         "independent": arguments.independent,
@@ -135,16 +139,12 @@ def evaluate_test(item: pytest.Item, model: Any, data: Any) -> Scorecard:
         "allow_invalid": arguments.allow_invalid or plan.options.allow_invalid,
     }
     with _told_plainly():
-        options["gates"] = plan.demanded(gates or plan.gates)
-    question = repr((_state(target), data if isinstance(data, str) else id(data), suite, options))
-    asked = item.config.stash.setdefault(_ASKED, {})
-    # The model and the data are kept with it, so that no other object comes to bear their identity.
-    request, *_ = asked.setdefault(question, (_request(item), target, data))
+        request = _request(item, model, data, repr((suite, options)))
 
     def run() -> Evaluated:
         with contextlib.chdir(plan.root):
             listed = list(suite) if isinstance(suite, tuple) else suite
-            return evaluate(plan, request.name, target, data, listed, **options)
+            return evaluate(plan, request.name, _target(model), data, listed, **options)
 
     with _told_plainly():
         outcome = Evaluations.of(item.config).get(request, run)
@@ -153,14 +153,33 @@ def evaluate_test(item: pytest.Item, model: Any, data: Any) -> Scorecard:
     return outcome.card
 
 
-def _request(item: pytest.Item) -> Request:
+def _request(item: pytest.Item, model: Any, data: Any, how: str) -> Request:
+    """Whoever asked first for the same: the same model in the same state, on the same data, in the same way."""
+    stash = item.config.stash
+    defaults = stash.get(_DEFAULTS, [])
+    state = "" if isinstance(model, str) else _state(_target(model))
+    names = _name(model, defaults), _name(data, defaults)
+    question = repr((*names, state, how))
     path, line, _ = item.location
-    return Request(
+    request = Request(
         name=item.nodeid,
+        # What has a name means the same in every worker of xdist; an object is of its process.
+        key="" if None in names else question,
         order=item.session.items.index(item),
         path=path.replace("\\", "/"),
         line=None if line is None else line + 1,
     )
+    asked = stash.setdefault(_ASKED, {})
+    # The model and the data are kept with it, so that no other object comes to bear their identity.
+    return asked.setdefault(
+        f"{question} {id(model)} {id(data)}" if None in names else question, (request, model, data)
+    )[0]
+
+
+def _name(thing: Any, defaults: list[Any]) -> str | None:
+    if isinstance(thing, str):
+        return thing
+    return "the session's" if any(thing is one for one in defaults) else None
 
 
 def enforce(item: pytest.Item) -> None:
@@ -185,8 +204,7 @@ def _the_suite(plan: Plan) -> str:
 def _target(model: Any) -> Target:
     from robustbench_lite.target import as_target, load_target
 
-    with _told_plainly():
-        return load_target(model) if isinstance(model, str) else as_target(model)
+    return load_target(model) if isinstance(model, str) else as_target(model)
 
 
 @contextlib.contextmanager
@@ -199,13 +217,15 @@ def _told_plainly() -> Iterator[None]:
 
 
 def _state(target: Target) -> tuple[Any, ...]:
-    """What tells two models of a process apart: which object it is, its weights, and its modules' settings."""
+    """What tells states of a model apart: its weights, and its modules' settings."""
     plain = (int, float, str, bool, type(None), tuple)
     settings = [
-        sorted((key, repr(value)) for key, value in vars(module).items() if isinstance(value, plain))
+        sorted(
+            (key, repr(value)) for key, value in vars(module).items() if isinstance(value, plain) and key != "training"
+        )
         for module in target.module.modules()
     ]
-    return id(target.module), target.weights_sha256(), settings
+    return target.weights_sha256(), settings
 
 
 def default_target(config: pytest.Config) -> Target:
@@ -214,11 +234,16 @@ def default_target(config: pytest.Config) -> Target:
     with _told_plainly(), contextlib.chdir(plan.root):
         named = plan.the_target()
         classes = len(plan.load_data().classes) if plan.data is not None else 0
-        return named.load(classes)
+        return _remembered(config, named.load(classes))
 
 
 def default_data(config: pytest.Config) -> Any:
     """The session's data."""
     plan = Plan.of(config)
     with _told_plainly(), contextlib.chdir(plan.root):
-        return plan.load_data()
+        return _remembered(config, plan.load_data())
+
+
+def _remembered(config: pytest.Config, thing: _Thing) -> _Thing:
+    config.stash.setdefault(_DEFAULTS, []).append(thing)
+    return thing

@@ -78,6 +78,27 @@ def test_three(): pass
     assert done.stdout.str().count("PASS  ") == 2
 
 
+def test_a_target_by_its_name_is_built_once(project, run, built):
+    project.makepyfile(
+        test_it=f"""
+        import pytest
+
+        pytestmark = pytest.mark.robustness({QUICK})
+
+        @pytest.fixture
+        def robust_target(): return "models.py:plain"
+
+        @pytest.fixture
+        def robust_data(): return "digits"
+
+        def test_one(): pass
+        def test_two(): pass
+        """
+    )
+    run().assert_outcomes(passed=2)
+    assert built() == ["plain"]
+
+
 def test_a_model_that_changed_is_evaluated_again(run, tests):
     tests(
         f"""

@@ -18,19 +18,38 @@ def told(done):
     return [(verdict, name.partition("::")[2]) for verdict, name, *_ in lines]
 
 
+@pytest.mark.slow
 def test_each_evaluation_is_run_once_and_told_once(project, built):
+    project.makepyfile(
+        test_it="""
+        import pytest
+
+        pytestmark = pytest.mark.robustness(suite=["fgsm"], limit=40)
+
+        @pytest.fixture
+        def robust_target(): return "models.py:plain"
+
+        @pytest.fixture
+        def robust_data(): return "digits"
+
+        @pytest.mark.parametrize("number", range(6))
+        def test_it(number): pass
+        """
+    )
     files = ("--robustness-json", "out", "--robustness-sarif", "scan.sarif")
-    done = project.runpytest_subprocess(*BOTH, "-n", "2", *files)
-    done.assert_outcomes(passed=10)
-    assert sorted(built()) == ["plain", "weak"]
-    assert sorted(path.name for path in (project.path / "out").iterdir()) == [
-        "robustness-models-py-plain.json",
-        "robustness-models-py-weak.json",
-    ]
-    assert told(done) == [("PASS", "models.py:plain"), ("PASS", "models.py:weak")]
+    done = project.runpytest_subprocess(*BOTH, "test_it.py", "-n", "2", *files)
+    done.assert_outcomes(passed=16)
+    assert sorted(built()) == ["plain", "plain", "weak"]
+    cards = sorted(path.name for path in (project.path / "out").iterdir())
+    assert cards[:2] == ["robustness-models-py-plain.json", "robustness-models-py-weak.json"]
+    assert [name.partition("-test_it-")[0] for name in cards[2:]] == ["test_it"]
+    evaluated = told(done)
+    assert evaluated[:2] == [("PASS", "models.py:plain"), ("PASS", "models.py:weak")]
+    assert len(evaluated) == 3
     assert json.loads((project.path / "scan.sarif").read_text(encoding="utf-8"))["version"] == "2.1.0"
 
 
+@pytest.mark.slow
 def test_nor_is_it_where_its_items_are_parted(project, built):
     # By scope an evaluation's threat models go to one worker and the rest to another.
     more = ("--target", "models.py:broken", "-n", "2", "--dist", "loadscope", "-q")
