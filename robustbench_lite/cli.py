@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import secrets
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 EXIT = {"PASS": 0, "FAIL": 1, "INVALID": 3}
 EXIT_USAGE, EXIT_CRASH, EXIT_INTERRUPT = 2, 4, 130
 FOLDER = Path(".robustbench")
+_HARDEN_OPTIONS = ("epochs", "lr", "batch_size", "seed", "suite", "limit", "resume")
 _EVALUATE_OPTIONS = (
     "seed",
     "limit",
@@ -38,6 +42,19 @@ _EVALUATE_OPTIONS = (
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Given = dict[str, Any]  # options by name; those that several commands share are read by `_target` and `_data`
+
+
+_HELP = """How much of a model's accuracy survives an adversary.
+
+\b
+Exit codes:
+  0    PASS: every gate is met, or may be (its interval holds the threshold)
+  1    FAIL: a gate is missed by its whole interval
+  2    wrong input
+  3    INVALID: the evaluation can't be trusted
+  4    unexpected error
+  130  interrupted
+"""
 
 
 class _Group(click.Group):
@@ -56,22 +73,17 @@ class _Group(click.Group):
             ctx.exit(EXIT_INTERRUPT)
         except Exception as fault:
             if ctx.params.get("debug"):
-                raise
-            _say(f"Error: {type(fault).__name__}: {fault}\nRun 'rblite --debug ...' for the traceback.")
+                traceback.print_exc()
+            else:
+                _say(f"Error: {type(fault).__name__}: {fault}\nRun 'rblite --debug ...' for the traceback.")
             ctx.exit(EXIT_CRASH)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.group(cls=_Group, help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(robustbench_lite.__version__, prog_name="rblite")
 @click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
-def main(debug: bool) -> None:
-    r"""How much of a model's accuracy survives an adversary.
-
-    \b
-    Exit codes: 0 PASS, 1 FAIL (a gate is missed), 2 wrong input,
-    3 INVALID (the evaluation can't be trusted), 4 unexpected error,
-    130 interrupted.
-    """
+def main(debug: bool) -> None:  # noqa: D103 - _HELP says it
+    pass
 
 
 def _options(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
@@ -86,7 +98,9 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
 _model_options = _options(
     click.option("--weights", metavar="FILE", help="safetensors, or a PyTorch state dict, for MODEL."),
     click.option("--normalize", metavar="NAME", help="imagenet, cifar10, mnist, none, or 'm1,m2,m3/s1,s2,s3'."),
-    click.option("--classes", type=click.IntRange(min=2), help="Number of classes, where MODEL must be told."),
+    click.option(
+        "--classes", type=click.IntRange(min=2), metavar="N", help="Number of classes, if MODEL must be told."
+    ),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; by default a GPU where there is one."),
 )
 _data_options = _options(
@@ -102,11 +116,8 @@ _data_options = _options(
     click.option("--download", is_flag=True, help="Download the data set where it is missing."),
 )
 _run_options = _options(
-    click.option(
-        "--threat", "threats", multiple=True, metavar="T", help="'Linf 8/255', 'L2 0.5 targeted', ...; repeatable."
-    ),
     click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Evaluate N samples, drawn by class."),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every random draw."),
+    click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="Seed."),
 )
 _quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bars and no table.")
 
@@ -116,13 +127,19 @@ _quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress ba
 @_model_options
 @_data_options
 @_run_options
+@click.option("--threat", "threats", multiple=True, metavar="T", help="'Linf 8/255', 'L2 0.5', ...; repeatable.")
 @click.option("--suite", default="linf_standard", show_default=True, metavar="S", help="Name, or a TOML file.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Most samples in flight.")
 @click.option("--independent/--cascade", default=None, help="Each attack sees all samples, or those still standing.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop early after this time.")
-@click.option("--passes", type=click.IntRange(min=1), help="Stop early after this many passes.")
-@click.option("--min-clean-accuracy", type=click.FloatRange(0, 1), metavar="SHARE", help="Gate, such as 0.9.")
-@click.option("--min-robust-accuracy", type=click.FloatRange(0, 1), metavar="SHARE", help="Gate, such as 0.45.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Stop early after this time.")
+@click.option("--passes", type=click.IntRange(min=1), metavar="N", help="Stop early after this many passes.")
+@click.option(
+    "--min-clean-accuracy",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Gate; fails where the whole interval is below.",
+)
+@click.option("--min-robust-accuracy", type=click.FloatRange(0, 1), metavar="SHARE", help="Gate, likewise.")
 @click.option("--max-drop", type=click.FloatRange(0, 1), metavar="SHARE", help="Gate: clean less robust accuracy.")
 @click.option("--sequential", is_flag=True, help="End as soon as every gate is settled.")
 @click.option("--cache", metavar="DIR", help="Answer an unchanged question from here; go on after a kill.")
@@ -140,22 +157,27 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     """
     from robustbench_lite import evaluation, progress
     from robustbench_lite.gates import Gates
-    from robustbench_lite.suite import Budget
+    from robustbench_lite.suite import Budget, load_suite
+    from robustbench_lite.threat import ThreatModel
 
     saved = Path(given["json_path"] or _fresh(f"{_slug(model)}-{_slug(suite)}", ".json"))
     page = Path(given["html_path"] or saved.with_suffix(".html"))
     summary = Path(given["markdown_path"]) if given["markdown_path"] else None
-    for path in filter(None, (saved, page, summary)):
-        _writable(path)
+    witnesses = saved.with_name(f"{saved.stem}.witnesses.npz") if given["keep_witnesses"] else None
+    _writable(*filter(None, (saved, page, summary, witnesses)))
     gates = Gates(**{item.name: given.get(item.name) for item in fields(Gates)})
     budget = Budget(seconds=given["seconds"], passes=given["passes"]) if given["seconds"] or given["passes"] else None
+    if given["sequential"] and gates == Gates():
+        raise UserError("--sequential ends when the gates are settled: give one, such as --max-drop 0.3")
+    asked = load_suite(suite)
+    threats: list[str | ThreatModel] = [ThreatModel.parse(threat) for threat in given["threats"]]
     data = _data(given, "test")
     with progress.bars(quiet) as bars:
         card = evaluation.evaluate(
             _target(model, given, data),
             data,
-            suite,
-            list(given["threats"]) or None,
+            asked,
+            threats or None,
             **{name: given[name] for name in _EVALUATE_OPTIONS},
             gates=gates,
             budget=budget,
@@ -165,7 +187,9 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     _write(page, _render("html", [card]))
     if summary:
         _write(summary, _render("markdown", [card]))
-    if not quiet:
+    if quiet:
+        click.echo(_in_a_line(card))
+    else:
         _show([card])
     click.echo(f"Scorecard  {saved}\nReport     {page}")
     sys.exit(EXIT_INTERRUPT if card.interrupted == "interrupt" else EXIT[card.verdict])
@@ -176,16 +200,17 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
 @_model_options
 @_data_options
 @_run_options
+@click.option("--threat", "threats", multiple=True, metavar="T", help="'Linf 8/255', ...  [default: the recipe's]")
 @click.option("--recipe", default="pgd_training", show_default=True, metavar="R", help="Name, or a TOML file.")
 @click.option("--out", required=True, metavar="DIR", help="Folder for the hardened model; new or empty.")
 @click.option("--suite", metavar="S", help="Judges before and after.  [default: the recipe's]")
-@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Instead of the recipe's.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Instead of the recipe's.")
+@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Instead of the recipe's.")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Instead of the recipe's.")
+@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Instead of the recipe's.")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in DIR.")
 @_quiet_option
 def harden(model: str, out: str, recipe: str, quiet: bool, **given: Any) -> None:
-    """Train MODEL to withstand an adversary; write weights and scorecards.
+    """Train MODEL to withstand an adversary.
 
     With --weights it is fine-tuned from there, without from scratch. DIR then works as a MODEL of 'rblite evaluate'.
     """
@@ -205,7 +230,7 @@ def harden(model: str, out: str, recipe: str, quiet: bool, **given: Any) -> None
                 threat=threats[0] if threats else None,
                 out=out,
                 test_data=_data(given, "test"),
-                **{name: given[name] for name in ("epochs", "lr", "batch_size", "seed", "suite", "limit", "resume")},
+                **{name: given[name] for name in _HARDEN_OPTIONS},
                 on_progress=progress.training_bars(bars),
                 on_attack=progress.attack_bars(bars),
             )
@@ -222,10 +247,10 @@ def harden(model: str, out: str, recipe: str, quiet: bool, **given: Any) -> None
 
 @main.command()
 @click.option("--out", default=str(FOLDER / "demo"), show_default=True, metavar="DIR", help="Folder for the report.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every random draw.")
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="Seed.")
 @_quiet_option
 def demo(out: str, seed: int, quiet: bool) -> None:
-    """Train three small networks on the embedded digits, attack them, compare.
+    """Harden and attack three small networks.
 
     Plain training, defensive distillation and PGD training under the same suite; one to two minutes on two cores.
     """
@@ -233,11 +258,12 @@ def demo(out: str, seed: int, quiet: bool) -> None:
     from robustbench_lite import progress
 
     page = Path(out) / "scorecard.html"
-    _writable(page)
+    files = {name: Path(out) / f"{_slug(name)}.json" for name in job.RECIPES}
+    _writable(page, *files.values())
     with progress.bars(quiet) as bars:
         cards = job.run_demo(seed, progress.training_bars(bars), progress.attack_bars(bars))
     for card in cards:
-        card.save(Path(out) / f"{_slug(card.target.name)}.json")
+        card.save(files[card.target.name])
     told = job.story(cards)
     _write(page, _render("html", cards, title=job.TITLE, story=told))
     if not quiet:
@@ -268,7 +294,10 @@ def report(cards: tuple[str, ...], form: str, out: str | None, title: str | None
 @click.argument("after", metavar="AFTER.json")
 @click.option("--html", "html_path", metavar="FILE", help="Write the comparison as a page, too.")
 def compare(before: str, after: str, html_path: str | None) -> None:
-    """Set two scorecards side by side, with a paired test on the samples that they share."""
+    """Set two scorecards side by side.
+
+    With a paired test (McNemar) on the samples that they share.
+    """
     cards = _load((before, after))
     _show(cards)
     if html_path:
@@ -281,7 +310,7 @@ def compare(before: str, after: str, html_path: str | None) -> None:
     "kind", required=False, type=click.Choice(["attacks", "suites", "defenses", "recipes", "reports", "data"])
 )
 def list_(kind: str | None) -> None:
-    """List what there is by name: attacks, suites, defenses, recipes, reports, data."""
+    """List attacks, suites, defenses, recipes, data."""
     from robustbench_lite.listing import listing
 
     _print(listing(kind))
@@ -356,6 +385,13 @@ def _named(card: Scorecard, name: str) -> Scorecard:
     return card.model_copy(update={"target": card.target.model_copy(update={"name": f"{card.target.name} ({name})"})})
 
 
+def _in_a_line(card: Scorecard) -> str:
+    faults = [finding.code for finding in card.validity if finding.severity == "error"]
+    missed = [f"{gate.name} {gate.threshold:g}" for gate in card.gates if not gate.passed]
+    why = f": {', '.join(faults or missed)}" if faults or missed else ""
+    return f"{card.verdict}{why}  clean {card.clean_accuracy}, robust {card.robust_accuracy}"
+
+
 def _render(form: str, cards: list[Scorecard], **words: Any) -> Any:
     return registry.find("reports", form)(cards, **words)
 
@@ -378,26 +414,27 @@ def _say(text: str) -> None:
 
 
 def _fresh(stem: str, suffix: str) -> Path:
-    """A name that no earlier run took, so that no result is lost."""
-    return FOLDER / f"{stem}-{datetime.now():%Y%m%d-%H%M%S}{suffix}"
+    """A name that no other run takes, be it in the same second, so that no result is lost."""
+    return FOLDER / f"{stem}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}{suffix}"
 
 
 def _slug(text: str) -> str:
-    return (
-        re.sub(r"[^A-Za-z0-9]+", "-", Path(text).stem if text.endswith((".toml", "/")) else text).strip("-") or "model"
-    )
+    short = Path(text).stem if text.endswith((".toml", "/")) else text
+    return re.sub(r"[^A-Za-z0-9]+", "-", short).strip("-") or "model"
 
 
-def _writable(path: Path) -> None:
-    """Find out before the run, not after, that a file can't be written."""
-    with _told(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+def _writable(*paths: Path) -> None:
+    """Find out before the run, not after, that a file can't be written; make and touch nothing."""
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UserError(f"{', '.join(map(str, paths))}: expected a file of its own for each output")
+    for path in paths:
         if path.is_dir():
             raise UserError(f"{path} is a folder: expected the name of a file")
-        with path.open("a", encoding="utf-8"):
-            pass
-        if path.stat().st_size == 0:
-            path.unlink()
+        there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        if there != path and not there.is_dir():
+            raise UserError(f"{path} can't be written: {there} is a file, not a folder; choose another place")
+        if not os.access(there, os.W_OK):
+            raise UserError(f"{path} can't be written: {there} is write-protected; choose another place")
 
 
 def _write(path: Path, text: str) -> None:

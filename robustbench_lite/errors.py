@@ -15,7 +15,12 @@ class UserError(ValueError):
 def faults(error: ValidationError) -> str:
     """All faults of a file, one a line, each with its key."""
     lines = []
-    for fault in error.errors():
+    told = error.errors()
+    places = [fault["loc"] for fault in told]
+    for fault in told:
+        place = fault["loc"]
+        if fault["type"] == "too_short" and any(one != place and one[: len(place)] == place for one in places):
+            continue  # its entries are faulty, not too few
         key = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
         lines.append(f"  {key}: {message}" if key else f"  {message}")

@@ -231,6 +231,8 @@ def _built(suite: Suite) -> tuple[_Planned, ...]:
     attacks = tuple(
         _Planned(spec.name, spec.attack, registry.build("attacks", spec.attack, spec.params)) for spec in suite.attacks
     )
+    if wrong := [name for name, _, attack in attacks if not isinstance(attack, Attack)]:
+        raise UserError(f"{', '.join(wrong)}: expected a subclass of robustbench_lite.stepper.Attack")
     faults = [
         f"  {name} can't be run under {threat}: it does {', '.join(attack.norms)}"
         for threat in suite.threats

@@ -16,6 +16,11 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
     Where the block fails, the old one stays and nothing else; where it is killed, a hidden file may stay beside it.
     """
+    path = path.resolve()  # a link stays one
+    if path.exists() and not path.is_file():  # a pipe or a device is written to, not replaced
+        with path.open("wb") as stream:
+            yield stream
+        return
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with part.open("xb") as stream:

@@ -53,8 +53,9 @@ class Room:
             _adopt(self.package, self.folder)
         try:
             return getattr(importlib.import_module(f"{self.package}.{module}"), name)
-        except (ImportError, AttributeError) as fault:
-            raise UserError(f"{self.folder}: the catalogue names {entry!r}, which can't be loaded: {fault}") from fault
+        except Exception as fault:  # it is the user's code that runs here
+            what = f"{type(fault).__name__}: {fault}"
+            raise UserError(f"{self.folder}: the catalogue names {entry!r}, which can't be loaded: {what}") from fault
 
 
 def rooms(kind: str) -> list[Room]:
@@ -100,7 +101,7 @@ def find(kind: str, name: str) -> Any:
         if entry := room.table().get(key):
             found = room.load(entry)
             return found(rest) if colon else found
-    raise UserError(unknown(kind, name, names(kind)))
+    raise UserError(unknown(kind.removesuffix("s"), name, names(kind)))
 
 
 def find_file(kind: str, name: str | Path) -> Path:
@@ -113,7 +114,7 @@ def find_file(kind: str, name: str | Path) -> Path:
         path = room.folder / kind / f"{name}.toml"
         if path.parent == room.folder / kind and path.name in {file.name for file in path.parent.glob("*.toml")}:
             return path
-    raise UserError(unknown(kind, str(name), names(kind)))
+    raise UserError(unknown(kind.removesuffix("s"), str(name), names(kind)))
 
 
 def build(kind: str, name: str, params: Mapping[str, Any]) -> Any:
@@ -125,16 +126,20 @@ def build(kind: str, name: str, params: Mapping[str, Any]) -> Any:
         For an unknown name, an unknown parameter, or a parameter that the object refuses.
     """
     factory: Callable[..., Any] = find(kind, name)
+    strange: list[str] = []
     if dataclasses.is_dataclass(factory):
         known = [field.name for field in dataclasses.fields(factory) if field.init]
-        if strange := [unknown("parameter", key, known) for key in params if key not in known]:
-            raise UserError(f"{name}: {'; '.join(strange)}")
+        strange = [unknown("parameter", key, known) for key in params if key not in known]
+        params = {key: value for key, value in params.items() if key in known}
     try:
-        return factory(**params)
+        made = factory(**params)
     except ValidationError as fault:
-        raise UserError(f"{name}: {'; '.join(line.strip() for line in faults(fault).splitlines())}") from fault
+        strange += [line.strip() for line in faults(fault).splitlines()]
     except (TypeError, ValueError) as fault:
-        raise UserError(f"{name}: {fault}") from fault
+        strange.append(str(fault))
+    if strange:
+        raise UserError(f"{name}: {'; '.join(strange)}")
+    return made
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
@@ -143,7 +148,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     lowered = {one.lower(): one for one in known}
     near = [lowered[one] for one in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known) or '(none)'}"
-    return f"unknown {kind.removesuffix('s')} {name!r}: {hint}"
+    return f"unknown {kind} {name!r}: {hint}"
 
 
 def _table(source: Path) -> dict[str, str]:

@@ -26,7 +26,7 @@ from robustbench_lite import Scorecard, evaluation
 from robustbench_lite import cli as face
 from robustbench_lite.cli import main
 
-COMMANDS = ["demo", "evaluate", "harden", "report", "compare", "list"]
+COMMANDS = ["demo", "evaluate", "harden", "report", "compare", "list", "init", "cache"]
 SHARED = Path(__file__).parents[2] / "shared"
 YARDSTICK = SHARED / "yardsticks" / "mnist_lenet5_clean.pt"
 
