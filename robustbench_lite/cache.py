@@ -60,8 +60,8 @@ class Slot:
         """Keep the answer and drop the journals; where it is not whole, keep the journals to go on from instead."""
         if card.interrupted is None and all(result.fault is None for result in card.attacks):
             card.save(self.folder / CARD_FILE)
-            for journal in self.folder.glob("*.jsonl"):
-                journal.unlink()
+            for part in (*self.folder.glob("*.jsonl"), *self.folder.glob("clean.npz")):
+                part.unlink()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ A fixed model that breaks again fails after one forward pass a sample.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -101,7 +102,7 @@ def keep(folder: str | Path, threat: ThreatModel, found: dict[int, NDArray[np.fl
     shape = next(iter(found.values())).shape
     path = Path(folder) / f"{_stem(threat)}-{'x'.join(map(str, shape))}.npz"
     try:
-        _make(Path(folder))
+        claim(folder)
         with FileLock(Path(folder) / ".lock"):
             return _add(path, found)
     except OSError as fault:
@@ -130,10 +131,23 @@ def _read(path: Path) -> dict[int, NDArray[np.float32]]:
         raise UserError(f"{path}: can't be read as a corpus ({fault}); delete it to start a new one") from None
 
 
-def _make(folder: Path) -> None:
-    if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / ".gitignore", ".*\n")  # the lock, and itself: the rest belongs into the repo
+def claim(folder: str | Path) -> None:
+    """Make the folder, where there is none.
+
+    Raises
+    ------
+    ValueError
+        Where it can't be made or written, told before a run and not after.
+    """
+    try:
+        if not Path(folder).is_dir():
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            # The lock, and itself: the rest belongs into the repo.
+            write_atomically(Path(folder) / ".gitignore", ".*\n")
+    except OSError as fault:
+        raise UserError(f"corpus folder {folder} can't be written: {fault.strerror}; choose another place") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"corpus folder {folder} is write-protected; choose another place")
 
 
 def _stem(threat: ThreatModel) -> str:

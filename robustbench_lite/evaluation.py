@@ -21,10 +21,11 @@ from robustbench_lite.cache import Slot, code_sha256, slot
 from robustbench_lite.data import Data, as_data, check_inputs, check_labels
 from robustbench_lite.engine import Look, Run, Samples, run
 from robustbench_lite.errors import UserError
+from robustbench_lite.files import atomic_file
 from robustbench_lite.gates import Counts, Gates, decide, settled
 from robustbench_lite.meter import Meter, Progress
 from robustbench_lite.noise import Noise
-from robustbench_lite.scorecard import Scorecard, Verdict
+from robustbench_lite.scorecard import NPZ_FAULTS, Scorecard, Verdict
 from robustbench_lite.stepper import Attack
 from robustbench_lite.suite import Budget, Suite, load_suite, once_each
 from robustbench_lite.tally import Bout, Clean
@@ -34,6 +35,7 @@ from robustbench_lite.threat import ThreatModel
 _log = logging.getLogger(__name__)
 _BATCH = {"cpu": 128, "cuda": 512}
 _GALLERY_BYTES = 1 << 26
+_CLEAN_FILE = "clean.npz"
 
 
 def evaluate(
@@ -116,6 +118,8 @@ def evaluate(
     if not 0 <= seed < 2**63:
         raise UserError(f"seed is {seed}: expected a number from 0 to 2^63 - 1")
     _check_ball(asked, samples)
+    if corpus is not None:
+        witness_corpus.claim(corpus)
     job = _Job(
         target=target,
         data=samples,
@@ -160,7 +164,7 @@ class _Job:
     def answer(self) -> Scorecard:
         """Run it."""
         before = self.target.weights_sha256()
-        clean = _clean_pass(self)
+        clean = _remembered_clean_pass(self)
         seen, bouts = _fight(self, clean)
         if self.corpus is not None:
             _remember_witnesses(self.corpus, clean, bouts)
@@ -192,7 +196,8 @@ class _Job:
             "samples": hashlib.sha256(_keys(self.data, self.size).tobytes()).hexdigest(),
             "limit": self.limit,
             "suite": self.suite.model_dump(mode="json", exclude={"budget"}),
-            "attacks": [f"{planned.attack!r}" for planned in self.attacks],
+            "attacks": [code_sha256(planned.attack) for planned in self.attacks],
+            "corpus": self.corpus is not None,
             "seed": self.seed,
             "keep_witnesses": self.keep_witnesses,
             "until": repr(self.until),
@@ -296,8 +301,35 @@ def _clean_pass(job: _Job) -> Clean:
         labels=data.labels.numpy(),
         classes=classes,
         forward=forward,
-        findings=tuple(validity.unstable(int((again != predicted[: len(again)]).sum()), len(again))),
+        asked=len(again),
+        changed=int((again != predicted[: len(again)]).sum()),
     )
+
+
+def _remembered_clean_pass(job: _Job) -> Clean:
+    """Take up the clean pass of a run that was killed, or make it and keep it."""
+    if job.slot is None:
+        return _clean_pass(job)
+    path = job.slot.folder / _CLEAN_FILE
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            plain = {name: stored[name] for name in ("prediction", "keys", "least_likely", "forward")}
+            classes, asked, changed = stored["counts"].tolist()
+    except NPZ_FAULTS:
+        clean = _clean_pass(job)
+        with atomic_file(path) as new:
+            np.savez(
+                new,
+                prediction=clean.prediction,
+                keys=clean.keys,
+                least_likely=clean.least_likely.numpy(),
+                forward=clean.forward,
+                counts=np.array([clean.classes, clean.asked, clean.changed]),
+            )
+        return clean
+    plain["least_likely"] = torch.from_numpy(plain["least_likely"])
+    job.meter.spend(int(plain["forward"].sum()), 0)
+    return Clean(**plain, labels=job.data.labels.numpy(), classes=classes, asked=asked, changed=changed)
 
 
 def _batches(data: Data, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -389,6 +421,8 @@ def _fight_part(job: _Job, clean: Clean, part: NDArray[np.int64]) -> Iterator[Bo
         standing = right
         for planned in (*_replayed(job, threat, clean), *job.attacks):
             rows = right if job.suite.independent else standing
+            if isinstance(planned.attack, witness_corpus.Replay):
+                rows = rows[np.isin(clean.keys[rows], list(planned.attack.known))]
             try:
                 result = run(
                     planned.attack,

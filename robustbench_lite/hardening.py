@@ -6,8 +6,10 @@ import copy
 import dataclasses
 import hashlib
 import json
+import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,14 @@ from robustbench_lite.scorecard import Scorecard
 from robustbench_lite.suite import Recipe, Schedule, Suite, load_recipe, load_suite
 from robustbench_lite.target import Target, as_target, save_model
 from robustbench_lite.threat import ThreatModel
-from robustbench_lite.training import CHECKPOINT_FILE, Defense, Epoch, TrainingProgress, train
+from robustbench_lite.training import CHECKPOINT_FILE, LOG_FILE, Defense, Epoch, TrainingProgress, train
 
 RECIPE_FILE = "recipe.toml"
 BEFORE_FILE = "before.json"
 AFTER_FILE = "after.json"
+
+# What a kill in the middle of writing leaves.
+_LEFT_OVER = re.compile(rf"\.[\w.]+\.[0-9a-f]{{8}}|{re.escape(CHECKPOINT_FILE)}\.part")
 
 _TEST_SHARE = 0.2  # held out for the scorecards, where the data bring no test samples of their own
 
@@ -81,10 +86,13 @@ def harden(
     recipe
         Name of a recipe, path of a TOML file, or a `Recipe`.
     threat
-        What to withstand, such as ``"Linf 8/255"``; by default the recipe's own.
+        What to withstand, such as ``"Linf 8/255"``; by default the recipe's own. Where its norm is not the recipe's
+        and no suite is given, a suite named after the recipe's norm gives way to its counterpart: ``linf_standard`` to
+        ``l2_standard``.
     out
         Folder for ``model.safetensors``, ``model.json``, ``recipe.toml``, ``log.jsonl``, ``before.json``,
-        ``after.json`` and, until the end, the checkpoint; it must be new or empty. None writes nothing.
+        ``after.json`` and, until the end, the checkpoint; it must be new or empty. None writes nothing. A run that
+        fails before its first checkpoint leaves nothing there.
     test_data
         Samples for the scorecards. By default a fifth of ``data``, stratified, which is then not trained on; so too
         where they are the very samples of ``data``.
@@ -117,6 +125,7 @@ def harden(
     """
     recipe = _resolve(load_recipe(recipe), threat, suite, {"epochs": epochs, "lr": lr, "batch_size": batch_size})
     judge = load_suite(recipe.suite if suite is None else suite)
+    _check_suite(judge, recipe.threat)
     defense: Defense = registry.build("defenses", recipe.defense, recipe.params)
     recipe = recipe.model_copy(update={"params": dataclasses.asdict(defense)})  # defaults included
     target = as_target(copy.deepcopy(model), device)
@@ -124,40 +133,44 @@ def harden(
     _check(target, known)
     training, held_out = known.split(recipe.schedule.held_out, seed)
     fingerprint = _fingerprint(recipe, judge, known, test, target, seed, limit)
-    folder = None if out is None else _claim(Path(out), resume)
-
-    def scorecard(judged: Target, file: str) -> Scorecard:
-        card = evaluate(judged, test, judge, recipe.threat, seed=seed, limit=limit, on_progress=on_attack)
-        if card.interrupted:  # a part of a scorecard is of no use here
-            raise KeyboardInterrupt
-        if folder is not None:
-            card.save(folder / file)
-        return card
-
-    if folder is not None and all((folder / file).is_file() for file in (CHECKPOINT_FILE, BEFORE_FILE)):
-        before = Scorecard.load(folder / BEFORE_FILE)
-    else:
-        before = scorecard(target, BEFORE_FILE)
-        if folder is not None:
-            write_atomically(folder / RECIPE_FILE, _toml(recipe))
-    trained = train(
-        target,
-        defense,
-        recipe.schedule,
-        recipe.threat,
-        training,
-        held_out,
-        seed=seed,
-        folder=folder,
-        fingerprint=fingerprint,
-        resume=resume,
-        on_progress=on_progress,
+    note = (
+        "" if not isinstance(suite, Suite) else f"# Judged by {judge.name!r}, given as an object; see {BEFORE_FILE}.\n"
     )
-    if folder is not None:
-        save_model(trained.target, folder)
-    after = scorecard(trained.target, AFTER_FILE)
-    if folder is not None:
-        (folder / CHECKPOINT_FILE).unlink()
+
+    with _claimed(out, resume) as folder:
+
+        def scorecard(judged: Target, file: str) -> Scorecard:
+            card = evaluate(judged, test, judge, recipe.threat, seed=seed, limit=limit, on_progress=on_attack)
+            if card.interrupted:  # a part of a scorecard is of no use here
+                raise KeyboardInterrupt
+            if folder is not None:
+                card.save(folder / file)
+            return card
+
+        if folder is not None and all((folder / file).is_file() for file in (CHECKPOINT_FILE, BEFORE_FILE)):
+            before = Scorecard.load(folder / BEFORE_FILE)
+        else:
+            before = scorecard(target, BEFORE_FILE)
+            if folder is not None:
+                write_atomically(folder / RECIPE_FILE, note + _toml(recipe))
+        trained = train(
+            target,
+            defense,
+            recipe.schedule,
+            recipe.threat,
+            training,
+            held_out,
+            seed=seed,
+            folder=folder,
+            fingerprint=fingerprint,
+            resume=resume,
+            on_progress=on_progress,
+        )
+        if folder is not None:
+            save_model(trained.target, folder)
+        after = scorecard(trained.target, AFTER_FILE)
+        if folder is not None:
+            (folder / CHECKPOINT_FILE).unlink()
     return Hardened(trained.target, before, after, trained.log, folder)
 
 
@@ -173,9 +186,31 @@ def _resolve(
         raise UserError(f"can't train with {_listed(given)}\n{faults(error)}") from None
     if threat is not None:
         changes["threat"] = ThreatModel.parse(threat)
-    if suite is not None:
-        changes["suite"] = suite.name if isinstance(suite, Suite) else str(suite)
+        changes["suite"] = _counterpart(recipe.suite, recipe.threat.norm, changes["threat"].norm)
+    if isinstance(suite, str | Path):  # a `Suite` has no name by which a recipe could find it
+        changes["suite"] = str(suite)
     return recipe.model_copy(update=changes)
+
+
+def _counterpart(suite: str, old: str, new: str) -> str:
+    """Name of the suite for another norm, where there is one: ``linf_standard`` to ``l2_standard``."""
+    named_after = f"{old.lower()}_"
+    other = f"{new.lower()}_{suite.removeprefix(named_after)}"
+    return other if suite.startswith(named_after) and other in registry.names("suites") else suite
+
+
+def _check_suite(judge: Suite, threat: ThreatModel) -> None:
+    attacks = {spec.name: registry.build("attacks", spec.attack, spec.params) for spec in judge.attacks}
+    unfit = [
+        f"{name} does {', '.join(attack.norms)}" for name, attack in attacks.items() if threat.norm not in attack.norms
+    ]
+    if unfit:
+        fit = [name for name in registry.names("suites") if name.startswith(f"{threat.norm.lower()}_")]
+        advice = f", such as --suite {fit[-1]}" if fit else ""
+        raise UserError(
+            f"suite {judge.name!r} doesn't fit the threat model {threat}: {'; '.join(unfit)}; give a suite that "
+            f"does{advice}"
+        )
 
 
 def _listed(values: Mapping[str, Any]) -> str:
@@ -210,7 +245,35 @@ def _check(target: Target, data: Data) -> None:
     check_labels(data.labels, target.probe(first))
 
 
-def _claim(folder: Path, resume: bool) -> Path:
+@contextmanager
+def _claimed(out: str | Path | None, resume: bool) -> Iterator[Path | None]:
+    """Write a folder inside; where what is inside is refused, the folder can be used again, and how is told."""
+    if out is None:
+        yield None
+        return
+    folder = Path(out)
+    was_there = folder.is_dir()
+    _claim(folder, resume)
+    try:
+        yield folder
+    except UserError as fault:
+        checkpoint = folder / CHECKPOINT_FILE
+        if checkpoint.is_file():
+            cure = f"to start again in {folder} with other settings, delete {checkpoint} and give --resume"
+            raise UserError(f"{fault}\n{cure}") from fault
+        begun = (folder / RECIPE_FILE).is_file()
+        for file in (BEFORE_FILE, RECIPE_FILE, LOG_FILE):
+            (folder / file).unlink(missing_ok=True)
+        if not was_there:
+            folder.rmdir()
+        if not begun:
+            raise
+        raise UserError(
+            f"{fault}\nno epoch was finished, so nothing is kept: out {folder} can be used again"
+        ) from fault
+
+
+def _claim(folder: Path, resume: bool) -> None:
     """Make the folder ready to be written; what keeps it from that is found out before the run, not after."""
     try:
         held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -218,14 +281,16 @@ def _claim(folder: Path, resume: bool) -> Path:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as fault:
         raise UserError(f"out {folder}: can't be written ({fault}); give a folder that can") from None
+    left_over = {name for name in held if _LEFT_OVER.fullmatch(name)}
+    held -= left_over
     unfinished = CHECKPOINT_FILE in held or (BEFORE_FILE in held and AFTER_FILE not in held)
-    if not held or (resume and unfinished):
-        return folder
-    if unfinished:
-        raise UserError(f"out {folder}: holds an unfinished run; resume it (--resume), or give another folder")
-    raise UserError(
-        f"out {folder}: {'holds no unfinished run to resume' if resume else 'is not empty'}; give a new or empty folder"
-    )
+    if held and not (resume and unfinished):
+        if unfinished:
+            raise UserError(f"out {folder}: holds an unfinished run; resume it (--resume), or give another folder")
+        what = "holds no unfinished run to resume" if resume else "is not empty"
+        raise UserError(f"out {folder}: {what}; give a new or empty folder")
+    for name in left_over:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _fingerprint(

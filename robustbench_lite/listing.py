@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 
 from robustbench_lite import registry
+from robustbench_lite.errors import UserError
 from robustbench_lite.suite import describe
 
 KINDS = ("attacks", "suites", "defenses", "recipes", "reports", "data")
+_FOLDERS = {"suites": "attacks", "recipes": "defenses"}
+_SHADOWS = "(yours, in place of the built-in one)"
+
+_Row = tuple[str, ...]
 
 
 def listing(kind: str | None = None) -> RenderableType:
-    """One table for a kind, or one each for all."""
-    return Group(*(_table(one) for one in ([kind] if kind else KINDS)))
+    """One table for a kind, or one each for all. What can't be loaded is told in its row."""
+    return _Cropped(Group(*(_table(one) for one in ([kind] if kind else KINDS))))
+
+
+@dataclass(frozen=True)
+class _Cropped:
+    """Content without the blanks at the ends of its lines, so that a narrower terminal doesn't fold them."""
+
+    content: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in console.render_lines(self.content, options, pad=False):
+            while line and not line[-1].text.strip():
+                line.pop()
+            if line:
+                text, style, control = line.pop()
+                line.append(Segment(text.rstrip(), style, control))
+            yield from line
+            yield Segment.line()
 
 
 def _table(kind: str) -> Table:
@@ -25,27 +50,61 @@ def _table(kind: str) -> Table:
     table.add_column(no_wrap=True, style="bold")
     if kind == "attacks":
         table.add_column(no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")
     for row in _rows(kind):
         table.add_row(*(escape(cell) for cell in row))
     table.add_row("")
     return table
 
 
-def _rows(kind: str) -> list[tuple[str, ...]]:
+def _rows(kind: str) -> Iterator[_Row]:
     if kind == "data":
         from robustbench_lite.sources import described
 
-        return list(described().items())
-    if kind in ("suites", "recipes"):
-        return [(name, describe(kind, name)) for name in registry.names(kind)]
-    return [_described(kind, name) for name in registry.names(kind)]
+        yield from described().items()
+        return
+    found: dict[str, list[registry.Room]] = {}
+    broken = []
+    for room in registry.rooms(_FOLDERS.get(kind, kind)):
+        try:
+            for name in _names(kind, room):
+                found.setdefault(name, []).append(room)
+        except UserError as fault:
+            broken.append(_failed(kind, f"{room.folder.name}/", f"{fault}; until then no name is found"))
+    for name, rooms in found.items():
+        try:
+            row = _described(kind, name, rooms[0])
+        except (Exception, SystemExit) as fault:  # a user's module can raise anything
+            told = str(fault) if isinstance(fault, UserError) else f"{type(fault).__name__}: {fault}"
+            row = _failed(kind, name, told)
+        yield (*row[:-1], f"{row[-1]} {_SHADOWS}".strip()) if len(rooms) > 1 else row
+    yield from broken
 
 
-def _described(kind: str, name: str) -> tuple[str, ...]:
+def _names(kind: str, room: registry.Room) -> list[str]:
+    return sorted(path.stem for path in (room.folder / kind).glob("*.toml")) if kind in _FOLDERS else list(room.table())
+
+
+def _described(kind: str, name: str, room: registry.Room) -> _Row:
+    if kind in _FOLDERS:
+        return (name, describe(kind, room.folder / kind / f"{name}.toml"))
     if name.endswith(":*"):
         library = name.removesuffix(":*")
-        return (f"{library}:NAME", "", f"any attack of {library} by its name there")
-    found: Any = registry.find(kind, name)
+        return _row(kind, f"{library}:NAME", f"any attack of {library} by its name there")
+    found: Any = room.load(room.table()[name])
     summary = (inspect.getdoc(found) or "").partition("\n\n")[0].replace("\n", " ").replace("``", "")
-    return (name, ", ".join(found.norms), f"{summary} {found.paper}".strip()) if kind == "attacks" else (name, summary)
+    if kind != "attacks":
+        return (name, summary)
+    from robustbench_lite.stepper import Attack
+
+    if not (isinstance(found, type) and issubclass(found, Attack)):
+        raise UserError(f"{room.table()[name]} is no Attack; subclass robustbench_lite.stepper.Attack")
+    return (name, ", ".join(found.norms), f"{summary} {found.paper}".strip())
+
+
+def _failed(kind: str, name: str, fault: str) -> _Row:
+    return _row(kind, name, f"can't be loaded: {' '.join(fault.split())}")
+
+
+def _row(kind: str, name: str, text: str) -> _Row:
+    return (name, "", text) if kind == "attacks" else (name, text)

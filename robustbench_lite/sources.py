@@ -63,10 +63,20 @@ def _digits(source: str, split: Split, root: Path | None, download: bool) -> Dat
 
 
 def _mnist(source: str, split: Split, root: Path | None, download: bool) -> Data:
-    """MNIST, or Fashion-MNIST: 28 x 28 grey; packed (.gz) or unpacked below the data root."""
+    """MNIST: handwritten digits, 28 x 28 grey; packed (.gz) or unpacked below the data root."""
     from torchvision import datasets
 
-    maker = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[source]
+    return _mnist_like(datasets.MNIST, source, split, root, download)
+
+
+def _fashion_mnist(source: str, split: Split, root: Path | None, download: bool) -> Data:
+    """Fashion-MNIST: clothes, 28 x 28 grey; packed (.gz) or unpacked below the data root."""
+    from torchvision import datasets
+
+    return _mnist_like(datasets.FashionMNIST, source, split, root, download)
+
+
+def _mnist_like(maker: Any, source: str, split: Split, root: Path | None, download: bool) -> Data:
     with _torchvision_root(source, root) as folder, tempfile.TemporaryDirectory() as unpacked:
         if _unpack_mnist(maker, folder, Path(unpacked)):
             folder, download = Path(unpacked), False
@@ -88,11 +98,21 @@ def _unpack_mnist(maker: Any, packed: Path, unpacked: Path) -> bool:
     return True
 
 
-def _cifar(source: str, split: Split, root: Path | None, download: bool) -> Data:
-    """CIFAR-10, or CIFAR-100: 32 x 32 RGB."""
+def _cifar10(source: str, split: Split, root: Path | None, download: bool) -> Data:
+    """CIFAR-10: photographs of 10 classes, 32 x 32 RGB."""
     from torchvision import datasets
 
-    maker = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[source]
+    return _cifar(datasets.CIFAR10, source, split, root, download)
+
+
+def _cifar100(source: str, split: Split, root: Path | None, download: bool) -> Data:
+    """CIFAR-100: photographs of 100 classes, 32 x 32 RGB."""
+    from torchvision import datasets
+
+    return _cifar(datasets.CIFAR100, source, split, root, download)
+
+
+def _cifar(maker: Any, source: str, split: Split, root: Path | None, download: bool) -> Data:
     with _torchvision_root(source, root) as folder:
         dataset = maker(folder, train=split == "train", download=download)
     return from_arrays(dataset.data.transpose(0, 3, 1, 2), dataset.targets, source, dataset.classes)
@@ -189,9 +209,9 @@ def _npz(path: Path, split: Split) -> Data:
 _BUILT_IN: dict[str, Callable[[str, Split, Path | None, bool], Data]] = {
     "digits": _digits,
     "mnist": _mnist,
-    "fashion-mnist": _mnist,
-    "cifar10": _cifar,
-    "cifar100": _cifar,
+    "fashion-mnist": _fashion_mnist,
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
     "imagenet": _imagenet,
 }
 _FORMS: dict[str, Callable[[Path, Split], Data]] = {"imagefolder": _image_folder, "npz": _npz}

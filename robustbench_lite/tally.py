@@ -56,7 +56,10 @@ class Clean(NamedTuple):
     labels: NDArray[np.int64]
     classes: int
     forward: NDArray[np.int64]
-    findings: tuple[Finding, ...]
+    asked: int
+    """Samples that were asked about a second time."""
+    changed: int
+    """Samples of these whose prediction was another one then."""
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -118,7 +121,7 @@ def scorecard(
         standing &= ~bout.run.broken
     stopped = bouts[-1].run.stopped if bouts else None
     findings = (
-        *clean.findings,
+        *validity.unstable(clean.changed, clean.asked),
         *validity.judge(results),
         *changed,
         *validity.stopped(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from robustbench_lite import registry
 from robustbench_lite.errors import UserError
 from robustbench_lite.scorecard import TargetInfo
-from robustbench_lite.usercode import change_path, import_object, users_code
+from robustbench_lite.usercode import MissingModule, change_path, import_object, users_code
 from robustbench_lite.weights import MODEL_FILE, WEIGHTS_FILE, load_weights, read_model_file
 from robustbench_lite.weights import save_model as save_model
 
@@ -237,13 +237,23 @@ def load_target(
     UserError
         For a name that leads nowhere, for code behind it that fails, and for weights that don't fit.
     """
+    if not str(spec).strip():
+        raise UserError(f"model {str(spec)!r}: is empty; expected {_MODEL_FORMS}")
     spec, stored, folder = str(spec), None, Path(spec).resolve()
     if folder.is_dir():
         if not (folder / MODEL_FILE).is_file():
             raise UserError(f"model {folder}: holds no {MODEL_FILE}; expected {_MODEL_FORMS}")
         spec, stored = read_model_file(folder)
         weights, classes = weights or folder / WEIGHTS_FILE, classes or stored.classes
-    made = _make(spec, classes, seed)
+    try:
+        made = _make(spec, classes, seed)
+    except MissingModule as fault:
+        if stored is None:
+            raise
+        raise UserError(
+            f"model {folder}: its architecture is {spec}: {fault}; run it from the folder that holds "
+            f"{spec.partition(':')[0].partition('.')[0]}, or give the architecture as MODEL, with --weights {weights}"
+        ) from None
     if weights is not None:
         load_weights(made.module, weights)
     mean, std = made.mean, made.std
@@ -288,6 +298,8 @@ def _make(spec: str, classes: int | None, seed: int) -> Target:
 
 def _made(spec: str, classes: int | None) -> Target:
     kind, colon, rest = spec.partition(":")
+    if not kind:
+        raise UserError(f"model {spec!r}: nothing stands before the colon; expected {_MODEL_FORMS}")
     if not colon or not rest:
         raise UserError(f"model {spec!r}: {_spec_advice(spec)}")
     if kind == "torchvision":

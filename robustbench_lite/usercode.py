@@ -20,6 +20,13 @@ from robustbench_lite import registry
 from robustbench_lite.errors import UserError
 
 
+_NAMES_SHOWN = 5
+
+
+class MissingModule(UserError):
+    """The module that a spec names isn't there."""
+
+
 @contextmanager
 def users_code(spec: str) -> Iterator[None]:
     """Import and call a user's code inside: their folders are searched, and what fails is told with its place.
@@ -61,13 +68,28 @@ def import_object(spec: str, prefixes: Iterable[str] = ()) -> Any:
     """
     path, name = _file_and_name(spec)
     place = spec.rpartition(":")[0]
+    if not place.strip(".") or not name:
+        raise UserError(f"{spec!r}: expected package.module:name or path/to/file.py:name")
     found: Any = _import_module(place, _meant(spec, prefixes)) if path is None else _import_file(path)
     for part in name.split("."):
         if not hasattr(found, part):
-            known = [public for public in vars(found) if not public.startswith("_")]
-            raise UserError(registry.unknown(f"object in {place}", part, known))
+            known = _own_names(found)
+            near = difflib.get_close_matches(part, known, n=_NAMES_SHOWN, cutoff=0.5)
+            raise UserError(registry.unknown(f"object in {place}", part, near or known[:_NAMES_SHOWN]))
         found = getattr(found, part)
     return found
+
+
+def _own_names(holder: Any) -> list[str]:
+    """Public names of a module or an object, without the classes, functions and modules that it imports."""
+    package = getattr(holder, "__name__", "").partition(".")[0]
+    names = []
+    for name, value in getattr(holder, "__dict__", {}).items():
+        named = hasattr(value, "__name__") or type(value).__module__ == "__future__"
+        imported = named and (getattr(value, "__module__", None) or "").partition(".")[0] != package
+        if not name.startswith("_") and not (isinstance(holder, ModuleType) and imported):
+            names.append(name)
+    return names
 
 
 def change_path(spec: str, change: Callable[[Path], Path | str]) -> str:
@@ -107,7 +129,7 @@ def _import_module(name: str, hint: str) -> ModuleType:
     except ModuleNotFoundError as fault:
         if fault.name is None or not f"{name}.".startswith(f"{fault.name}."):
             raise  # the module is there; what it imports is not
-        raise UserError(
+        raise MissingModule(
             f"no module named {fault.name!r}; it was looked for in {Path.cwd()} and among the installed packages{hint}"
         ) from None
 

@@ -91,7 +91,8 @@ def save_model(target: Target, folder: Path) -> None:
     """Write ``model.safetensors`` and ``model.json``, from which `load_target` makes the target again.
 
     Each file is replaced in one step. A spec that names a file is stored relative to the folder, so that a repo can be
-    moved or cloned; without a spec only the weights can be stored.
+    moved or cloned; one that names a module is found from the folder that holds the module, or where it is installed;
+    without a spec only the weights can be stored.
 
     Raises
     ------

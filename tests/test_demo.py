@@ -14,6 +14,7 @@ from torch import nn
 
 from robustbench_lite import Scorecard, demo, load_recipe
 from robustbench_lite.cli import main
+from robustbench_lite.scorecard import Finding
 
 EPOCHS = {"standard": 4, "distillation": 16, "pgd_training": 8}  # the real ones take over a minute
 FILES = {
@@ -185,8 +186,26 @@ def test_the_story_says_what_the_cards_say(make_card: Any) -> None:
     assert f"keeps {plain.robust_accuracy.value:.1%}" in told[0]
     assert f"leaves it {distilled.attacks[0].alone.value:.1%}" in told[1]
     assert f"leaves {distilled.robust_accuracy.value:.1%}" in told[1]
-    assert "exactly zero" not in told[1]  # no such finding
+    assert told[1].startswith("Distillation looks like a defense: fgsm alone")
+    assert "It is none: the whole suite leaves" in told[1]
+    assert "blindly" not in told[1]  # no such finding
+    assert "PGD training holds" in told[2]
     assert str(hardened.robust_accuracy) in told[2]
+
+
+def test_the_story_claims_nothing_that_the_cards_do_not_say(make_card: Any) -> None:
+    plain, hardened = make_card("plain training", clean=0.6), make_card("PGD training", clean=0.6)
+    found = [
+        Finding(code="RB201", severity="warning", attack=name, message="m", cure="c") for name in ("fgsm", "bim", "pgd")
+    ]
+    distilled = make_card("defensive distillation", breaks={"fgsm": 0.5, "pgd": 0.5}, validity=tuple(found))
+    told = demo.story([plain, distilled, hardened])
+    assert "good" not in told[0]
+    assert "looks like a defense" not in told[1]
+    assert "none" not in told[1]
+    assert "fgsm, bim and pgd see no gradient" in told[1]
+    assert "holds" not in told[2]
+    assert "not clearly more than" in told[2]
 
 
 def test_ctrl_c_ends_the_demo_in_plain_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,5 +117,52 @@ def test_an_own_defense_without_a_docstring_is_listed(own: Path) -> None:
 def test_a_name_that_is_taken_over_is_listed_once(own: Path) -> None:
     (own / "attacks" / "suites").mkdir(parents=True)
     (own / "attacks" / "suites" / "linf_quick.toml").write_text('description = "Mine."\n')
-    assert rows("suites")["linf_quick"] == "Mine."
+    assert rows("suites")["linf_quick"] == "Mine. (yours, in place of the built-in one)"
     assert sum(line.startswith("linf_quick") for line in shown("suites")) == 1
+
+
+def own_attacks(folder: Path, table: str, **files: str) -> None:
+    (folder / "attacks").mkdir()
+    (folder / "attacks" / "__init__.py").write_text(f"CATALOGUE = {table}\n")
+    for name, text in files.items():
+        (folder / "attacks" / f"{name}.py").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "No module named"),
+        ("class Mine(:\n", "SyntaxError"),
+        ("1 / 0\n", "ZeroDivisionError"),
+        ("raise SystemExit(3)\n", "SystemExit: 3"),
+        ("Other = 1\n", "Mine"),
+        ("def Mine(): ...\n", "is no Attack; subclass robustbench_lite.stepper.Attack"),
+    ],
+)
+def test_an_entry_that_fails_is_told_in_its_row(own: Path, text: str | None, told: str) -> None:
+    own_attacks(own, '{"mine": "mine:Mine"}', **({} if text is None else {"mine": text}))
+    shown_rows = rows("attacks")
+    assert shown_rows["mine"].startswith("can't be loaded: ")
+    assert told in shown_rows["mine"]
+    assert shown_rows["pgd"].startswith("Linf, L2 ")
+    assert max(map(len, shown("attacks"))) <= 80
+
+
+def test_a_table_that_fails_does_not_hide_the_built_in_ones(own: Path) -> None:
+    own_attacks(own, "dict(mine=1)")
+    told = rows("attacks")
+    assert told["attacks/"].startswith("can't be loaded: ")
+    assert "CATALOGUE must be a literal table" in told["attacks/"]
+    assert told["pgd"].startswith("Linf, L2 ")
+
+
+def test_a_file_that_is_no_toml_is_told_in_its_row(own: Path) -> None:
+    (own / "defenses" / "recipes").mkdir(parents=True)
+    (own / "defenses" / "recipes" / "bad.toml").write_text("defense = [")
+    told = rows("recipes")
+    assert told["bad"].startswith("can't be loaded: ")
+    assert told["pgd_training"].startswith("Adversarial training")
+
+
+def test_lines_end_without_blanks() -> None:
+    assert all(line == line.rstrip() for line in shown())

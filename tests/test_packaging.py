@@ -205,6 +205,28 @@ def test_folders_of_a_user_that_bear_our_names_stay_theirs(built: Built, tmp_pat
     assert Path(run([built.python, "-c", code], tmp_path).strip()).is_relative_to(built.environment)
 
 
+@pytest.mark.slow
+def test_wheel_tests_a_project_with_pytest(built: Built, tmp_path: Path) -> None:
+    left = shutil.ignore_patterns("__pycache__", ".*_cache", ".robustbench")
+    sample = Path(shutil.copytree(ROOT / "tests" / "plugin" / "sample_project", tmp_path / "sample", ignore=left))
+    code = (
+        "import sys, pytest, robustbench_lite; code = pytest.main(sys.argv[1:]);"
+        "from robustbench_lite.attacks import pgd; print('RAN', robustbench_lite.__file__, pgd.__file__);"
+        "sys.exit(code)"
+    )
+    command = [built.python, "-c", code, "-p", "no:hypothesispytest", "--robustness-json", "cards"]
+    first = run(command, sample)
+    assert "21 passed" in first
+    _, *places = next(line for line in first.splitlines() if line.startswith("RAN")).split()
+    assert all(Path(place).is_relative_to(built.environment) for place in places), places
+    cards = {path.name: path.read_bytes() for path in (sample / "cards").iterdir()}
+    assert len(cards) == 5
+
+    # By workers, from the cache: not even the times differ.
+    assert "21 passed" in run([*command, "-n", "2"], sample)
+    assert {path.name: path.read_bytes() for path in (sample / "cards").iterdir()} == cards
+
+
 def test_this_install_works_from_another_folder(tmp_path: Path) -> None:
     found = json.loads(run([sys.executable, "-c", PROBE], tmp_path))
     expect_catalogue(found)

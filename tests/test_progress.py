@@ -129,15 +129,14 @@ def test_one_bar_an_attack_and_a_threat_model() -> None:
 
 
 @pytest.mark.usefixtures("screen")
-def test_an_attack_that_comes_again_gets_a_bar_of_its_own() -> None:
+def test_a_finished_attack_goes_when_the_next_begins() -> None:
     with bars() as progress:
         show = attack_bars(progress)
+        show(attacked(100, 90, name="fgsm"))
+        assert held(progress) == [("fgsm · Linf 8/255", 100, 100, "90 broken")]
         show(attacked(100, 90))  # before hardening
         show(attacked(10, 1))  # and after
-        assert held(progress) == [
-            ("pgd · Linf 8/255", 100, 100, "90 broken"),
-            ("pgd · Linf 8/255", 10, 100, "1 broken"),
-        ]
+        assert held(progress) == [("pgd · Linf 8/255", 10, 100, "1 broken")]
 
 
 @pytest.mark.usefixtures("screen")
@@ -162,7 +161,7 @@ def test_long_names_are_cut_and_brackets_kept(screen: io.StringIO) -> None:
 def test_an_attack_on_ten_thousand_samples_is_told_in_full_at_80_columns(screen: io.StringIO) -> None:
     with bars() as progress:
         attack_bars(progress)(attacked(10000, 9871, name="pgd-momentum", total=10000))
-    assert re.search(r"━+ 10000/10000 9871 broken \d:\d\d:\d\d$", last(screen, "pgd-momentum · Linf 8/255"))
+    assert re.search(r"━{8,} 10000/10000 9871 broken \d:\d\d:\d\d$", last(screen, "pgd-momentum · Linf 8/255"))
 
 
 # -- training ------------------------------------------------------------------------------------------------------
@@ -174,9 +173,9 @@ def test_one_bar_a_stage_of_training() -> None:
         show = training_bars(progress)
         for epoch, step in ((1, 1), (1, 10), (2, 1), (3, 10)):
             show(trained(epoch, step, stage="teacher"))
+        assert [(name, done, total) for name, done, total, _ in held(progress)] == [("teacher", 30, 30)]
         show(trained(2, 4, stage="student"))
-        assert [(done, total) for _, done, total, _ in held(progress)] == [(30, 30), (14, 30)]
-        assert [name for name, *_ in held(progress)] == ["training · teacher", "training · student"]
+        assert [(name, done, total) for name, done, total, _ in held(progress)] == [("student", 14, 30)]
 
 
 @pytest.mark.usefixtures("screen")
@@ -197,18 +196,40 @@ def test_a_second_training_gets_a_bar_of_its_own() -> None:
         show = training_bars(progress)
         show(trained(3, 10))
         show(trained(1, 1))
-        assert [(done, total) for _, done, total, _ in held(progress)] == [(30, 30), (1, 30)]
+        assert [(done, total) for _, done, total, _ in held(progress)] == [(1, 30)]
 
 
+@pytest.mark.usefixtures("screen")
+def test_training_and_attacks_take_turns() -> None:
+    with bars() as progress:
+        attack, training = attack_bars(progress), training_bars(progress)
+        attack(attacked(40))  # cut short by a budget
+        training(trained(1, 1))
+        assert [name for name, *_ in held(progress)] == ["training"]
+        training(trained(3, 10))
+        attack(attacked(10))
+        assert [(name, done) for name, done, *_ in held(progress)] == [("pgd · Linf 8/255", 10)]
+
+
+@pytest.mark.parametrize(("stage", "name"), [("model", "training"), ("teacher", "teacher")])
 @pytest.mark.parametrize(("epochs", "steps"), [(30, 18), (100, 391)])
-def test_training_is_told_in_full_at_80_columns(screen: io.StringIO, epochs: int, steps: int) -> None:
+def test_training_is_told_in_full_at_80_columns(
+    screen: io.StringIO, epochs: int, steps: int, stage: str, name: str
+) -> None:
     with bars() as progress:
         attack_bars(progress)(attacked(100, name="pgd-margin"))  # as `rblite harden` shows before it trains
         show = training_bars(progress)
-        show(trained(epochs - 1, steps, epochs=epochs, steps=steps))
-        show(trained(epochs, steps, epochs=epochs, steps=steps))
-    line = last(screen, "training · model")
-    assert "…" not in line  # not even the time
-    assert re.search(r"\d+/\d+", line)
-    assert all(words in line for words in ("clean 98.0%", "robust 73.4%"))
-    assert re.search(r"\d:\d\d:\d\d$", line)
+        show(trained(epochs - 1, steps, stage=stage, epochs=epochs, steps=steps))
+        show(trained(epochs, steps, stage=stage, epochs=epochs, steps=steps))
+    line = last(screen, name)
+    told = rf" epoch {epochs}/{epochs}\s+loss 0\.250 clean 98\.0% robust 73\.4% \d:\d\d:\d\d$"
+    assert re.search("━{8}" + told, line)
+    assert max(map(len, lines(screen))) <= 80
+
+
+def test_the_widest_numbers_of_a_training_fit_80_columns(screen: io.StringIO) -> None:
+    with bars() as progress:
+        training_bars(progress)(TrainingProgress("a-long-stage", 100, 100, 10, 10, 12.3456, 1.0, 1.0))
+    assert re.search(
+        r"epoch 100/100 loss 12\.346 clean 100\.0% robust 100\.0% \d:\d\d:\d\d$", last(screen, "a-long-st… ")
+    )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 ALLOWED = "RB901"
 """Code of the finding that says why an INVALID evaluation was let through."""
+
+
+_SETTLED = ("min_clean_accuracy", "min_robust_accuracy", "max_drop")
+"""Gates that may be settled before all the samples are seen."""
 
 
 class EvaluationError(UserError):
@@ -57,6 +61,8 @@ class Evaluated:
     """What the comparison with the baseline came to, in words."""
     refused: str | None = None
     """Why it was not compared."""
+    cached: bool = False
+    """Whether the cache had the answer, so that no attack was run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +99,7 @@ class Evaluations:
         found = [one for one in self._done.values() if isinstance(one, Result)]
         if self._folder is not None:
             found = [_read(path) for path in self._folder.glob("*.request")]
-        return sorted(found, key=lambda result: result.request.order)
+        return _once(sorted(found, key=lambda result: result.request.order))
 
     def get(self, request: Request, run: Callable[[], Evaluated]) -> Evaluated:
         """What came of an evaluation: run here and now, unless it was before, here or in another worker.
@@ -137,7 +143,7 @@ class Evaluations:
                 write_atomically(stem.with_suffix(".fault"), str(_failed(request.name, fault)))
                 raise
             result.card.save(stem.with_suffix(".json"))
-            words = {"regression": result.outcome.regression, "refused": result.outcome.refused}
+            words = {key: getattr(result.outcome, key) for key in ("regression", "refused", "cached")}
             write_atomically(stem.with_suffix(".request"), json.dumps({"request": vars(request), "words": words}))
             return result
 
@@ -160,20 +166,42 @@ def evaluate(
     from robustbench_lite import evaluation
 
     counted = {gate: value for gate, value in gates.items() if gate != "max_regression"}
-    card = evaluation.evaluate(model, data, suite, list(threats) or None, gates=counted, **options)
+    told: list[object] = []
+    card = evaluation.evaluate(
+        model,
+        data,
+        suite,
+        list(threats) or None,
+        gates=counted,
+        sequential=_may_end_early(plan, gates),
+        cache=plan.cache,
+        corpus=plan.corpus,
+        keep_witnesses=plan.corpus is not None,  # an answer in the cache that kept none is none: the corpus lacks them
+        on_progress=told.append,
+        **options,
+    )
+    cached = not told  # every attack tells when it starts
     if card.verdict == "INVALID" and allow_invalid:
         card = _allowed(card, allow_invalid)
     if plan.baseline is None:
-        return Evaluated(card)
+        return Evaluated(card, cached=cached)
     try:
         before = baseline.load(plan.baselines / plan.baseline, slug(name))
         found = baseline.check(card, before, gates["max_regression"])
     except UserError as fault:
-        return Evaluated(card, refused=str(fault))
+        return Evaluated(card, refused=str(fault), cached=cached)
     verdict = "FAIL" if card.verdict == "PASS" and not found.gate.passed else card.verdict
     return Evaluated(
-        card.model_copy(update={"gates": (*card.gates, found.gate), "verdict": verdict}), regression=str(found)
+        card.model_copy(update={"gates": (*card.gates, found.gate), "verdict": verdict}),
+        regression=str(found),
+        cached=cached,
     )
+
+
+def _may_end_early(plan: Plan, gates: Mapping[str, float]) -> bool:
+    """Whether gates can be settled by a part of the samples; a baseline is of all of them."""
+    paired = plan.baseline is not None or plan.options.save is not None or "max_regression" in gates
+    return plan.sequential and not paired and any(gate in gates for gate in _SETTLED)
 
 
 def slug(name: str) -> str:
@@ -198,6 +226,23 @@ def _allowed(card: Scorecard, reason: str) -> Scorecard:
         cure="cure the findings above, then take the reason away",
     )
     return card.model_copy(update={"validity": (*card.validity, finding)})
+
+
+def _once(results: Sequence[Result]) -> list[Result]:
+    """Leave out answers of the cache to marked tests that another marked test was given: one evaluation, told once.
+
+    Fixtures may make the same model again, for another test or in another worker of xdist.
+    """
+    found: dict[object, Result] = {}
+    for place, result in enumerate(results):
+        key: object = place
+        if result.request.line is not None:
+            words = result.outcome.regression, result.outcome.refused
+            key = (result.card.model_dump_json(exclude={"gallery", "outcomes"}), *words)
+        first = found.setdefault(key, result)
+        if first.outcome.cached and not result.outcome.cached:
+            found[key] = replace(first, outcome=result.outcome)
+    return list(found.values())
 
 
 def _failed(name: str, fault: Exception) -> EvaluationError:

@@ -15,6 +15,9 @@ import pytest
 SHORT = ("target", "data", "data-root", "weights", "normalize", "threat", "limit")
 """Options that may be given without ``robustness-``, where nobody else has an option of that name."""
 
+CORPUS = ".robustbench/corpus"
+"""Folder of the witnesses, from the root of the project, where the user names none."""
+
 SHARED = "robustness_folder"
 """What a worker of xdist is told the shared folder by."""
 FOLDER = pytest.StashKey[Path]()
@@ -41,6 +44,13 @@ class Options:
     """Name under which the scorecards are kept as a baseline."""
     compare: str | None
     """Name of the baseline with which they are compared."""
+    cache: Path | None
+    """Folder of the cache; None where none is named."""
+    no_cache: bool
+    corpus: Path | None
+    """Folder of the witnesses that are replayed; None where it was not asked for."""
+    sequential: bool
+    """Whether an evaluation ends as soon as its gates are settled."""
     root: Path
     """The project's folder: what ``pyproject.toml`` says is meant from here."""
     invoked_from: Path
@@ -72,6 +82,7 @@ class Options:
             given = config.getoption(f"robustness_{name}")
             return None if given is None else folder / given
 
+        cache, corpus = config.getoption("robustness_cache"), config.getoption("robustness_corpus")
         return cls(
             targets=tuple(dict.fromkeys(config.getoption("robustness_target"))),
             data=config.getoption("robustness_data"),
@@ -86,6 +97,10 @@ class Options:
             sarif=path("sarif"),
             save=config.getoption("robustness_save"),
             compare=config.getoption("robustness_compare"),
+            cache=folder / cache if cache else None,
+            no_cache=cache is False,
+            corpus=config.rootpath / CORPUS if corpus == "" else path("corpus"),
+            sequential=config.getoption("robustness_sequential"),
             root=config.rootpath,
             invoked_from=folder,
             is_worker=worker is not None,
@@ -161,6 +176,32 @@ def register(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="Compare with a baseline, sample by sample; fails where max_regression (0 by default) is exceeded.",
     )
+    group.addoption(
+        "--robustness-cache",
+        type=_folder,
+        metavar="DIR",
+        help="Folder of evaluations by content, instead of .robustbench/cache: an unchanged question is answered from "
+        "it, one that was killed goes on.",
+    )
+    group.addoption(
+        "--robustness-no-cache",
+        dest="robustness_cache",
+        action="store_const",
+        const=False,
+        help="Evaluate anew, and keep nothing.",
+    )
+    group.addoption(
+        "--robustness-corpus",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help=f"Keep the witnesses in a folder ({CORPUS}, or =DIR) and replay those that are there before the attacks.",
+    )
+    group.addoption(
+        "--robustness-sequential",
+        action="store_true",
+        help="End an evaluation as soon as its gates are settled, their error kept; one with a baseline sees all.",
+    )
 
 
 def spell_out(args: list[str], parser: pytest.Parser) -> None:
@@ -168,6 +209,7 @@ def spell_out(args: list[str], parser: pytest.Parser) -> None:
 
     To be called when the conftests have had their say: an option of theirs is theirs.
     """
+    _keep_apart(args)
     shorts = {f"--{name}": f"--robustness-{name}" for name in SHORT}
     if not any(arg.partition("=")[0] in shorts for arg in args):
         return
@@ -178,6 +220,15 @@ def spell_out(args: list[str], parser: pytest.Parser) -> None:
         name, equals, value = arg.partition("=")
         if name in shorts and name in free:
             args[place] = f"{shorts[name]}{equals}{value}"
+
+
+def _keep_apart(args: list[str]) -> None:
+    """Have the corpus take no value but one after ``=``: what follows it is a file to collect."""
+    for place, arg in enumerate(args):
+        if arg == "--":
+            break
+        if arg == "--robustness-corpus":
+            args[place] += "="
 
 
 def check_files(options: Options) -> None:
@@ -228,6 +279,12 @@ def _name(text: str) -> str:
         raise argparse.ArgumentTypeError(
             f"{text!r}: expected letters, digits, dots, dashes and underscores, such as main"
         )
+    return text
+
+
+def _folder(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected the name of a folder, got nothing")
     return text
 
 

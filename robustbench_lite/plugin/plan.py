@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from robustbench_lite import registry
 from robustbench_lite.errors import UserError
 from robustbench_lite.plugin.discovery import raw_table
-from robustbench_lite.plugin.options import Options
+from robustbench_lite.plugin.options import CORPUS, Options
 from robustbench_lite.plugin.table import NAME, Table, TargetEntry, read_table
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.usercode import change_path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from robustbench_lite.target import Target
 
 _PLAN: pytest.StashKey[Plan] = pytest.StashKey()
+_CACHE = ".robustbench/cache"
 _FILES = ("imagefolder", "npz")
 
 
@@ -66,6 +68,12 @@ class Plan:
     """Folder of the baselines."""
     baseline: str | None
     """Name of the one to compare with."""
+    cache: Path | None
+    """Folder of evaluations by content; None to keep none."""
+    corpus: Path | None
+    """Folder of witnesses to replay and to add to; None for neither."""
+    sequential: bool
+    """Whether an evaluation ends as soon as its gates are settled, where they can be."""
 
     @property
     def root(self) -> Path:
@@ -161,7 +169,26 @@ def _plan(options: Options, table: Table) -> Plan:
         baselines=options.root / table.baselines,
         # Who saves a new baseline replaces the one that the table compares with.
         baseline=options.compare or (None if options.save else table.baseline),
+        cache=_cache(options, table),
+        corpus=options.corpus or _corpus(options.root, table),
+        sequential=options.sequential or table.sequential,
     )
+
+
+def _cache(options: Options, table: Table) -> Path | None:
+    if options.no_cache or options.cache:
+        return options.cache
+    if isinstance(table.cache, str):
+        return options.root / table.cache
+    # Nobody asked for this one, so a checkout that can't be written to does without.
+    there = next(place for place in (options.root / _CACHE, *(options.root / _CACHE).parents) if place.exists())
+    return options.root / _CACHE if table.cache and os.access(there, os.W_OK) else None
+
+
+def _corpus(root: Path, table: Table) -> Path | None:
+    if isinstance(table.corpus, str):
+        return root / table.corpus
+    return root / CORPUS if table.corpus else None
 
 
 def _check_suites(suites: tuple[str, ...], root: Path) -> None:

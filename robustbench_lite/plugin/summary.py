@@ -61,13 +61,18 @@ def _table(results: Sequence[Result]) -> Table:
         bound = "<= " if card.interrupted else ""
         table.add_row(
             Text(card.verdict, style=_STYLES[card.verdict]),
-            Text(result.request.name),
+            _name(result),
             f"{card.clean_accuracy.value:.1%}",
             Text(f"{bound}{card.robust_accuracy.value:.1%}", style="bold"),
             Text(_ends(card.robust_accuracy)),
             f"{card.passes.total:,}",
         )
     return table
+
+
+def _name(result: Result) -> Text:
+    name = Text(result.request.name)
+    return name.append("  from the cache", style="dim") if result.outcome.cached else name
 
 
 def _ends(accuracy: Interval) -> str:
@@ -89,8 +94,18 @@ def _reasons(result: Result) -> Iterator[RenderableType]:
         yield Text(f"regression {result.outcome.regression}")
     if result.outcome.refused:
         yield Text(f"not compared: {result.outcome.refused}", style="red")
+    if saved := _saved(card):
+        yield Text(saved)
     if note := _bare(card):
         yield Text(note, style="dim")
+
+
+def _saved(card: Scorecard) -> str | None:
+    """What stopping early came to."""
+    seen, planned = card.data.samples, card.data.planned
+    if not planned or seen >= planned or card.interrupted:
+        return None
+    return f"settled after {seen:,} of {planned:,} samples, about {1 - seen / planned:.0%} of the passes saved"
 
 
 def _bare(card: Scorecard) -> str | None:

@@ -75,11 +75,24 @@ class Table(_Section):
     """Name of the baseline to compare with, where the command line names none."""
     baselines: str = ".robustbench/baselines"
     """Folder of the baselines."""
+    cache: bool | str = True
+    """Folder of the cache, instead of ``.robustbench/cache``; false for none."""
+    corpus: bool | str = False
+    """Folder of the witnesses that are replayed, or true for ``.robustbench/corpus``."""
+    sequential: bool = False
+    """Whether an evaluation ends as soon as its gates are settled."""
 
     @field_validator("suites", "threats", mode="before")
     @classmethod
     def _one_or_more(cls, given: Any) -> Any:
         return [given] if isinstance(given, str) else given
+
+    @field_validator("cache", "corpus", mode="before")
+    @classmethod
+    def _folder_or_not(cls, given: Any) -> Any:
+        if not isinstance(given, bool | str) or given == "":
+            raise ValueError(f"{given!r}: expected the name of a folder, or true or false")
+        return given
 
     @field_validator("targets", mode="before")
     @classmethod
