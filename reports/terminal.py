@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -102,7 +103,24 @@ def _verdict(card: Scorecard, name: str | None = None) -> RenderableType:
         grid.add_row("", _headline(card))
     for note in (*view.reasons(card), *view.reservations(card)):
         grid.add_row("", Text(fmt.plain(note)))
+    if name:  # a card by itself shows its findings in full
+        for line in _doubts(card):
+            grid.add_row("", line)
     return grid
+
+
+def _doubts(card: Scorecard) -> Iterator[Text]:
+    """Findings that the reasons don't tell already, a line each code."""
+    told = ("error", "info") if card.verdict == "INVALID" else ("info",)
+    found: dict[tuple[str, Severity], list[Finding]] = {}
+    for finding in card.validity:
+        if finding.severity not in told:
+            found.setdefault((finding.code, finding.severity), []).append(finding)
+    for (code, severity), findings in found.items():
+        attacks = dict.fromkeys(fmt.plain(finding.attack) for finding in findings if finding.attack)
+        about = f" in {', '.join(attacks)}" if attacks else ""
+        line = Text(f"{code} {severity}{about}: ", style=_SEVERITIES[severity], no_wrap=True, overflow="ellipsis")
+        yield line.append(fmt.plain(findings[0].message), style="not bold default")
 
 
 def _headline(card: Scorecard) -> Text:
@@ -213,7 +231,7 @@ def _overview(cards: Sequence[Scorecard], names: Sequence[str]) -> RenderableTyp
     table = _table()
     table.add_column("accuracy", overflow="fold")
     for name in names:
-        table.add_column(Text(name), justify="right", overflow="fold", max_width=_COLUMN)
+        table.add_column(Text(_folded(name)), justify="right", overflow="fold", max_width=_COLUMN)
     threat = None
     for stage in view.stages(cards):
         if stage.threat is not None and stage.threat != threat:
@@ -223,6 +241,16 @@ def _overview(cards: Sequence[Scorecard], names: Sequence[str]) -> RenderableTyp
         style = "bold" if stage.kind == "worst" else ""
         table.add_row(Text(f"{indent}{stage.label}"), *map(_cell, stage.accuracy), style=style)
     return table
+
+
+def _folded(name: str) -> str:
+    """A name in lines as wide as a column, broken after what parts its words: pkg.models: / digits (before)."""
+    lines = [""]
+    for part in re.findall(r"[^\s:./_-]*[\s:./_-]?", name):
+        if cell_len(lines[-1] + part.rstrip()) > _COLUMN and lines[-1]:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _cell(accuracy: Interval | None) -> Text:

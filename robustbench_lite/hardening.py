@@ -34,7 +34,9 @@ BEFORE_FILE = "before.json"
 AFTER_FILE = "after.json"
 
 # What a kill in the middle of writing leaves.
-_LEFT_OVER = re.compile(rf"\.[\w.]+\.[0-9a-f]{{8}}|{re.escape(CHECKPOINT_FILE)}\.part")
+_LEFT_OVER = re.compile(
+    r"\.(before\.json|after\.json|recipe\.toml|log\.jsonl|model\.json|model\.safetensors)\.[0-9a-f]{8}|checkpoint\.pt\.part"
+)
 
 _TEST_SHARE = 0.2  # held out for the scorecards, where the data bring no test samples of their own
 

@@ -87,7 +87,7 @@ def _names(kind: str, room: registry.Room) -> list[str]:
 
 def _described(kind: str, name: str, room: registry.Room) -> _Row:
     if kind in _FOLDERS:
-        return (name, describe(kind, room.folder / kind / f"{name}.toml"))
+        return (name, describe(kind, str(room.folder / kind / f"{name}.toml")))
     if name.endswith(":*"):
         library = name.removesuffix(":*")
         return _row(kind, f"{library}:NAME", f"any attack of {library} by its name there")

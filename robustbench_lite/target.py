@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from robustbench_lite import registry
 from robustbench_lite.errors import UserError
 from robustbench_lite.scorecard import TargetInfo
-from robustbench_lite.usercode import MissingModule, change_path, import_object, users_code
+from robustbench_lite.usercode import MissingModuleError, change_path, import_object, users_code
 from robustbench_lite.weights import MODEL_FILE, WEIGHTS_FILE, load_weights, read_model_file
 from robustbench_lite.weights import save_model as save_model
 
@@ -247,7 +247,7 @@ def load_target(
         weights, classes = weights or folder / WEIGHTS_FILE, classes or stored.classes
     try:
         made = _make(spec, classes, seed)
-    except MissingModule as fault:
+    except MissingModuleError as fault:
         if stored is None:
             raise
         raise UserError(
@@ -301,7 +301,7 @@ def _made(spec: str, classes: int | None) -> Target:
     if not kind:
         raise UserError(f"model {spec!r}: nothing stands before the colon; expected {_MODEL_FORMS}")
     if not colon or not rest:
-        raise UserError(f"model {spec!r}: {_spec_advice(spec)}")
+        raise UserError(f"model {spec!r}: {_spec_advice(spec.removesuffix(':'))}")
     if kind == "torchvision":
         mean, std = NORMALISATIONS["imagenet"]
         return Target(_make_torchvision(rest, classes), name=spec, mean=mean, std=std)

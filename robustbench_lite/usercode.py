@@ -19,11 +19,10 @@ from typing import Any
 from robustbench_lite import registry
 from robustbench_lite.errors import UserError
 
-
 _NAMES_SHOWN = 5
 
 
-class MissingModule(UserError):
+class MissingModuleError(UserError):
     """The module that a spec names isn't there."""
 
 
@@ -68,7 +67,7 @@ def import_object(spec: str, prefixes: Iterable[str] = ()) -> Any:
     """
     path, name = _file_and_name(spec)
     place = spec.rpartition(":")[0]
-    if not place.strip(".") or not name:
+    if not place or not name or (path is None and place.startswith(".")):
         raise UserError(f"{spec!r}: expected package.module:name or path/to/file.py:name")
     found: Any = _import_module(place, _meant(spec, prefixes)) if path is None else _import_file(path)
     for part in name.split("."):
@@ -129,7 +128,7 @@ def _import_module(name: str, hint: str) -> ModuleType:
     except ModuleNotFoundError as fault:
         if fault.name is None or not f"{name}.".startswith(f"{fault.name}."):
             raise  # the module is there; what it imports is not
-        raise MissingModule(
+        raise MissingModuleError(
             f"no module named {fault.name!r}; it was looked for in {Path.cwd()} and among the installed packages{hint}"
         ) from None
 

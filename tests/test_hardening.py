@@ -113,7 +113,90 @@ def test_the_recipe_it_writes_is_the_one_that_ran(done: Hardened) -> None:
     assert done.folder is not None
     written = load_recipe(str(done.folder / "recipe.toml"))
     params = {"steps": 3, "attack_loss": "cross_entropy", "clean_share": 0.0}
-    assert written == RECIPE.model_copy(update={"params": params, "suite": "short"})
+    assert written == RECIPE.model_copy(update={"params": params})
+    text = (done.folder / "recipe.toml").read_text()
+    assert text.startswith("# Judged by 'short', given as an object")  # which no file could name
+
+
+def test_a_suite_by_name_is_written_in_the_recipe(tmp_path: Path) -> None:
+    hardened(out=tmp_path, suite="l2_quick", threat="L2 0.3", epochs=1, limit=20)
+    written = load_recipe(str(tmp_path / "recipe.toml"))
+    assert (written.suite, str(written.threat)) == ("l2_quick", "L2 0.3")
+
+
+def test_another_norm_is_judged_by_the_counterpart_of_the_recipes_suite(tmp_path: Path) -> None:
+    quick = RECIPE.model_copy(update={"suite": "linf_quick"})
+    out = hardened(recipe=quick, suite=None, threat="L2 0.3", epochs=1, limit=20, out=tmp_path)
+    assert out.after.suite.name == "l2_quick"
+    assert load_recipe(str(tmp_path / "recipe.toml")).suite == "l2_quick"
+    same_norm = hardened(recipe=quick, suite=None, threat="Linf 0.3", epochs=1, limit=20)
+    assert same_norm.after.suite.name == "linf_quick"
+
+
+def test_a_suite_that_does_not_fit_the_norm_is_refused_with_one_that_does(tmp_path: Path) -> None:
+    for given in (
+        {"suite": "linf_classic"},
+        {"suite": None, "recipe": RECIPE.model_copy(update={"suite": "linf_classic"})},
+    ):
+        with pytest.raises(UserError, match="carlini-wagner does Linf; give a suite that does, such as --suite l2_"):
+            hardened(out=tmp_path / "out", threat="L2 0.3", on_attack=never, **given)
+        assert not (tmp_path / "out").exists()
+
+
+def test_what_the_first_scorecard_refuses_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="farther apart"):
+        hardened(out=tmp_path / "out", suite="l2_quick", threat="L2 9")
+    assert not (tmp_path / "out").exists()
+
+
+def test_after_a_training_that_diverges_at_once_the_folder_can_be_used_again(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"(?s)diverges.*nothing is kept: out .*out can be used again"):
+        hardened(out=tmp_path / "out", lr=1e30)
+    assert not (tmp_path / "out").exists()
+    hardened(out=tmp_path / "out", epochs=1)
+
+
+def test_after_a_training_that_diverges_later_what_to_delete_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = hardening.train
+
+    def diverge(*args: Any, **more: Any) -> Any:
+        with pytest.raises(KeyboardInterrupt):
+            real(*args, **more | {"on_progress": InterruptAt(2)})
+        raise UserError("the training diverges")
+
+    monkeypatch.setattr(hardening, "train", diverge)
+    with pytest.raises(UserError, match=r"diverges\nto start again .* delete .*checkpoint\.pt and give --resume"):
+        hardened(out=tmp_path)
+    monkeypatch.setattr(hardening, "train", real)
+    (tmp_path / "checkpoint.pt").unlink()
+    hardened(out=tmp_path, resume=True, lr=0.01)
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+def test_what_a_kill_leaves_in_the_middle_of_writing_is_cleared(tmp_path: Path) -> None:
+    for name in (".before.json.0a1b2c3d", "checkpoint.pt.part"):
+        (tmp_path / name).write_text("{")
+    hardened(out=tmp_path, epochs=1)
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+def test_a_folder_of_a_module_tells_from_where_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    for folder in (home, elsewhere):
+        folder.mkdir()
+    (home / "rblite_zoo.py").write_text(
+        "from torch import nn\ndef make(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    monkeypatch.chdir(home)
+    out = hardened(load_target("rblite_zoo:make"), out="out", epochs=1)
+    assert load_target("out").weights_sha256() == out.target.weights_sha256()
+    monkeypatch.delitem(sys.modules, "rblite_zoo")
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(UserError, match="run it from the folder that holds rblite_zoo, or give the architecture"):
+        load_target(str(home / "out"))
+    assert str(tmp_path) not in (home / "out" / "model.json").read_text()
 
 
 @pytest.mark.parametrize(
