@@ -92,7 +92,7 @@ def load(folder: str | Path, name: str) -> Scorecard:
     path = _path(folder, name)
     if not path.is_file():
         known = sorted(found.stem for found in path.parent.glob("*.json"))
-        raise UserError(f"{path.parent}: {unknown('baselines', name, known)}")
+        raise UserError(f"{path.parent}: {unknown('baseline', name, known)}")
     return Scorecard.load(path)
 
 

@@ -164,7 +164,11 @@ def _home(value: object) -> str:
 
 def _is_users(name: str) -> bool:
     file = getattr(sys.modules.get(name), "__file__", None)
-    return file is not None and not str(Path(file).resolve()).startswith((*_INSTALLED, _OURS))
+    if file is None:
+        return False
+    path = Path(file).resolve()
+    # By name as well: an environment may see the packages of another one.
+    return not str(path).startswith((*_INSTALLED, _OURS)) and not {"site-packages", "dist-packages"} & set(path.parts)
 
 
 def _source(name: str) -> str | None:
