@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from robustbench_lite.scorecard import AttackResult, Finding
+from robustbench_lite.scorecard import AttackResult, Finding, Severity
 
 ZERO_GRADIENT_SHARE = 0.1
 """Share of samples without a gradient from which on an attack's result is doubted."""
@@ -29,15 +29,14 @@ def _zero_gradients(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
     # One that was stopped early saw some samples only: it excuses none of the others.
     sees = any(result.finished for result in followers if result not in blind)
     for result in blind:
-        yield Finding(
-            code="RB201",
-            severity="warning" if sees else "error",
-            attack=result.name,
-            threat=str(result.threat),
-            message=f"the gradient of {result.name}'s loss is zero, or not a number, for {_blind_share(result):.0%} of "
+        yield _against(
+            result,
+            "RB201",
+            f"the gradient of {result.name}'s loss is zero, or not a number, for {_blind_share(result):.0%} of "
             f"the {result.attempted} samples at its first step: it attacks them blindly",
-            cure="add an attack whose loss doesn't saturate (carlini_wagner, or pgd with loss = 'margin'); if its "
+            cure="add an attack whose loss doesn't saturate (carlini_wagner, carlini_wagner_linf, or pgd with loss = 'margin'); if its "
             "gradients are zero too, the model cuts or quantises them: attack it without gradients",
+            severity="warning" if sees else "error",
         )
 
 
@@ -48,12 +47,10 @@ def _blind_share(result: AttackResult) -> float:
 def _unconfirmed(result: AttackResult) -> Iterator[Finding]:
     seen = result.broken + result.unconfirmed
     if result.unconfirmed > max(1.0, UNCONFIRMED_SHARE * seen):
-        yield Finding(
-            code="RB202",
-            severity="error",
-            attack=result.name,
-            threat=str(result.threat),
-            message=f"{result.unconfirmed} of the {seen} adversarial examples that {result.name} found were not "
+        yield _against(
+            result,
+            "RB202",
+            f"{result.unconfirmed} of the {seen} adversarial examples that {result.name} found were not "
             "adversarial when the model was asked again: its answers differ from call to call",
             cure="make the forward pass deterministic (no dropout, no random transforms) or average over its draws",
         )
@@ -61,12 +58,10 @@ def _unconfirmed(result: AttackResult) -> Iterator[Finding]:
 
 def _unmoved(result: AttackResult) -> Iterator[Finding]:
     if result.unmoved > max(1.0, UNCONFIRMED_SHARE * result.broken):
-        yield Finding(
-            code="RB203",
-            severity="error",
-            attack=result.name,
-            threat=str(result.threat),
-            message=f"{result.name} broke {result.unmoved} samples without changing them, though the model had them "
+        yield _against(
+            result,
+            "RB203",
+            f"{result.name} broke {result.unmoved} samples without changing them, though the model had them "
             "right at first",
             cure="make the forward pass deterministic and independent of the batch (eval mode, no shared state)",
         )
@@ -74,12 +69,10 @@ def _unmoved(result: AttackResult) -> Iterator[Finding]:
 
 def _strange(result: AttackResult) -> Iterator[Finding]:
     if result.strange > max(1.0, UNCONFIRMED_SHARE * result.attempted):
-        yield Finding(
-            code="RB204",
-            severity="error",
-            attack=result.name,
-            threat=str(result.threat),
-            message=f"under {result.name} the model's logits were NaN or infinite for {result.strange} of "
+        yield _against(
+            result,
+            "RB204",
+            f"under {result.name} the model's logits were NaN or infinite for {result.strange} of "
             f"{result.attempted} samples: whether these are broken can't be told",
             cure="find the operation that overflows on inputs like these (a square root, a logarithm, a division) and "
             "bound it; robustness that comes from NaN is none",
@@ -88,15 +81,20 @@ def _strange(result: AttackResult) -> Iterator[Finding]:
 
 def _failed(result: AttackResult) -> Iterator[Finding]:
     if result.fault is not None:
-        yield Finding(
-            code="RB302",
-            severity="error",
-            attack=result.name,
-            threat=str(result.threat),
-            message=f"{result.name} failed, and found nothing on the {result.attempted} samples it was to attack: "
+        yield _against(
+            result,
+            "RB302",
+            f"{result.name} failed, and found nothing on the {result.attempted} samples it was to attack: "
             f"{result.fault}",
             cure="mend what it tripped over, give it other parameters, or take it out of the suite",
         )
+
+
+def _against(result: AttackResult, code: str, message: str, cure: str, severity: Severity = "error") -> Finding:
+    """A finding about one attack."""
+    return Finding(
+        code=code, severity=severity, message=message, cure=cure, attack=result.name, threat=str(result.threat)
+    )
 
 
 def unstable(different: int, asked: int) -> Iterator[Finding]:
