@@ -34,8 +34,8 @@ def _zero_gradients(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
             "RB201",
             f"the gradient of {result.name}'s loss is zero, or not a number, for {_blind_share(result):.0%} of "
             f"the {result.attempted} samples at its first step: it attacks them blindly",
-            cure="add an attack whose loss doesn't saturate (carlini_wagner, carlini_wagner_linf, or pgd with loss = 'margin'); if its "
-            "gradients are zero too, the model cuts or quantises them: attack it without gradients",
+            cure="add an attack whose loss doesn't saturate (carlini_wagner, carlini_wagner_linf, or pgd with "
+            "loss = 'margin'); if its gradients are zero too, the model cuts or quantises them: attack it without gradients",
             severity="warning" if sees else "error",
         )
 
