@@ -14,6 +14,7 @@ from robustbench_lite.parameters import Length, PositiveInt
 from robustbench_lite.stepper import Attack, Problem, Seen
 
 _FIRST_C = 2.0  # first c over the least one that pays, were the margin linear
+_LARGEST_C = 1e12  # beyond, the square of a gradient that wakes up would overflow
 _FIRST_MOVE = 1.5  # length of the first step over the distance, were the margin linear
 _WALL = 0.05  # how near the walls it starts, in steps: on them the change of variable is infinite and its slope zero
 _PAPER = "https://arxiv.org/abs/1608.04644"
@@ -138,12 +139,13 @@ class CarliniWagner(Attack):
         For a linear margin ``gap / steepness`` is the distance, and ``2 * gap / steepness ** 2`` the least c that pays.
         """
         gap = (self.confidence - seen.loss).clamp_min(1e-12)
-        steepness = torch.linalg.vector_norm(seen.grad.flatten(1), dim=1).clamp_min(1e-12)
-        move = _FIRST_MOVE * gap / steepness / seen.x[0].numel() ** 0.5
+        widest = seen.x[0].numel() ** 0.5  # no boundary is farther than the box is wide, however flat the margin here
+        steepness = torch.linalg.vector_norm(seen.grad.flatten(1), dim=1).maximum(gap / widest)
+        move = _FIRST_MOVE * gap / steepness / widest
         start = _unsquash(problem.x, _WALL * move)
         return state._replace(
             w=torch.where(_like(first, start), start, state.w),
-            c=torch.where(first, _FIRST_C * 2 * gap / steepness**2, state.c),
+            c=torch.where(first, (_FIRST_C * 2 * gap / steepness**2).clamp_max(_LARGEST_C), state.c),
             move=torch.where(first, move, state.move),
         )
 
@@ -152,7 +154,7 @@ def _between(too_small: Tensor, too_large: Tensor) -> Tensor:
     """Next c to try: the geometric mean of the bounds, or a leap where one of them is not known yet."""
     middle = (too_small * too_large).sqrt()
     middle = torch.where(too_large.isinf(), too_small * 10, middle)
-    return torch.where(too_small == 0, too_large / 10, middle)
+    return torch.where(too_small == 0, too_large / 10, middle).clamp_max(_LARGEST_C)
 
 
 class BallState(NamedTuple):

@@ -28,6 +28,7 @@ from robustbench_lite.scorecard import Scorecard
 if TYPE_CHECKING:
     from rich.table import Table
 
+_CORPUS_FILE = "corpus.sha256"
 CARD_FILE = "scorecard.json"
 _ABOUT_FILE = "question.json"
 _LOCKS = ".locks"
@@ -56,9 +57,15 @@ class Slot:
         mark = hashlib.sha256(f"{attack}|{threat}".encode()).hexdigest()[:8]
         return Journal(self.folder / f"{re.sub('[^a-z0-9]+', '-', attack.lower())[:64]}-{mark}.jsonl")
 
-    def close(self, card: Scorecard) -> None:
+    def corpus_then(self) -> str:
+        """Digest of the corpus when the answer was kept; empty without one."""
+        path = self.folder / _CORPUS_FILE
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+    def close(self, card: Scorecard, corpus: str = "") -> None:
         """Keep the answer and drop the journals; where it is not whole, keep the journals to go on from instead."""
         if card.interrupted is None and all(result.fault is None for result in card.attacks):
+            write_atomically(self.folder / _CORPUS_FILE, corpus)
             card.save(self.folder / CARD_FILE)
             for part in (*self.folder.glob("*.jsonl"), *self.folder.glob("clean.npz")):
                 part.unlink()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from robustbench_lite.target import Target
 
 EXIT = {"PASS": 0, "FAIL": 1, "INVALID": 3}
-EXIT_USAGE, EXIT_CRASH, EXIT_INTERRUPT = 2, 4, 130
+EXIT_USAGE, EXIT_CRASH, EXIT_INTERRUPT, EXIT_PIPE = 2, 4, 130, 141
 FOLDER = Path(".robustbench")
 _HARDEN_OPTIONS = ("epochs", "lr", "batch_size", "seed", "suite", "limit", "resume")
 _EVALUATE_OPTIONS = (
@@ -68,6 +68,9 @@ class _Group(click.Group):
         except UserError as fault:
             _say(f"Error: {fault}")
             ctx.exit(EXIT_USAGE)
+        except BrokenPipeError:  # whoever read our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(EXIT_PIPE)
         except KeyboardInterrupt:
             _say("Interrupted.")
             ctx.exit(EXIT_INTERRUPT)
@@ -389,7 +392,8 @@ def _in_a_line(card: Scorecard) -> str:
     faults = [finding.code for finding in card.validity if finding.severity == "error"]
     missed = [f"{gate.name} {gate.threshold:g}" for gate in card.gates if not gate.passed]
     why = f": {', '.join(faults or missed)}" if faults or missed else ""
-    return f"{card.verdict}{why}  clean {card.clean_accuracy}, robust {card.robust_accuracy}"
+    bound = "at most " if card.interrupted else ""
+    return f"{card.verdict}{why}  clean {card.clean_accuracy}, robust {bound}{card.robust_accuracy}"
 
 
 def _render(form: str, cards: list[Scorecard], **words: Any) -> Any:

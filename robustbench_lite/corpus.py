@@ -5,6 +5,7 @@ A fixed model that breaks again fails after one forward pass a sample.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,14 @@ class Replay(Attack):
 
     def params(self) -> dict[str, int]:
         return {"witnesses": len(self.known)}
+
+
+def digest(folder: str | Path) -> str:
+    """Hash of all that a corpus holds."""
+    found = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*.npz")):
+        found.update(f"{path.name}\n".encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 def load(folder: str | Path, threat: ThreatModel) -> dict[int, NDArray[np.float32]]:

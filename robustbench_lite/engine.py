@@ -477,6 +477,8 @@ class _Loop:
         """Ask the model about the lanes' candidates, and write down what it says."""
         self.meter.check(lanes.size * (1 + gradient))
         x = lanes.state.x.to(lanes.x.dtype)
+        if not bool(x.sum().isfinite()):  # an attack's slip is not the model's: it gets no NaN to answer to
+            x = torch.where(x.isfinite(), x, lanes.x)
         x = x.clamp(0.0, 1.0) if self.attack.minimal else self._problem(lanes).project(x)
         seen = self.look(x, lanes.aim, gradient=gradient)
         self.meter.spend(lanes.size, lanes.size * gradient)

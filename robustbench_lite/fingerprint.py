@@ -2,8 +2,8 @@
 
 A state dict tells the parameters of a model and nothing of its forward pass. This reads the rest: attributes of every
 kind (also tensors that are no buffers, and modules hidden in a list), hooks, and the source of the classes and
-functions that are met, with the user's own modules that these use. What it doesn't see: what the code reads when it
-runs, such as files and environment variables, and the versions of installed packages.
+functions that are met, with the user's own modules that these use, their settings, and the versions of the packages
+that are met. What it doesn't see: what the code reads when it runs, such as files and environment variables.
 
 The same object made in another process has the same hash; where that can't be had, the hash differs: a miss, and not a
 wrong answer.
@@ -11,13 +11,16 @@ wrong answer.
 
 from __future__ import annotations
 
+import ast
 import enum
 import functools
 import hashlib
+import importlib.util
 import linecache
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path, PurePath
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -152,9 +155,61 @@ def _sources(met: Mapping[str, str | None]) -> Iterator[str]:
             continue
         yield source
         if _is_users(name):
-            used = {_home(value) for value in list(vars(sys.modules[name]).values())}
+            values = dict(vars(sys.modules[name])) if name in sys.modules else {}
+            yield from _settings(values)
+            used = {_home(value) for value in values.values()} | _imported(name, source)
             waiting += sorted(one for one in used - seen if _is_users(one))
             seen |= used
+        else:
+            yield _version(name)
+
+
+def _settings(values: Mapping[str, object]) -> Iterator[str]:
+    """Values of a module's globals that a program may change while it runs."""
+    walk = _Walk(())
+    for name, value in sorted(values.items()):
+        if not name.startswith("__") and isinstance(value, (*_PLAIN, tuple, list, dict, set, Tensor, np.ndarray)):
+            walk.told.append(name)
+            walk.read(value)
+    return iter(walk.told)
+
+
+def _imported(name: str, source: str) -> set[str]:
+    """Modules that a source imports, be it within a function that has not run yet."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return set()
+    found: set[str] = set()
+    package = name if str(_file(name)).endswith("__init__.py") else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parts, *([node.module] if node.module else [])])
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@functools.cache
+def _version(name: str) -> str:
+    """Version of the package that a module belongs to; empty where it has none by that name."""
+    try:
+        return metadata.version(name.partition(".")[0])
+    except (metadata.PackageNotFoundError, ValueError):
+        return ""
+
+
+def _file(name: str) -> str | None:
+    """Where a module stands, be it imported or not."""
+    if name in sys.modules:
+        return getattr(sys.modules[name], "__file__", None)
+    try:
+        spec = importlib.util.find_spec(name)
+    except Exception:  # it looks into the packages above, which may be anything
+        return None
+    return spec.origin if spec is not None and spec.has_location else None
 
 
 def _home(value: object) -> str:
@@ -163,7 +218,7 @@ def _home(value: object) -> str:
 
 
 def _is_users(name: str) -> bool:
-    file = getattr(sys.modules.get(name), "__file__", None)
+    file = _file(name)
     if file is None:
         return False
     path = Path(file).resolve()
@@ -172,14 +227,13 @@ def _is_users(name: str) -> bool:
 
 
 def _source(name: str) -> str | None:
-    module = sys.modules.get(name)
-    file = getattr(module, "__file__", None)
+    file = _file(name)
     if name.partition(".")[0] == "torch":  # it has a version
         return ""
-    if module is None or file is None:
+    if file is None:
         return None
     linecache.checkcache(file)
-    return "".join(linecache.getlines(file, vars(module))) or None
+    return "".join(linecache.getlines(file, vars(sys.modules[name]) if name in sys.modules else None)) or None
 
 
 def _code(member: object) -> CodeType | None:

@@ -8,6 +8,8 @@ from robustbench_lite.scorecard import AttackResult, Finding, Severity
 
 ZERO_GRADIENT_SHARE = 0.1
 """Share of samples without a gradient from which on an attack's result is doubted."""
+CUT_SHORT = "RB301"
+"""Code of the finding that a run ended before its end."""
 UNCONFIRMED_SHARE = 0.01
 """Share of successes that the second forward pass may deny: rounding between two batches, and no more."""
 
@@ -35,7 +37,8 @@ def _zero_gradients(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
             f"the gradient of {result.name}'s loss is zero, or not a number, for {_blind_share(result):.0%} of "
             f"the {result.attempted} samples at its first step: it attacks them blindly",
             cure="add an attack whose loss doesn't saturate (carlini_wagner, carlini_wagner_linf, or pgd with "
-            "loss = 'margin'); if its gradients are zero too, the model cuts or quantises them: attack it without gradients",
+            "loss = 'margin'); if its gradients are zero too, the model cuts or quantises them: attack it without "
+            "gradients",
             severity="warning" if sees else "error",
         )
 
@@ -128,7 +131,7 @@ def stopped(why: str | None, attacked: Iterable[str], planned: int, standing: in
     reason = {"interrupt": "interrupted", "seconds": "out of time", "passes": "out of passes"}[why]
     done = list(attacked)
     yield Finding(
-        code="RB301",
+        code=CUT_SHORT,
         severity="error" if why == "interrupt" or not done else "warning",
         message=f"{reason} after {len(done)} of {planned} attacks ran to their end ({', '.join(done) or 'none'}): "
         f"the {standing} samples that still stand were not attacked by all of them, and the robust accuracy is an "
