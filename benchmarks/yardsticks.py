@@ -47,10 +47,10 @@ def main(weights: Path, data_root: Path, limit: int | None, threads: int) -> Non
                 "network": name,
                 "samples": len(data),
                 "clean accuracy": card.clean_accuracy.value,
-                "published ": clean,
+                "published clean": clean,
                 "attack success": 1 - card.robust_accuracy.value,
                 "success on what was right": card.attacks[0].broken / right,
-                "published": success,
+                "published success": success,
                 "passes a sample": card.passes.total / len(data),
                 "seconds": time.perf_counter() - started,
             }

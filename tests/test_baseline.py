@@ -298,3 +298,21 @@ def test_by_simulation_the_visible_regression_is_seen_four_times_in_five():
     draws = np.random.default_rng(4).multinomial(250, [won + loss, won, 1 - 2 * won - loss], size=2000)
     failed = np.mean([_fails(int(first), int(second), 250, 0.0) for first, second, _ in draws])
     assert failed == pytest.approx(0.8, abs=0.03)
+
+
+def test_the_only_baseline_that_asks_the_same_is_found_under_another_name(make_card, tmp_path):
+    card = make_card()
+    baseline.save(card, tmp_path, "first")
+    assert baseline.load_like(tmp_path, "second", card) == baseline.load(tmp_path, "first")
+    baseline.save(card, tmp_path, "third")
+    with pytest.raises(ValueError, match="unknown baseline 'second'"):
+        baseline.load_like(tmp_path, "second", card)
+
+
+def test_a_baseline_of_another_target_does_not_stand_in(make_card, tmp_path):
+    card = make_card()
+    baseline.save(
+        card.model_copy(update={"target": card.target.model_copy(update={"name": "another"})}), tmp_path, "first"
+    )
+    with pytest.raises(ValueError, match="unknown baseline 'second'"):
+        baseline.load_like(tmp_path, "second", card)

@@ -186,7 +186,7 @@ def evaluate(
     if plan.baseline is None:
         return Evaluated(card, cached=cached)
     try:
-        before = baseline.load(plan.baselines / plan.baseline, slug(name))
+        before = baseline.load_like(plan.baselines / plan.baseline, slug(name), card)
         found = baseline.check(card, before, gates["max_regression"])
     except UserError as fault:
         return Evaluated(card, refused=str(fault), cached=cached)
