@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,6 +144,14 @@ class _Planned(NamedTuple):
     name: str
     algorithm: str
     attack: Attack
+
+
+class _Round(NamedTuple):
+    """What is run under one threat model."""
+
+    threat: ThreatModel
+    samples: Samples
+    attacks: tuple[_Planned, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -381,10 +389,13 @@ def _fight(job: _Job, clean: Clean) -> tuple[NDArray[np.int64], list[Bout]]:
     bouts: dict[tuple[ThreatModel, str], Bout] = {}
     standing = clean.correct
     seen = np.empty(0, np.int64)
+    rounds = list(_rounds(job, clean))
+    everything = job.keep_witnesses or job.corpus is not None
+    keep = range(len(job.data)) if everything else frozenset(_shown(job.data, clean))
     for part in _parts(job, clean):
         seen = np.concatenate([seen, part])
         stopped = False
-        for bout in _fight_part(job, clean, part):
+        for bout in _fight_part(job, clean, rounds, keep, part):
             known = bouts.get((bout.threat, bout.name))
             bouts[bout.threat, bout.name] = bout if known is None else known.merge(bout)
             standing &= ~bout.run.broken
@@ -416,15 +427,21 @@ def _counts(job: _Job, clean: Clean, standing: NDArray[np.bool_], seen: NDArray[
     )
 
 
-def _fight_part(job: _Job, clean: Clean, part: NDArray[np.int64]) -> Iterator[Bout]:
-    """Run the suite on some samples."""
-    right = part[clean.correct[part]]
-    everything = job.keep_witnesses or job.corpus is not None
-    keep = range(len(job.data)) if everything else frozenset(_shown(job.data, clean))
+def _rounds(job: _Job, clean: Clean) -> Iterator[_Round]:
+    """Make ready, once for all parts of the samples, what each threat model takes."""
     for threat in job.suite.threats:
         samples = Samples(job.data, torch.from_numpy(clean.keys), _aims(job, threat, clean))
+        yield _Round(threat, samples, (*_replayed(job, threat, clean), *job.attacks))
+
+
+def _fight_part(
+    job: _Job, clean: Clean, rounds: list[_Round], keep: Container[int], part: NDArray[np.int64]
+) -> Iterator[Bout]:
+    """Run the suite on some samples."""
+    right = part[clean.correct[part]]
+    for threat, samples, attacks in rounds:
         standing = right
-        for planned in (*_replayed(job, threat, clean), *job.attacks):
+        for planned in attacks:
             rows = right if job.suite.independent else standing
             if isinstance(planned.attack, witness_corpus.Replay):
                 rows = rows[np.isin(clean.keys[rows], list(planned.attack.known))]
