@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from robustbench_lite.losses import LossName
+from robustbench_lite.norms import per_sample
 from robustbench_lite.parameters import Length, PositiveInt
 from robustbench_lite.stepper import Attack, Problem, Seen
 
@@ -36,8 +37,8 @@ class Adam(NamedTuple):
         """Descend by ``lr``, shape (B, *shape), in the step of number ``count``, from 1, shape (B,)."""
         mean = self.mean.lerp(grad, 0.1)
         square = self.square.lerp(grad * grad, 0.001)
-        unbiased = (square / _like(1 - 0.999**count, grad)).sqrt() + 1e-8
-        w = self.w - lr / _like(1 - 0.9**count, grad) * mean / unbiased
+        unbiased = (square / per_sample(1 - 0.999**count, grad)).sqrt() + 1e-8
+        w = self.w - lr / per_sample(1 - 0.9**count, grad) * mean / unbiased
         return Adam(w, mean, square)
 
 
@@ -101,11 +102,11 @@ class CarliniWagner(Attack):
         if bool(first.any()):
             state = self._measure(problem, state, seen, first)
         won = state.won | (seen.loss >= self.confidence)
-        grad = 2 * (seen.x - problem.x) - _like(state.c * (seen.loss < self.confidence), seen.x) * seen.grad
+        grad = 2 * (seen.x - problem.x) - per_sample(state.c * (seen.loss < self.confidence), seen.x) * seen.grad
         done = problem.step % self.iterations
         x = _squash(state.w)
         slope = 2 * x * (1 - x)
-        lr = (_like(state.move, x) / slope).clamp_max(self.lr) * _like(1 - done / self.iterations, x)
+        lr = (per_sample(state.move, x) / slope).clamp_max(self.lr) * per_sample(1 - done / self.iterations, x)
         adam = Adam(state.w, state.mean, state.square).step(grad * slope, lr, done + 1)
 
         following = State(_squash(adam.w), *adam, state.c, state.move, state.too_small, state.too_large, won)
@@ -118,11 +119,11 @@ class CarliniWagner(Attack):
         too_small = torch.where(ends & ~state.won, state.c, state.too_small)
         fresh = Adam.at(_unsquash(problem.x, _WALL * state.move))
         w, mean, square = (
-            torch.where(_like(ends, new), new, old)
+            torch.where(per_sample(ends, new), new, old)
             for new, old in zip(fresh, (state.w, state.mean, state.square), strict=True)
         )
         return State(
-            x=torch.where(_like(ends, w), _squash(w), state.x),
+            x=torch.where(per_sample(ends, w), _squash(w), state.x),
             w=w,
             mean=mean,
             square=square,
@@ -144,7 +145,7 @@ class CarliniWagner(Attack):
         move = _FIRST_MOVE * gap / steepness / widest
         start = _unsquash(problem.x, _WALL * move)
         return state._replace(
-            w=torch.where(_like(first, start), start, state.w),
+            w=torch.where(per_sample(first, start), start, state.w),
             c=torch.where(first, (_FIRST_C * 2 * gap / steepness**2).clamp_max(_LARGEST_C), state.c),
             move=torch.where(first, move, state.move),
         )
@@ -204,7 +205,7 @@ class CarliniWagnerLinf(Attack):
         low, high = _walls(problem)
         share = _squash(state.w)
         slope = (high - low) * 2 * share * (1 - share)
-        lr = self.lr * _like(1 - problem.step / self.iterations, share)
+        lr = self.lr * per_sample(1 - problem.step / self.iterations, share)
         adam = Adam(state.w, state.mean, state.square).step(-seen.grad * slope, lr, problem.step + 1)
         return BallState(low + (high - low) * _squash(adam.w), *adam)
 
@@ -220,9 +221,5 @@ def _squash(w: Tensor) -> Tensor:
 
 def _unsquash(x: Tensor, wall: Tensor) -> Tensor:
     """The inverse, of a point brought at least ``wall`` away from 0 and 1, shape (B,)."""
-    wall = _like(wall.clamp(1e-6, 0.05), x)
+    wall = per_sample(wall.clamp(1e-6, 0.05), x)
     return (2 * x.clamp(min=wall, max=1 - wall) - 1).atanh()
-
-
-def _like(values: Tensor, batch: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (batch.ndim - 1))

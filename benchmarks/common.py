@@ -1,4 +1,4 @@
-"""What the benchmarks share: the published networks, the clock, and how results are written down."""
+"""What the benchmarks share: networks with their weights, the clock, and how results are written down."""
 
 from __future__ import annotations
 
@@ -18,26 +18,6 @@ from robustbench_lite.data import Data, load_data
 from robustbench_lite.weights import load_weights
 
 RESULTS = Path(__file__).parents[1] / "docs" / "benchmarks"
-
-
-def lenet5() -> nn.Module:
-    """The network of advertorch's MNIST examples: input (1, 28, 28) in [0, 1], 10 logits."""
-    layers: dict[str, nn.Module] = {
-        "conv1": nn.Conv2d(1, 32, 3, padding=1),
-        "relu1": nn.ReLU(),
-        "pool1": nn.MaxPool2d(2),
-        "conv2": nn.Conv2d(32, 64, 3, padding=1),
-        "relu2": nn.ReLU(),
-        "pool2": nn.MaxPool2d(2),
-        "flatten": nn.Flatten(),
-        "linear1": nn.Linear(3136, 200),
-        "relu3": nn.ReLU(),
-        "linear2": nn.Linear(200, 10),
-    }
-    network = nn.Sequential()
-    for name, layer in layers.items():
-        network.add_module(name, layer)
-    return network
 
 
 def loaded(network: nn.Module, weights: Path) -> nn.Module:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import click
 import torch
-from common import lenet5, rounds, write
+from common import rounds, write
 from torch import Tensor, nn
 
 from robustbench_lite import registry
+from robustbench_lite.calibration import lenet5
 from robustbench_lite.data import as_data
 from robustbench_lite.engine import Samples, run
 from robustbench_lite.target import Target

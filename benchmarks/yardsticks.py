@@ -15,9 +15,10 @@ from typing import Any
 
 import click
 import torch
-from common import lenet5, loaded, mnist, write
+from common import loaded, mnist, write
 
 from robustbench_lite import Suite, evaluate
+from robustbench_lite.calibration import lenet5
 from robustbench_lite.suite import AttackSpec
 
 PUBLISHED = {"mnist_lenet5_clean.pt": (0.9889, 1.0), "mnist_lenet5_adv.pt": (0.9864, 0.068)}

@@ -3,5 +3,6 @@
 CATALOGUE = {
     "standard": "standard:Standard",
     "pgd_training": "pgd_training:PGDTraining",
+    "trades": "trades:TRADES",
     "distillation": "distillation:Distillation",
 }

@@ -9,7 +9,11 @@ from itertools import accumulate
 
 from robustbench_lite.scorecard import Trace
 
+from ._format import number
+from ._view import Against
+
 _POINTS = 240  # as many as a small chart can show
+_BINS = 40
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,74 @@ class Curve:
     last: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place on the axis of eps."""
+
+    x: float
+    """In percent."""
+    text: str
+    side: str
+    """Where its text goes, so that it stays in the chart: ``start`` (to the right of it) or ``end``."""
+    y: int = 12
+    """Where its text stands, in pixels of the 200 of the chart."""
+
+
+@dataclass(frozen=True)
+class EpsChart:
+    """Robust accuracy against eps, in a box of 100 by 100, with a histogram of the distances below it."""
+
+    line: str
+    """Points of the staircase."""
+    band: str
+    """Points of its intervals, around."""
+    ticks: tuple[Mark, ...]
+    asked: tuple[Mark, ...]
+    """The threat models of the card."""
+    median: Mark | None
+    bars: tuple[tuple[float, float, int], ...]
+    """Left end and height in percent, and samples, of each bin; all are as wide."""
+    beyond: int
+    """Samples that are broken farther out than the chart reaches, or never."""
+
+
+def eps_chart(found: Against) -> EpsChart:
+    """Draw a curve as far as it tells something."""
+    curve, end = found.curve, found.end
+    steps = [step for step in curve.steps() if step[0] <= end]
+    stairs = [steps[place] for place, _ in _thin(range(len(steps)))]
+
+    def mark(eps: float, text: str, line: int = 0) -> Mark:
+        x = round(100 * eps / end, 2)
+        # Clear of the curve: above it or below, the texts of neighbours on lines of their own.
+        top = 12 if curve.at(eps).value < 0.6 else 150
+        return Mark(x, text, "start" if x < 75 else "end", top + 14 * (line % 4))
+
+    def edge(values: Sequence[float]) -> list[str]:
+        points = [f"0,{100 - 100 * values[0]:.2f}"]
+        for (eps, _), before, after in zip(stairs[1:], values, values[1:], strict=False):
+            x = 100 * eps / end
+            points += [f"{x:.2f},{100 - 100 * before:.2f}", f"{x:.2f},{100 - 100 * after:.2f}"]
+        return [*points, f"100,{100 - 100 * values[-1]:.2f}"]
+
+    shares = [share for _, share in stairs]
+    near = [eps for eps in curve.distances if eps <= end]
+    counts = [0] * _BINS
+    for eps in near if curve.searched else ():
+        counts[min(_BINS - 1, int(_BINS * eps / end))] += 1
+    return EpsChart(
+        line=" ".join(edge([share.value for share in shares])),
+        band=" ".join([*edge([share.high for share in shares]), *reversed(edge([share.low for share in shares]))]),
+        ticks=tuple(mark(eps, f"{eps:g}") for eps in found.ticks),
+        asked=tuple(mark(one.eps, f"eps {one.eps_text}", line) for line, one in enumerate(found.asked)),
+        median=mark(curve.median, f"median {number(curve.median)}", len(found.asked))
+        if curve.searched and curve.median is not None and curve.median <= end
+        else None,
+        bars=tuple((100 * place / _BINS, 100 * size / max(counts), size) for place, size in enumerate(counts) if size),
+        beyond=len(curve.distances) - len(near),
+    )
 
 
 def loss_curve(trace: Trace) -> Curve | None:

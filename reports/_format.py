@@ -6,7 +6,7 @@ import math
 import unicodedata
 from datetime import datetime
 
-from robustbench_lite.scorecard import AttackResult, DataInfo, Gate, Interval, Passes
+from robustbench_lite.scorecard import AttackResult, DataInfo, Gate, Interval, Passes, TargetInfo
 
 _BLANKS = {"Cc", "Zl", "Zp"}
 _GONE = {"Cf", "Cs", "Co", "Cn"}
@@ -100,6 +100,11 @@ def moment(created: str) -> str:
 def shape(data: DataInfo) -> str:
     """Shape of a sample, such as ``1 × 28 × 28``."""
     return " × ".join(str(size) for size in data.shape)
+
+
+def inside(target: TargetInfo) -> str:
+    """What is seen of a target, such as ``1,234 parameters`` or ``scores only``."""
+    return plural(target.parameters, "parameter") if target.access == "gradients" else f"{target.access} only"
 
 
 def gate_demand(gate: Gate) -> str:

@@ -21,6 +21,8 @@ def suite_toml(suite: Suite) -> str:
         lines.append(f"description = {_value(suite.description)}")
     lines.append(f"threats = {_value([str(threat) for threat in suite.threats])}")
     lines.append(f"independent = {_value(suite.independent)}")
+    if suite.curve:
+        lines.append("curve = true")
     return "\n".join([*lines, *(_attack(spec) for spec in suite.attacks)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,13 +10,40 @@ from typing import Literal
 
 from robustbench_lite.compare import Comparison, compare, differences, same_adversary
 from robustbench_lite.errors import UserError
-from robustbench_lite.scorecard import AttackResult, Gate, Interval, Scorecard
+from robustbench_lite.scorecard import AttackResult, Curve, Gate, Interval, Scorecard
+from robustbench_lite.suite import adversary
 from robustbench_lite.threat import ThreatModel
 
-from ._format import gate_demand, gate_found, plain, plural
+from ._format import gate_demand, gate_found, number, plain, plural
 
 RUNNING = "robust after: samples still right after this attack and those before it"
 ALONE = "alone: samples this attack by itself leaves right; – where it didn't see all"
+
+
+@dataclass(frozen=True)
+class Against:
+    """Robust accuracy against eps, under one norm and goal."""
+
+    label: str
+    """Norm and goal, such as ``L2`` or ``Linf targeted next``."""
+    curve: Curve
+    asked: tuple[ThreatModel, ...]
+    """The threat models of this norm and goal that the card was run under, by rising eps."""
+    end: float
+    """Where to stop: nearly all that is ever broken is broken before."""
+    ticks: tuple[float, ...]
+    """Round numbers from 0 to the end."""
+    rows: tuple[tuple[str, Interval], ...]
+    """Eps in words and the accuracy there: at the threat models and, where all between is known, at the ticks."""
+
+    @property
+    def statement(self) -> str:
+        """What it comes to, in a sentence."""
+        if not self.curve.searched:
+            return "Between these eps nothing was attacked: the accuracy there is at most that at the eps before."
+        if self.curve.median is None:
+            return "More than half of the samples that are right when clean were broken at no eps."
+        return f"Half of the samples that are right when clean are broken within {number(self.curve.median)}."
 
 
 @dataclass(frozen=True)
@@ -55,6 +83,40 @@ def results_by_threat(card: Scorecard) -> list[tuple[ThreatModel, Interval, list
     ]
 
 
+def against_eps(card: Scorecard) -> list[Against]:
+    """Curves of a card: one for each norm and goal whose smallest perturbation was looked for, or with several eps."""
+    families: dict[tuple[str, str, str], list[ThreatModel]] = {}
+    for row in card.threats:
+        families.setdefault(adversary(row.threat), []).append(row.threat)
+    shown = ((sorted(asked, key=lambda one: one.eps), card.curve(asked[0])) for asked in families.values())
+    return [_against(asked, curve) for asked, curve in shown if curve.searched or len(asked) > 1]
+
+
+def _against(asked: Sequence[ThreatModel], curve: Curve) -> Against:
+    broken = [eps for eps in curve.distances if math.isfinite(eps)]
+    nearly_all = broken[int(0.99 * (len(broken) - 1))] if broken and curve.searched else 0.0
+    ticks = _ticks(max(nearly_all, asked[-1].eps), whole=curve.threat.norm == "L0")
+    step = ticks[1]
+    between = [eps for eps in ticks if curve.searched and all(abs(eps - one.eps) > step / 4 for one in asked)]
+    places = {0.0: "0", **{eps: f"{eps:g}" for eps in between}, **{one.eps: one.eps_text for one in asked}}
+    return Against(
+        label=str(curve.threat).replace(f" {curve.threat.eps_text}", "", 1),
+        curve=curve,
+        asked=tuple(asked),
+        end=ticks[-1],
+        ticks=ticks,
+        rows=tuple((places[eps], curve.at(eps)) for eps in sorted(places)),
+    )
+
+
+def _ticks(end: float, whole: bool) -> tuple[float, ...]:
+    """Five to ten round numbers from 0 to at least the end."""
+    unit = 10.0 ** math.floor(math.log10(end / 5))
+    step = next(unit * part for part in (1, 2, 2.5, 5, 10) if unit * part * 8 >= end)
+    step = max(1.0, math.ceil(step)) if whole else step
+    return tuple(round(place * step, 12) for place in range(math.ceil(end / step * (1 - 1e-9)) + 1))
+
+
 def labels(cards: Sequence[Scorecard]) -> list[str]:
     """What each scorecard is called: its target's name, numbered where two targets share one."""
     names = [plain(card.target.name).strip() or "unnamed" for card in cards]
@@ -84,7 +146,16 @@ def reasons(card: Scorecard) -> list[str]:
 
 def reservations(card: Scorecard) -> list[str]:
     """What a reader must know before believing the numbers, a sentence each."""
-    return [sentence for check in (_stopped, _settled, _unconfirmed) for sentence in check(card)]
+    return [sentence for check in (_black_box, _stopped, _settled, _unconfirmed) for sentence in check(card)]
+
+
+def left_out(card: Scorecard) -> list[str]:
+    """Attacks of the suite that were not run, a sentence for each reason."""
+    reasons: dict[str, dict[str, None]] = {}
+    for one in card.skipped:
+        reasons.setdefault(plain(one.reason), {})[plain(one.attack)] = None
+    seen = f"of the target only the {card.target.access} are seen"
+    return [f"left out: {_and(list(names))} ({reason}; {seen})" for reason, names in reasons.items()]
 
 
 def paired(cards: Sequence[Scorecard]) -> Comparison | str | None:
@@ -146,6 +217,12 @@ def _undecided(gate: Gate) -> str:
 
 def _invalid(card: Scorecard) -> list[str]:
     return [f"{finding.code}: {finding.message}" for finding in card.validity if finding.severity == "error"]
+
+
+def _black_box(card: Scorecard) -> Iterator[str]:
+    if card.target.access != "gradients":
+        which = "score- and decision-based" if card.target.access == "scores" else "decision-based"
+        yield f"Black box: only {which} attacks ran; an adversary who sees more may break more."
 
 
 def _stopped(card: Scorecard) -> Iterator[str]:

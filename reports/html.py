@@ -62,11 +62,13 @@ class Section:
     """Position among the scorecards, from 0."""
     reasons: list[str]
     reservations: list[str]
+    left_out: list[str]
     threats: list[tuple[ThreatModel, Interval, list[AttackResult]]]
     classes: list[ClassResult]
     classes_left_out: int
     gallery: list[Exhibit]
     courses: list[Course]
+    against: list[tuple[_view.Against, _charts.EpsChart]]
     suite: str
     requirements: str
 
@@ -111,11 +113,13 @@ def _section(place: int, card: Scorecard, name: str) -> Section:
         place=place,
         reasons=_view.reasons(card),
         reservations=_view.reservations(card),
+        left_out=_view.left_out(card),
         threats=_view.results_by_threat(card),
         classes=list(classes) if len(classes) <= _CLASSES else shown,
         classes_left_out=max(0, len(classes) - _CLASSES),
         gallery=[_exhibit(card, example) for example in card.gallery],
         courses=[_course(result) for result in card.attacks if result.trace.loss],
+        against=[(found, _charts.eps_chart(found)) for found in _view.against_eps(card)],
         suite=_repeat.suite_toml(card.suite),
         requirements=_repeat.requirements(card),
     )
@@ -159,6 +163,7 @@ def _environment() -> Environment:
         _format.gate_demand,
         _format.gate_found,
         _format.gate_state,
+        _format.inside,
         _format.interval,
         _format.moment,
         _format.number,

@@ -56,6 +56,7 @@ def _card(card: Scorecard) -> Iterator[str]:
         ("", "Accuracy", f"{fmt.confidence(card.clean_accuracy)} interval"),
         [("Clean", *_share(card.clean_accuracy)), *_robust(card)],
     )
+    yield from _against(card)
     yield "### Attacks"
     yield _table(
         (
@@ -71,11 +72,12 @@ def _card(card: Scorecard) -> Iterator[str]:
         [_attack(result) for _, _, results in view.results_by_threat(card) for result in results],
         text=2,
     )
-    yield f"{view.RUNNING}  \n{view.ALONE}"
+    yield "  \n".join([view.RUNNING, view.ALONE, *map(escape, view.left_out(card))])
     yield from _findings(card)
     yield from _gates(card)
+    weights = f"weights {_code(card.target.weights_sha256[:12])}" if card.target.weights_sha256 else "a function"
     yield (
-        f"{escape(card.target.name)} (weights {_code(card.target.weights_sha256[:12])}) on "
+        f"{escape(card.target.name)} ({weights}) on "
         f"{fmt.plural(card.data.samples, 'sample')} of {escape(card.data.name)}, suite {escape(card.suite.name)}, "
         f"seed {card.seed}, {fmt.count(card.passes.total)} passes in {fmt.seconds(card.seconds)}, "
         f"robustbench\\_lite {escape(card.version)}"
@@ -97,6 +99,17 @@ def _robust(card: Scorecard) -> Iterator[tuple[str, str, str]]:
 def _share(accuracy: Interval, card: Scorecard | None = None) -> tuple[str, str]:
     bound = "≤ " if card and card.interrupted else ""
     return f"**{bound}{fmt.percent(accuracy.value)}**", fmt.interval(accuracy)
+
+
+def _against(card: Scorecard) -> Iterator[str]:
+    if not (shown := view.against_eps(card)):
+        return
+    yield "### Robust accuracy against eps"
+    yield _table(
+        ("Threat model", "eps", "Robust", f"{fmt.confidence(card.clean_accuracy)} interval"),
+        [(escape(one.label), escape(eps), *_share(found, card)) for one in shown for eps, found in one.rows],
+    )
+    yield "  \n".join(f"{escape(one.label)}: {escape(one.statement)}" for one in shown)
 
 
 def _attack(result: AttackResult) -> tuple[str, ...]:

@@ -60,7 +60,8 @@ def render(cards: Sequence[Scorecard], *, title: str | None = None, story: Seque
 
 def scorecard(card: Scorecard) -> RenderableType:
     """One scorecard: verdict, accuracy, attacks, findings, gates, cost."""
-    parts = [_verdict(card), _about(card), _accuracies(card), _attacks(card), _findings(card), _gates(card)]
+    curves = map(_against, view.against_eps(card))
+    parts = [_verdict(card), _about(card), _accuracies(card), *curves, _attacks(card), _findings(card), _gates(card)]
     return _Portable(Group(*_spaced(parts), _cost(card)))
 
 
@@ -136,13 +137,13 @@ def _about(card: Scorecard) -> RenderableType:
     order = "independent attacks" if suite.independent else "cascade"
     classes = f"{len(data.classes):,} classes"
     rows = {
-        "target": (target.name, fmt.plural(target.parameters, "parameter"), target.device, target.weights_sha256[:12]),
+        "target": (target.name, fmt.inside(target), target.device, target.weights_sha256[:12]),
         "data": (data.name, fmt.plural(data.samples, "sample"), fmt.shape(data), classes),
         "suite": (suite.name or "unnamed", order, fmt.plural(len(card.attacks), "attack"), f"seed {card.seed}"),
     }
     grid = Table.grid(padding=(0, 2))
     for key, values in rows.items():
-        grid.add_row(Text(key, style="dim"), Text(" · ".join(fmt.plain(value) for value in values)))
+        grid.add_row(Text(key, style="dim"), Text(" · ".join(fmt.plain(value) for value in values if value)))
     return grid
 
 
@@ -163,6 +164,15 @@ def _bar(label: str, accuracy: Interval, style: str) -> tuple[Text, Text, Text, 
     return Text(fmt.plain(label)), bar, Text(fmt.percent(accuracy.value), style="bold", justify="right"), ends
 
 
+def _against(found: view.Against) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    for eps, accuracy in found.rows:
+        style = "yellow" if any(eps == one.eps_text for one in found.asked) else "blue"
+        grid.add_row(*_bar(f"  {eps}", accuracy, style))
+    head = Text(f"Robust accuracy against eps, {fmt.plain(found.label)}", style="bold")
+    return Group(head, grid, Text(found.statement, style="dim"))
+
+
 def _attacks(card: Scorecard) -> RenderableType:
     table = _table()
     table.add_column("attack", overflow="fold")
@@ -174,7 +184,8 @@ def _attacks(card: Scorecard) -> RenderableType:
             table.add_row(Text(f"under {fmt.plain(str(threat))}", style="italic"))
         for result in results:
             table.add_row(*_attack(result), end_section=several and result is results[-1])
-    return Group(table, Text(f"\n{view.RUNNING}\n{view.ALONE}", style="dim"))
+    notes = "\n".join([view.RUNNING, view.ALONE, *view.left_out(card)])
+    return Group(table, Text(f"\n{notes}", style="dim"))
 
 
 def _attack(result: AttackResult) -> Iterator[Text]:

@@ -67,7 +67,7 @@ class Slot:
         if card.interrupted is None and all(result.fault is None for result in card.attacks):
             write_atomically(self.folder / _CORPUS_FILE, corpus)
             card.save(self.folder / CARD_FILE)
-            for part in (*self.folder.glob("*.jsonl"), *self.folder.glob("clean.npz")):
+            for part in (*self.folder.glob("*.jsonl"), *self.folder.glob("clean.npz"), *self.folder.glob("checks.npz")):
                 part.unlink()
 
 

@@ -34,6 +34,7 @@ _EVALUATE_OPTIONS = (
     "limit",
     "batch_size",
     "independent",
+    "curve",
     "keep_witnesses",
     "sequential",
     "cache",
@@ -134,6 +135,7 @@ _quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress ba
 @click.option("--suite", default="linf_standard", show_default=True, metavar="S", help="Name, or a TOML file.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Most samples in flight.")
 @click.option("--independent/--cascade", default=None, help="Each attack sees all samples, or those still standing.")
+@click.option("--curve/--no-curve", default=None, help="Find the nearest example, for accuracy at every eps, or don't.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Stop early after this time.")
 @click.option("--passes", type=click.IntRange(min=1), metavar="N", help="Stop early after this many passes.")
 @click.option(
@@ -156,7 +158,8 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     """Attack MODEL with a suite and write its scorecard.
 
     MODEL is package.module:callable, path/to/file.py:callable, torchvision:NAME, or a folder that 'rblite harden'
-    wrote. Its inputs are in [0, 1], NCHW; normalisation is inside it, or given by --normalize.
+    wrote. Its inputs are in [0, 1], NCHW; normalisation is inside it, or given by --normalize. What is no PyTorch
+    module is a Target.from_callable(function) that the callable returns.
     """
     from robustbench_lite import evaluation, progress
     from robustbench_lite.gates import Gates
@@ -196,6 +199,27 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
         _show([card])
     click.echo(f"Scorecard  {saved}\nReport     {page}")
     sys.exit(EXIT_INTERRUPT if card.interrupted == "interrupt" else EXIT[card.verdict])
+
+
+@main.command()
+@click.argument("model")
+@_model_options
+@_data_options
+@_run_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+def doctor(model: str, as_json: bool, **given: Any) -> None:
+    """Check MODEL before it is evaluated.
+
+    Normalisation, channel order, labels, train mode, randomness, gradients, and what a pass costs, on a sample of 256
+    unless --limit says otherwise. Exit code 1 where a finding would make the evaluation INVALID.
+    """
+    from robustbench_lite import doctor as job
+
+    data = _data(given, "test")
+    target = _target(model, given, data)
+    found = job.examine(target, data, seed=given["seed"], limit=given["limit"])
+    _print((job.as_json if as_json else job.report)(target, data, found))
+    sys.exit(EXIT["FAIL"] if job.errors(found) else 0)
 
 
 @main.command()
@@ -272,6 +296,41 @@ def demo(out: str, seed: int, quiet: bool) -> None:
     if not quiet:
         _show(cards, title=job.TITLE, story=told)
     click.echo(f"Report     {page.resolve()}")
+
+
+@main.command()
+@click.option("--weights", required=True, metavar="DIR", help="Where the published weights lie, as downloaded.")
+@click.option("--data-root", required=True, metavar="DIR", help="Where MNIST lies, in torchvision's layout.")
+@click.option(
+    "--case",
+    "cases",
+    multiple=True,
+    metavar="NAME",
+    help="lenet5_clean_pgd, lenet5_clean_ddn, lenet5_adv_pgd, lenet5_adv_ddn or wk17a; repeatable.  [default: all]",
+)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Run N samples, drawn by class.")
+@click.option("--json", "json_path", metavar="FILE", help="Write the numbers for machines.")
+def calibrate(weights: str, data_root: str, cases: tuple[str, ...], limit: int | None, json_path: str | None) -> None:
+    """Run published cases, to prove this install.
+
+    Networks that others trained and attacked, from your own copies of their files; what is missing is told with where
+    it is published. Exit code 1 where a number differs from the published one, 2 where none could be run.
+    """
+    from robustbench_lite import calibration as job
+    from robustbench_lite import progress
+    from robustbench_lite.data import load_data
+
+    if json_path:
+        _writable(Path(json_path))
+    data = load_data("mnist", root=data_root)
+    with progress.bars() as bars:
+        found = job.calibrate(Path(weights), data, cases, limit=limit, on_progress=progress.attack_bars(bars))
+    _print(job.report(found))
+    if json_path:
+        _write(Path(json_path), job.as_json(found))
+    if found.interrupted:
+        sys.exit(EXIT_INTERRUPT)
+    sys.exit(EXIT_USAGE if not found.ran else EXIT["FAIL" if found.count("differs", "impossible") else "PASS"])
 
 
 @main.command()

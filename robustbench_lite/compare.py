@@ -108,7 +108,7 @@ def compare(before: Scorecard, after: Scorecard) -> Comparison:
 
 def differences(before: Scorecard, after: Scorecard) -> tuple[str, ...]:
     """Tell what is unlike in how two scorecards came about, a sentence each; nothing where only the model differs."""
-    checks = (_trust, _stopped, _threats, _data, _suite, _seed, _version)
+    checks = (_trust, _stopped, _access, _threats, _data, _suite, _seed, _version)
     return tuple(sentence for check in checks for sentence in check(before, after))
 
 
@@ -168,6 +168,12 @@ def _stopped(before: Scorecard, after: Scorecard) -> Iterator[str]:
         if card.interrupted or cut:
             what = f"stopped early ({card.interrupted})" if card.interrupted else f"stopped early in {', '.join(cut)}"
             yield f"The evaluation {when} was {what}: its robust accuracy is only an upper bound."
+
+
+def _access(before: Scorecard, after: Scorecard) -> Iterator[str]:
+    first, second = before.target.access, after.target.access
+    if first != second:
+        yield f"Access differs: the targets' {first} were seen before, their {second} after, so other attacks ran."
 
 
 def _threats(before: Scorecard, after: Scorecard) -> Iterator[str]:

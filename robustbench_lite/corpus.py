@@ -20,6 +20,7 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.files import atomic_file, write_atomically
 from robustbench_lite.scorecard import NPZ_FAULTS
 from robustbench_lite.stepper import Attack, Problem, Seen
+from robustbench_lite.target import Access
 from robustbench_lite.threat import ThreatModel
 
 REPLAY = "replay"
@@ -37,6 +38,7 @@ class State(NamedTuple):
 class Replay(Attack):
     """Propose what broke the sample once, and nothing else: one forward pass."""
 
+    access: ClassVar[Access] = "labels"
     gradients: ClassVar[bool] = False
 
     known: dict[int, NDArray[np.float32]] = field(repr=False)

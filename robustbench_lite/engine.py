@@ -30,7 +30,7 @@ from robustbench_lite.norms import GEOMETRIES
 from robustbench_lite.scorecard import Passes, Trace
 from robustbench_lite.stepper import Attack, Counted, Problem, Seen
 from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.threat import TRANSFORMATIONS, ThreatModel
 
 TOLERANCE = 1e-6
 """By how much a witness may leave the ball, and for an eps above 1 by how much of it: rounding, and no more."""
@@ -99,14 +99,15 @@ class Run:
     def add(self, entry: Entry) -> None:
         """Add what became of some samples."""
         rows, broken = entry.rows, entry.broken
+        nearer = broken & (entry.distance < self.distance[rows])  # a start after the first may find a farther one
+        self.prediction[rows] = np.where(nearer, entry.prediction, self.prediction[rows])
+        self.distance[rows] = np.minimum(self.distance[rows], entry.distance)
         self.broken[rows] |= broken
-        self.prediction[rows[broken]] = entry.prediction[broken]
-        self.distance[rows] = np.where(broken, entry.distance, np.minimum(self.distance[rows], entry.distance))
         self.forward[rows] += entry.forward
         self.backward[rows] += entry.backward
         for name in ("samples", "loss", "fell", "zero"):
             getattr(self, name)[:] += getattr(entry, name)
-        self.witnesses.update(entry.witnesses)
+        self.witnesses.update({row: entry.witnesses[row] for row in rows[nearer].tolist() if row in entry.witnesses})
         self.unconfirmed += int(entry.unconfirmed.sum())
         self.strange += int(entry.strange.sum())
         self.seconds += entry.seconds
@@ -189,7 +190,8 @@ def run(
     batch_size
         Most samples in flight; halved by itself where memory runs out.
     early_stop
-        Whether a sample leaves as soon as it is broken. False: a minimal attack goes on to the nearest example.
+        Whether a sample leaves as soon as it is broken. False: an attack goes on to the nearest example, and one that
+        is out of the ball is confirmed as well, for its distance.
     keep
         Positions whose witness is kept.
     meter
@@ -252,7 +254,8 @@ def perturb(attack: Attack, target: Target, x: Tensor, y: Tensor, threat: Threat
     )
     state = attack.init(problem)
     for _ in range(attack.steps):
-        seen = look(problem.project(state.x), problem.aim, gradient=attack.gradients)
+        rival = attack.rival(problem, state)
+        seen = look(problem.project(state.x), problem.aim, rival, gradient=attack.gradients)
         state = attack.step(problem, state, seen)
         problem = replace(problem, step=problem.step + 1)
     return problem.project(state.x).detach()
@@ -270,12 +273,12 @@ class Look:
         """Most samples at once; what was found out in one attack holds for the next."""
         return self._meter.batch_limit
 
-    def __call__(self, x: Tensor, aim: Tensor, *, gradient: bool) -> Seen:
+    def __call__(self, x: Tensor, aim: Tensor, rival: Tensor | None = None, *, gradient: bool) -> Seen:
         while True:
             try:
                 parts = [
-                    self._ask(x[at : at + self.limit], aim[at : at + self.limit], gradient)
-                    for at in range(0, len(x), self.limit)
+                    self._ask(x[part], aim[part], None if rival is None else rival[part], gradient)
+                    for part in (slice(at, at + self.limit) for at in range(0, len(x), self.limit))
                 ]
             except (RuntimeError, MemoryError) as fault:
                 if not out_of_memory(fault) or self.limit == 1:
@@ -284,17 +287,17 @@ class Look:
                 continue
             return parts[0] if len(parts) == 1 else Seen(*map(torch.cat, zip(*parts, strict=True)))
 
-    def _ask(self, x: Tensor, aim: Tensor, gradient: bool) -> Seen:
+    def _ask(self, x: Tensor, aim: Tensor, rival: Tensor | None, gradient: bool) -> Seen:
         x = x.detach()
         if not gradient:
             with torch.no_grad():
                 logits = self._target(x)
-                loss = self._loss(logits, aim, self._targeted).to(x.dtype)
+                loss = self._loss(logits, aim, self._targeted, rival).to(x.dtype)
             return Seen(x, logits, loss, torch.zeros_like(x), torch.zeros_like(aim, dtype=torch.bool))
         with torch.enable_grad():
             x.requires_grad_()
             logits = self._target(x)
-            loss = self._loss(logits, aim, self._targeted)
+            loss = self._loss(logits, aim, self._targeted, rival)
             # A model that cuts the graph has no gradient.
             grad = torch.autograd.grad(loss.sum(), x, allow_unused=True)[0] if loss.requires_grad else None
         x = x.detach()
@@ -364,7 +367,8 @@ class _Loop:
         self.look = Look(target, attack.loss, threat.goal == "targeted", meter, batch_size)
         self.model = Counted(target)
         self.distance = GEOMETRIES[threat.norm].distance
-        self.reach = threat.eps + TOLERANCE * max(1.0, threat.eps)
+        # What a transformation may do is not told by a distance: no image is farther than 1.
+        self.reach = 1.0 if threat.norm in TRANSFORMATIONS else threat.eps + TOLERANCE * max(1.0, threat.eps)
         self.result = Run.empty(len(samples), attack.steps)
         self.queue: dict[int, int] = {}  # samples that wait, and which start it will be
         self.lanes: Lanes | None = None
@@ -392,15 +396,16 @@ class _Loop:
         """Keep what was found. The others' passes count, but they are not settled for good."""
         if self.lanes is not None:
             lanes = self._charge(self.lanes, self.model.take())
-            broken = lanes.fell >= 0
-            self.unchecked.add(lanes.select(broken))
-            self.last.add(lanes.select(~broken))
+            found = self._found(lanes)
+            self.unchecked.add(lanes.select(found))
+            self.last.add(lanes.select(~found))
         if self.last.size:
             self._settle(self.last.first(self.last.size), journal=False)
         try:
             self._confirm(everything=True)
         except KeyboardInterrupt:  # in a hurry: what is not confirmed is not broken
-            self._settle(self.unchecked.first(self.unchecked.size), journal=False)
+            waiting = self.unchecked.first(self.unchecked.size)
+            self._settle(waiting._replace(best=torch.full_like(waiting.best, torch.inf)), journal=False)
 
     def _read_journal(self) -> None:
         for entry in self.journal.entries() if self.journal is not None else ():
@@ -456,8 +461,8 @@ class _Loop:
             return
         lanes, seen = self._see(self.lanes, gradient=self.attack.gradients)
         self.lanes = lanes
-        broken = (lanes.fell >= 0) & self.early_stop
-        if bool(broken.any()):
+        broken = lanes.fell >= 0
+        if self.early_stop and bool(broken.any()):
             self.unchecked.add(lanes.select(broken))
             self.lanes = None if bool(broken.all()) else lanes.select(~broken)
             seen = Seen(*(part[~broken] for part in seen))
@@ -466,6 +471,8 @@ class _Loop:
         state = self.attack.step(self._problem(self.lanes), self.lanes.state, seen)
         lanes = self._charge(self.lanes, self.model.take())._replace(state=state, step=self.lanes.step + 1)
         last = lanes.step >= self.attack.steps
+        if (hopeless := self.attack.hopeless(self._problem(lanes), state)) is not None:
+            last = last | hopeless
         if bool(last.any()):
             # They need no gradient any more, so they leave the batch, and are looked at with others like them.
             self.last.add(lanes.select(last))
@@ -479,8 +486,9 @@ class _Loop:
         x = lanes.state.x.to(lanes.x.dtype)
         if not bool(x.sum().isfinite()):  # an attack's slip is not the model's: it gets no NaN to answer to
             x = torch.where(x.isfinite(), x, lanes.x)
-        x = x.clamp(0.0, 1.0) if self.attack.minimal else self._problem(lanes).project(x)
-        seen = self.look(x, lanes.aim, gradient=gradient)
+        problem = self._problem(lanes)
+        x = x.clamp(0.0, 1.0) if self.attack.minimal else problem.project(x)
+        seen = self.look(x, lanes.aim, self.attack.rival(problem, lanes.state), gradient=gradient)
         self.meter.spend(lanes.size, lanes.size * gradient)
         lanes.note(seen.loss, seen.blind)
         return self._judge(lanes, seen)._replace(
@@ -494,10 +502,14 @@ class _Loop:
         while self.last.size and (everything or self.last.size >= self.capacity):
             lanes, _ = self._see(self.last.first(self.capacity), gradient=False)
             self.last.drop(lanes.size)
-            broken = lanes.fell >= 0
-            self.unchecked.add(lanes.select(broken))
-            self._settle(lanes.select(~broken))
+            found = self._found(lanes)
+            self.unchecked.add(lanes.select(found))
+            self._settle(lanes.select(~found))
         self._confirm(everything)
+
+    def _found(self, lanes: Lanes) -> Tensor:
+        """Which lanes hold an example that is to be confirmed: one in the ball or, for its distance, any."""
+        return lanes.fell >= 0 if self.early_stop else lanes.best.isfinite()
 
     def _judge(self, lanes: Lanes, seen: Seen) -> Lanes:
         """Keep the nearest adversarial candidate of each lane, and the step at which it first was in the ball."""
@@ -540,17 +552,21 @@ class _Loop:
         self.meter.spend(lanes.size, 0)
         distance = self.distance(lanes.best_x.double() - origin.double())
         in_box = ((lanes.best_x >= 0) & (lanes.best_x <= 1)).flatten(1).all(1)
-        good = self._reached(logits, lanes.aim) & in_box & (distance <= self.reach)
+        inside = distance <= self.reach
+        good = self._reached(logits, lanes.aim) & in_box & (inside | (not self.early_stop))
+        broken = good & inside
         self._settle(
             lanes._replace(forward=lanes.forward + 1, best=torch.where(good, distance, torch.inf)),
             good=good.cpu().numpy(),
-            prediction=torch.where(good, logits.argmax(1), -1).cpu().numpy(),
+            broken=broken.cpu().numpy(),
+            prediction=torch.where(broken, logits.argmax(1), -1).cpu().numpy(),
         )
 
     def _settle(
         self,
         lanes: Lanes,
         good: NDArray[np.bool_] | None = None,
+        broken: NDArray[np.bool_] | None = None,
         prediction: NDArray[np.int64] | None = None,
         journal: bool = True,
     ) -> None:
@@ -559,12 +575,12 @@ class _Loop:
             return
         rows = lanes.rows.cpu().numpy()
         restart = lanes.restart.cpu().numpy()
-        broken = np.zeros(lanes.size, np.bool_) if good is None else good
+        broken = np.zeros(lanes.size, np.bool_) if broken is None else broken
         sums = lanes.sums()
         entry = Entry(
             rows=rows,
             restart=restart,
-            again=~broken & (restart + 1 < self.attack.restarts),
+            again=(restart + 1 < self.attack.restarts) & ~(broken & self.early_stop),
             broken=broken,
             unconfirmed=np.zeros_like(broken) if good is None else ~good,
             strange=lanes.strange.cpu().numpy(),

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import robustbench_lite
 from robustbench_lite import corpus as witness_corpus
 from robustbench_lite import registry, tally, validity
+from robustbench_lite.black_box import BlackBox
 from robustbench_lite.cache import Slot, code_sha256, slot
 from robustbench_lite.data import Data, as_data, check_inputs, check_labels
 from robustbench_lite.engine import Look, Run, Samples, run
@@ -25,9 +26,10 @@ from robustbench_lite.files import atomic_file
 from robustbench_lite.gates import Counts, Gates, decide, settled
 from robustbench_lite.meter import Meter, Progress
 from robustbench_lite.noise import Noise
-from robustbench_lite.scorecard import NPZ_FAULTS, Scorecard, Verdict
+from robustbench_lite.preflight import Preflight, preflight
+from robustbench_lite.scorecard import NPZ_FAULTS, Access, Finding, Scorecard, Skipped, Verdict
 from robustbench_lite.stepper import Attack
-from robustbench_lite.suite import Budget, Suite, load_suite, once_each
+from robustbench_lite.suite import Budget, Suite, adversary, load_suite, once_each
 from robustbench_lite.tally import Bout, Clean
 from robustbench_lite.target import Target, as_target
 from robustbench_lite.threat import ThreatModel
@@ -37,11 +39,11 @@ _BATCH = {"cpu": 128, "cuda": 512}
 _GALLERY_BYTES = 1 << 26
 _ON_ROBUST_ACCURACY = ("min_robust_accuracy", "max_drop", "max_regression")
 _LOOK_EVERY = 128  # samples between two looks at the gates: when a sequential run may end, on whatever machine
-_CLEAN_FILE = "clean.npz"
+_CLEAN_FILE, _CHECKS_FILE = "clean.npz", "checks.npz"
 
 
 def evaluate(
-    model: nn.Module | Target,
+    model: nn.Module | Target | Callable[..., Any],
     data: Any,
     suite: str | Path | Suite | list[str] = "linf_standard",
     threat: str | ThreatModel | list[str | ThreatModel] | None = None,
@@ -51,6 +53,7 @@ def evaluate(
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     independent: bool | None = None,
+    curve: bool | None = None,
     keep_witnesses: bool = False,
     gates: Gates | Mapping[str, float] | None = None,
     budget: Budget | None = None,
@@ -64,7 +67,9 @@ def evaluate(
     Parameters
     ----------
     model
-        A module, or a `Target`: inputs in [0, 1], shape (N, C, H, W); logits out, shape (N, K).
+        A module, or a `Target`: inputs in [0, 1], shape (N, C, H, W); logits out, shape (N, K). Or a function from a
+        float32 array (N, C, H, W) to scores (N, K) or labels (N,), see `Target.from_callable`; attacks that need more
+        than it shows are left out.
     data
         A pair (x, y) of tensors or arrays, a Dataset, a DataLoader, a `Data`, or the name of a source.
     suite
@@ -80,8 +85,12 @@ def evaluate(
     device
         Such as ``cpu`` or ``cuda:0``; by default where the model is.
     independent
-        Whether each attack sees every sample, or (False) only those that the attacks before it left; by default as
-        the suite says.
+        Whether each attack sees every sample, or (False) only those that the attacks before it left, under this
+        threat model or under one of the same norm and goal with a smaller eps; by default as the suite says.
+    curve
+        Whether the attacks that look for the smallest perturbation go on to the nearest adversarial example of every
+        sample, in the ball or out of it, so that ``Scorecard.curve`` tells the robust accuracy at every eps; by default
+        as the suite says.
     keep_witnesses
         Whether the adversarial examples are kept on the card.
     gates
@@ -110,7 +119,7 @@ def evaluate(
         For whatever was given wrong, before the first attack runs.
     """
     demands = gates if isinstance(gates, Gates) else Gates.of(gates or {})
-    asked = _resolve(load_suite(suite), threat, independent, budget)
+    asked = _resolve(load_suite(suite), threat, independent, curve, budget)
     target, samples = as_target(model, device), as_data(data)
     if limit is not None:
         samples = samples.stratified(limit, seed)
@@ -120,14 +129,20 @@ def evaluate(
     if not 0 <= seed < 2**63:
         raise UserError(f"seed is {seed}: expected a number from 0 to 2^63 - 1")
     _check_ball(asked, samples)
+    attacks = _built(asked)
+    asked_before = _acquaint(target, samples)
+    attacks, skipped = _fitting(attacks, target, asked, tuple(samples.shape))
+    _check_curve(asked, attacks)
     if corpus is not None:
         witness_corpus.claim(corpus)
     job = _Job(
         target=target,
+        asked_before=asked_before,
         data=samples,
         limit=limit,
         suite=asked,
-        attacks=_built(asked),
+        attacks=attacks,
+        skipped=skipped,
         seed=seed,
         size=size,
         keep_witnesses=keep_witnesses,
@@ -159,10 +174,13 @@ class _Job:
     """What was asked, checked and resolved."""
 
     target: Target
+    asked_before: int
+    """How often the first samples were asked about to find out what the target shows."""
     data: Data
     limit: int | None
     suite: Suite
     attacks: tuple[_Planned, ...]
+    skipped: tuple[Skipped, ...]
     seed: int
     size: int
     keep_witnesses: bool
@@ -173,25 +191,32 @@ class _Job:
 
     def answer(self) -> Scorecard:
         """Run it."""
-        before = self.target.weights_sha256()
+        before = self.target.info()
         clean = _remembered_clean_pass(self)
+        checked = _remembered_checks(self, clean)
+        clean = clean._replace(forward=clean.forward + checked.forward, backward=checked.backward)
         seen, bouts = _fight(self, clean)
         if self.corpus is not None:
             _remember_witnesses(self.corpus, clean, bouts)
         return tally.scorecard(
-            target=self.target.info(),
+            target=before,
             data=self.data.take(torch.from_numpy(seen)),
             planned=len(self.data) if self.until else None,
             limit=self.limit,
             clean=clean.take(seen),
             suite=self.suite,
+            skipped=self.skipped,
             bouts=[bout.take(seen) for bout in bouts],
-            changed=tuple(validity.changed(before, self.target.weights_sha256())),
+            found=(*checked.findings, *self._changed(before.weights_sha256)),
             seed=self.seed,
             batch_size=self.size,
             keep_witnesses=self.keep_witnesses,
             meter=self.meter,
         )
+
+    def _changed(self, before: str) -> Iterator[Finding]:
+        if not isinstance(self.target.module, BlackBox):  # a function may well count its calls
+            yield from validity.changed(before, self.target.weights_sha256())
 
     def question(self) -> dict[str, Any]:
         """What the answer depends on, and nothing else: not the batch size, the gates or the budget."""
@@ -201,6 +226,7 @@ class _Job:
             "target": self.target.name,
             "device": self.target.device.type,
             "weights": self.target.weights_sha256(),
+            "access": self.target.access,
             "code": code_sha256(self.target.module),
             "data": self.data.name,
             "samples": hashlib.sha256(_keys(self.data, self.size).tobytes()).hexdigest(),
@@ -215,7 +241,11 @@ class _Job:
 
 def _remembered(job: _Job, folder: str | Path) -> Scorecard:
     """Answer from the cache, or run and keep the answer."""
-    with slot(folder, job.question()) as here:
+    question = job.question()
+    if not question["weights"]:
+        _log.warning("%s: what it holds can't be read, so nothing is answered from the cache", job.target.name)
+        return job.answer()
+    with slot(folder, question) as here:
         card = here.card()
         if card is None or here.corpus_then() != _corpus_now(job):
             card = replace(job, slot=here).answer()
@@ -227,7 +257,7 @@ def _corpus_now(job: _Job) -> str:
     return "" if job.corpus is None else witness_corpus.digest(job.corpus)
 
 
-def _resolve(suite: Suite, threat: Any, independent: bool | None, budget: Budget | None) -> Suite:
+def _resolve(suite: Suite, threat: Any, independent: bool | None, curve: bool | None, budget: Budget | None) -> Suite:
     """Put what the caller asked for in place of what the suite says."""
     threats = suite.threats
     if threat is not None:
@@ -239,6 +269,7 @@ def _resolve(suite: Suite, threat: Any, independent: bool | None, budget: Budget
         update={
             "threats": threats,
             "independent": suite.independent if independent is None else independent,
+            "curve": suite.curve if curve is None else curve,
             "budget": budget or suite.budget,
         }
     )
@@ -262,14 +293,85 @@ def _built(suite: Suite) -> tuple[_Planned, ...]:
     return attacks
 
 
+def _acquaint(target: Target, data: Data) -> int:
+    """Tell a function what the data know of its classes, and ask it what it shows; return how often it was asked."""
+    if not isinstance(target.module, BlackBox):
+        return 0
+    target.module.expect(max(len(data.classes), int(data.labels.max()) + 1))
+    if target.module.access is not None:
+        return 0
+    first = data.fetch(torch.arange(min(2, len(data))))
+    check_inputs(first, data.name)
+    target.probe(first)
+    return 1
+
+
+def _fitting(
+    attacks: tuple[_Planned, ...], target: Target, suite: Suite, shape: tuple[int, ...]
+) -> tuple[tuple[_Planned, ...], tuple[Skipped, ...]]:
+    """Part the attacks in those that see enough of the target and can be run on its inputs, and those left out."""
+    seeing = tuple(planned for planned in attacks if _enough(target.access, planned.attack.access))
+    if not seeing:
+        names = ", ".join(planned.name for planned in attacks)
+        can = [name for name in registry.names("attacks") if _runs(name, target.access, suite)]
+        ready = "the suite black_box, or " if "black_box" in registry.names("suites") else ""
+        raise UserError(
+            f"no attack of suite {suite.name!r} can run: of {target.name} only the {target.access} are seen, and "
+            f"{names} need more; give {ready}attacks such as {', '.join(can) or 'your own'}"
+        )
+    unfit = {planned.name: expected for planned in seeing if (expected := planned.attack.unfit(shape))}
+    if len(unfit) == len(seeing):
+        reasons = "; ".join(f"{name} {expected}" for name, expected in unfit.items())
+        raise UserError(f"no attack of suite {suite.name!r} can run on inputs of shape {shape}: {reasons}")
+    fit = tuple(planned for planned in seeing if planned.name not in unfit)
+    skipped = tuple(
+        Skipped(
+            attack=planned.name,
+            threat=str(threat),
+            reason=unfit.get(planned.name, f"needs {planned.attack.access}"),
+        )
+        for threat in suite.threats
+        for planned in attacks
+        if planned not in fit
+    )
+    return fit, skipped
+
+
+def _enough(shown: Access, needed: Access) -> bool:
+    order = get_args(Access)
+    return bool(order.index(needed) <= order.index(shown))
+
+
+def _runs(name: str, shown: Access, suite: Suite) -> bool:
+    """Whether an attack of the catalogue sees enough of a target and does a norm that is asked for."""
+    if ":" in name:  # another library's: any of many
+        return False
+    try:
+        kind = registry.find("attacks", name)
+    except UserError:
+        return False
+    if not (isinstance(kind, type) and issubclass(kind, Attack)):
+        return False
+    return _enough(shown, kind.access) and all(threat.norm in kind.norms for threat in suite.threats)
+
+
 def _check_ball(suite: Suite, data: Data) -> None:
-    widest = float(np.prod(data.shape)) ** 0.5
+    values = int(np.prod(data.shape))
+    widest = {"L2": values**0.5, "L1": values, "L0": values}
     for threat in suite.threats:
-        if threat.norm == "L2" and threat.eps >= widest:
+        if threat.norm in widest and threat.eps >= widest[threat.norm]:
             raise UserError(
                 f"eps is {threat.eps_text}: no two inputs of shape {data.shape} in [0, 1] are farther apart than "
-                f"{widest:.3g} in L2; expected less"
+                f"{widest[threat.norm]:.6g} in {threat.norm}; expected less"
             )
+
+
+def _check_curve(suite: Suite, attacks: tuple[_Planned, ...]) -> None:
+    if suite.curve and not any(attack.minimal for _, _, attack in attacks):
+        raise UserError(
+            f"no attack of suite {suite.name!r} that can run looks for the smallest perturbation: a curve needs one, "
+            "such as carlini_wagner; or ask for several eps of one norm, without a curve"
+        )
 
 
 def _clean_pass(job: _Job) -> Clean:
@@ -304,9 +406,9 @@ def _clean_pass(job: _Job) -> Clean:
                 job.meter.spend(len(rows), 0)
     predicted = torch.cat(prediction)
     forward = np.ones(len(data), np.int64)
-    forward[: len(first)] += 1  # the probe
+    forward[: len(first)] += 1 + job.asked_before  # the probe
     forward[: len(again)] += 1
-    job.meter.spend(len(first), 0)
+    job.meter.spend(len(first) * (1 + job.asked_before), 0)
     return Clean(
         prediction=predicted.numpy(),
         keys=np.array(keys, np.int64),
@@ -314,6 +416,7 @@ def _clean_pass(job: _Job) -> Clean:
         labels=data.labels.numpy(),
         classes=classes,
         forward=forward,
+        backward=np.zeros_like(forward),
         asked=len(again),
         changed=int((again != predicted[: len(again)]).sum()),
     )
@@ -342,7 +445,37 @@ def _remembered_clean_pass(job: _Job) -> Clean:
         return clean
     plain["least_likely"] = torch.from_numpy(plain["least_likely"])
     job.meter.spend(int(plain["forward"].sum()), 0)
+    plain["backward"] = np.zeros_like(plain["forward"])
     return Clean(**plain, labels=job.data.labels.numpy(), classes=classes, asked=asked, changed=changed)
+
+
+def _checks(job: _Job, clean: Clean) -> Preflight:
+    return preflight(
+        job.target,
+        job.data,
+        seed=job.seed,
+        prediction=clean.prediction,
+        # Where nothing is right there is nothing to attack.
+        gradients=bool(clean.correct.any()) and any(attack.access == "gradients" for _, _, attack in job.attacks),
+        batch_size=job.size,
+        meter=job.meter,
+    )
+
+
+def _remembered_checks(job: _Job, clean: Clean) -> Preflight:
+    """Take up the checks of a run that was killed, or make them and keep them."""
+    if job.slot is None:
+        return _checks(job, clean)
+    path = job.slot.folder / _CHECKS_FILE
+    try:
+        checked = Preflight.load(path)
+    except NPZ_FAULTS:
+        checked = _checks(job, clean)
+        if checked.finished:
+            checked.save(path)
+        return checked
+    job.meter.spend(int(checked.forward.sum()), int(checked.backward.sum()))
+    return checked
 
 
 def _batches(data: Data, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -399,12 +532,12 @@ def _fight(job: _Job, clean: Clean) -> tuple[NDArray[np.int64], list[Bout]]:
             known = bouts.get((bout.threat, bout.name))
             bouts[bout.threat, bout.name] = bout if known is None else known.merge(bout)
             standing &= ~bout.run.broken
-            stopped = bout.run.stopped is not None
+            stopped = stopped or bout.run.stopped is not None
         if stopped or (
             job.until is not None and settled(job.until, _counts(job, clean, standing, seen), len(job.data))
         ):
             break
-    return np.sort(seen), list(bouts.values())
+    return np.sort(seen), sorted(bouts.values(), key=lambda bout: job.suite.threats.index(bout.threat))
 
 
 def _parts(job: _Job, clean: Clean) -> list[NDArray[np.int64]]:
@@ -428,8 +561,12 @@ def _counts(job: _Job, clean: Clean, standing: NDArray[np.bool_], seen: NDArray[
 
 
 def _rounds(job: _Job, clean: Clean) -> Iterator[_Round]:
-    """Make ready, once for all parts of the samples, what each threat model takes."""
-    for threat in job.suite.threats:
+    """Make ready, once for all parts of the samples, what each threat model takes: of one norm the smallest eps first.
+
+    A witness at an eps is one at every larger eps, so what is broken there is not attacked again.
+    """
+    norms = [adversary(threat) for threat in job.suite.threats]
+    for threat in sorted(job.suite.threats, key=lambda threat: (norms.index(adversary(threat)), threat.eps)):
         samples = Samples(job.data, torch.from_numpy(clean.keys), _aims(job, threat, clean))
         yield _Round(threat, samples, (*_replayed(job, threat, clean), *job.attacks))
 
@@ -437,37 +574,78 @@ def _rounds(job: _Job, clean: Clean) -> Iterator[_Round]:
 def _fight_part(
     job: _Job, clean: Clean, rounds: list[_Round], keep: Container[int], part: NDArray[np.int64]
 ) -> Iterator[Bout]:
-    """Run the suite on some samples."""
+    """Run the suite on some samples.
+
+    Once an attack was stopped, what is known of the attacks that follow is still handed out: witnesses at a smaller
+    eps.
+    """
     right = part[clean.correct[part]]
+    widest = {adversary(one.threat): one.threat for one in rounds}
+    found: dict[tuple[str, str, str], dict[str, Bout]] = {}
+    stopped: str | None = None
     for threat, samples, attacks in rounds:
-        standing = right
+        before = found.setdefault(adversary(threat), {})
+        known = {name: bout.at(threat) for name, bout in before.items()}
+        standing = right[~_broken(known, len(job.data))[right]]
         for planned in attacks:
-            rows = right if job.suite.independent else standing
+            earlier = known.get(planned.name)
+            nearest = tally.searched(job.suite, planned.attack, threat)
+            if stopped is not None or (nearest and earlier is not None):
+                if earlier is not None:
+                    yield earlier._replace(run=replace(earlier.run, stopped=stopped))
+                continue
+            rows = right if job.suite.independent or nearest else standing
             if isinstance(planned.attack, witness_corpus.Replay):
                 rows = rows[np.isin(clean.keys[rows], list(planned.attack.known))]
-            try:
-                result = run(
-                    planned.attack,
-                    job.target,
-                    samples,
-                    rows,
-                    threat,
-                    name=planned.name,
-                    seed=job.seed,
-                    batch_size=job.size,
-                    keep=keep,
-                    meter=job.meter,
-                    journal=None if job.slot is None else job.slot.journal(planned.name, str(threat)),
-                )
-            except Exception as fault:  # whatever an attack, or the model under it, trips over: the others still count
-                _log.info("%s failed under %s", planned.name, threat, exc_info=True)
-                result = replace(
-                    Run.empty(len(job.data), planned.attack.steps), fault=f"{type(fault).__name__}: {fault}"
-                )
-            yield Bout(planned.name, planned.algorithm, planned.attack, threat, rows, result)
-            if result.stopped:
-                return
-            standing = standing[~result.broken[standing]]
+            # The search for the nearest example doesn't depend on eps: one, for the largest, tells of all of them.
+            limit = widest[adversary(threat)] if nearest else threat
+            result = _attempt(job, planned, samples, rows, limit, keep, early_stop=not nearest)
+            bout = Bout(planned.name, planned.algorithm, planned.attack, limit, rows, result)
+            bout = bout if earlier is None else earlier.merge(bout)
+            if result.fault is None and (nearest or not job.suite.independent):
+                before[planned.name] = bout.known(nearest)
+            yield bout.at(threat)
+            stopped = result.stopped
+            standing = standing[~bout.at(threat).run.broken[standing]]
+
+
+def _attempt(
+    job: _Job,
+    planned: _Planned,
+    samples: Samples,
+    rows: NDArray[np.int64],
+    threat: ThreatModel,
+    keep: Container[int],
+    *,
+    early_stop: bool,
+) -> Run:
+    """Run one attack; whatever it, or the model under it, trips over: the others still count."""
+    try:
+        return run(
+            planned.attack,
+            job.target,
+            samples,
+            rows,
+            threat,
+            name=planned.name,
+            seed=job.seed,
+            batch_size=job.size,
+            early_stop=early_stop,
+            keep=keep,
+            meter=job.meter,
+            journal=None if job.slot is None else job.slot.journal(planned.name, str(threat)),
+        )
+    except Exception as fault:
+        _log.info("%s failed under %s", planned.name, threat, exc_info=True)
+        return replace(Run.empty(len(job.data), planned.attack.steps), fault=f"{type(fault).__name__}: {fault}")
+
+
+def _broken(bouts: Mapping[str, Bout], size: int) -> NDArray[np.bool_]:
+    """Whether any of the attacks broke each sample."""
+    broken = np.zeros(size, np.bool_)
+    for bout in bouts.values():
+        broken |= bout.run.broken
+    return broken
 
 
 def _replayed(job: _Job, threat: ThreatModel, clean: Clean) -> Iterator[_Planned]:

@@ -242,6 +242,8 @@ def _digest(data: Data) -> str:
 
 
 def _check(target: Target, data: Data) -> None:
+    if target.access != "gradients":
+        raise UserError(f"{target.name} is a function of arrays and can't be trained: give a torch.nn.Module")
     first = data.fetch(range(min(2, len(data))))
     check_inputs(first, data.name)
     check_labels(data.labels, target.probe(first))

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.markup import escape
+from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from robustbench_lite import registry
 from robustbench_lite.errors import UserError
 from robustbench_lite.suite import describe
 
+if TYPE_CHECKING:
+    from robustbench_lite.stepper import Attack
+
 KINDS = ("attacks", "suites", "defenses", "recipes", "reports", "data")
 _FOLDERS = {"suites": "attacks", "recipes": "defenses"}
 _SHADOWS = "(yours, in place of the built-in one)"
+_HEAD = ("attack", "norms", "sees", "passes")
+_LEGEND = (
+    "sees: gradients (of a white box), scores or labels (of a black box, too)\n"
+    "passes: forward + backward of a sample that withstands, with default parameters"
+)
 
 _Row = tuple[str, ...]
 
@@ -45,16 +56,32 @@ class _Cropped:
             yield Segment.line()
 
 
-def _table(kind: str) -> Table:
+def _table(kind: str) -> RenderableType:
+    if kind == "attacks":
+        return _attack_table()
     table = Table(title=kind, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, style="bold")
-    if kind == "attacks":
-        table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for row in _rows(kind):
         table.add_row(*(escape(cell) for cell in row))
     table.add_row("")
     return table
+
+
+def _attack_table() -> RenderableType:
+    """Facts in columns, and below them what the attack does: beside them there is no room at 80 columns."""
+    rows = list(_rows("attacks"))
+    widths = [max(map(cell_len, cells)) for cells in zip(_HEAD, *(row[:-1] for row in rows), strict=True)]
+    parts: list[RenderableType] = [Text("attacks", style="bold"), Text(_facts(_HEAD, widths), style="dim")]
+    for *facts, text in rows:
+        line = Text(_facts(facts, widths))
+        line.stylize("bold", 0, len(facts[0]))
+        parts += [line, Padding(Text(text), (0, 0, 0, 2))]
+    return Group(*parts, Text(f"\n{_LEGEND}\n", style="dim"))
+
+
+def _facts(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
 
 
 def _rows(kind: str) -> Iterator[_Row]:
@@ -90,7 +117,8 @@ def _described(kind: str, name: str, room: registry.Room) -> _Row:
         return (name, describe(kind, str(room.folder / kind / f"{name}.toml")))
     if name.endswith(":*"):
         library = name.removesuffix(":*")
-        return _row(kind, f"{library}:NAME", f"any attack of {library} by its name there")
+        facts = ("varies",) * 3 if kind == "attacks" else ()
+        return (f"{library}:NAME", *facts, f"any attack of {library} by its name there")
     found: Any = room.load(room.table()[name])
     summary = (inspect.getdoc(found) or "").partition("\n\n")[0].replace("\n", " ").replace("``", "")
     if kind != "attacks":
@@ -99,12 +127,18 @@ def _described(kind: str, name: str, room: registry.Room) -> _Row:
 
     if not (isinstance(found, type) and issubclass(found, Attack)):
         raise UserError(f"{room.table()[name]} is no Attack; subclass robustbench_lite.stepper.Attack")
-    return (name, ", ".join(found.norms), f"{summary} {found.paper}".strip())
+    return (name, ", ".join(found.norms), found.access, _passes(found), f"{summary} {found.paper}".strip())
+
+
+def _passes(attack: type[Attack]) -> str:
+    """Cost of a sample with default parameters, such as ``41 + 40``; an attack may have some without a default."""
+    try:
+        passes = attack().passes
+    except (TypeError, ValueError):
+        return "varies"
+    return f"{passes.forward:,} + {passes.backward:,}"
 
 
 def _failed(kind: str, name: str, fault: str) -> _Row:
-    return _row(kind, name, f"can't be loaded: {' '.join(fault.split())}")
-
-
-def _row(kind: str, name: str, text: str) -> _Row:
-    return (name, "", text) if kind == "attacks" else (name, text)
+    blank = ("",) * 3 if kind == "attacks" else ()
+    return (name, *blank, f"can't be loaded: {' '.join(fault.split())}")

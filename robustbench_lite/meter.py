@@ -33,6 +33,7 @@ class Meter:
         self.budget = budget or Budget()
         self.passes = Passes()
         self.batch_limit = sys.maxsize  # most samples at once that memory was found to hold
+        self.interrupted = False  # by Ctrl-C, outside of an attack
         self._started, self._earlier = time.perf_counter(), 0.0
         self._on_progress = on_progress
 
@@ -42,7 +43,9 @@ class Meter:
         return time.perf_counter() - self._started + self._earlier
 
     def check(self, upcoming: int) -> None:
-        """Raise `Stop` where this many further passes, or time, are over the budget."""
+        """Raise `Stop` where this many further passes, or time, are over the budget, and after Ctrl-C."""
+        if self.interrupted:
+            raise Stop("interrupt")
         if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
             raise Stop("seconds")
         if self.budget.passes is not None and self.passes.total + upcoming > self.budget.passes:

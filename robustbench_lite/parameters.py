@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, PositiveInt
 
-__all__ = ["Length", "PositiveInt", "Share", "step_length"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Length", "PositiveInt", "Share", "had_its_share", "step_length"]
 
 
 def _number(given: Any) -> Any:
@@ -27,3 +30,20 @@ Share = Annotated[float, Field(ge=0, le=1)]
 def step_length(step_size: float | None, eps: float, steps: int) -> float:
     """Length of a step: as given, or ``2.5 * eps / steps``, which can cross the ball and still turn back."""
     return min(eps, 2.5 * eps / steps) if step_size is None else step_size
+
+
+def had_its_share(tries: Tensor, best: Tensor, first: Tensor, patience: int) -> Tensor:
+    """Whether samples were tried often enough for what is left of their margins, shape (B,).
+
+    A robust sample shows early that it is one: its margin hardly moves. So it gets ``patience`` tries where half of the
+    margin is left, eight times as many where a quarter is, and an eighth where all of it is.
+
+    Parameters
+    ----------
+    tries
+        How many it had, shape (B,).
+    best, first
+        The margin that is nearest to the goal so far, and the one at the input, both below 0, shape (B,).
+    """
+    left = (best / first.clamp_max(-1e-12)).clamp_min(1e-3)
+    return tries >= patience * (0.5 / left) ** 3

@@ -9,7 +9,8 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -27,20 +28,24 @@ from pydantic import (
 from robustbench_lite.errors import UserError, faults
 from robustbench_lite.files import atomic_file, write_atomically
 from robustbench_lite.statistics import clopper_pearson
-from robustbench_lite.suite import Suite
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.suite import Suite, adversary
+from robustbench_lite.threat import NORMS, ThreatModel
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 SCHEMA_VERSION: Literal[1] = 1
+_LARGEST = math.nextafter(math.inf, 0.0)  # an eps that still leaves what is broken at none
 
 NPZ_FAULTS = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 """What numpy raises for a damaged npz file."""
 
 Verdict = Literal["PASS", "FAIL", "INVALID"]
 Severity = Literal["error", "warning", "info"]
+
+Access = Literal["labels", "scores", "gradients"]
+"""What can be seen of a target, the least first: its labels alone, its scores (logits or probabilities), gradients."""
 
 
 class _Frozen(BaseModel):
@@ -118,7 +123,8 @@ class AttackResult(_Frozen):
     gradients: bool
     """Whether it climbs the gradient that the trace tells of; a foreign attack's loop is not seen."""
     attempted: int
-    """Samples it was run on: in a cascade those that were left."""
+    """Samples it was run on: in a cascade those that were left. With them those that it had broken under a smaller eps
+    of the same norm and goal, which cost nothing here."""
     broken: int
     """Samples of these that it broke, each with a confirmed witness."""
     unconfirmed: int = 0
@@ -144,6 +150,17 @@ class AttackResult(_Frozen):
     trace: Trace
 
 
+class Skipped(_Frozen):
+    """An attack of the suite that was not run under a threat model."""
+
+    attack: str
+    """Its name in the suite."""
+    threat: str
+    """The threat model."""
+    reason: str
+    """Such as ``needs gradients``, or what it expects of the inputs."""
+
+
 class ThreatResult(_Frozen):
     """The worst case over all attacks under one threat model."""
 
@@ -164,6 +181,17 @@ class Break(_Frozen):
     """Distance from the original, in the threat model's norm."""
 
 
+class Nearest(_Frozen):
+    """The nearest confirmed adversarial example of one sample, in the ball or out of it."""
+
+    attack: str
+    """Name of the attack that found it."""
+    threat: str
+    """The threat model; any eps of its norm and goal may have led to it."""
+    distance: float
+    """Distance from the original, in the threat model's norm."""
+
+
 class Outcome(_Frozen):
     """The row of one sample."""
 
@@ -176,6 +204,8 @@ class Outcome(_Frozen):
     """Prediction on the clean input."""
     breaks: tuple[Break, ...] = ()
     """Witnesses against it, in the order they were found; empty where it stood or was wrong from the start."""
+    nearest: tuple[Nearest, ...] = ()
+    """Where the suite asks for a curve: one a threat model, none where no adversarial example is known."""
     passes: Passes
     """What this sample cost, clean pass included."""
 
@@ -198,6 +228,11 @@ class Outcome(_Frozen):
     def distance(self) -> float | None:
         """Distance of the first witness."""
         return self.breaks[0].distance if self.breaks else None
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Not written where there is none, so that a card of before it was kept is saved as it was read.
+        return {key: value for key, value in write(self).items() if key != "nearest" or value}
 
 
 class ClassResult(_Frozen):
@@ -299,10 +334,18 @@ class TargetInfo(_Frozen):
 
     name: str
     weights_sha256: str
-    """Hash of the state dict: names, shapes and values."""
+    """Hash of the state dict: names, shapes and values. Of a function, of what it holds; empty where that can't be
+    read."""
     parameters: int
-    """Number of parameters."""
+    """Number of parameters; 0 of a function."""
     device: str
+    access: Access = "gradients"
+    """What was seen of it: ``scores`` or ``labels`` of a function, gradients as well of a module."""
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As of a gate: what was always so before is not written.
+        return {key: value for key, value in write(self).items() if (key, value) != ("access", "gradients")}
 
 
 class DataInfo(_Frozen):
@@ -330,6 +373,54 @@ class Environment(_Frozen):
     threads: int
     packages: dict[str, str]
     """Versions of what the result depends on."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Robust accuracy against eps, under one norm and goal.
+
+    At an eps it is the share of all samples that are right when clean and have no adversarial example known at this
+    distance or nearer: it never rises, and is what would be left of the accuracy if no attack did better.
+    """
+
+    threat: ThreatModel
+    """Norm and goal; the curve is the same for each eps of them."""
+    total: int
+    """Samples, those wrong from the start included."""
+    distances: tuple[float, ...]
+    """Of each sample that is right when clean, the smallest eps at which it is broken, in rising order; inf where it is
+    at none."""
+    searched: bool
+    """Whether the distances are those of the nearest examples known. False: no smallest perturbation was looked for,
+    and a distance is the smallest eps, of those attacked, at which the sample is broken."""
+    confidence: float = 0.95
+    """Of the intervals, which hold at each eps by itself."""
+
+    def at(self, eps: float) -> Interval:
+        """Robust accuracy at an eps, 0 or larger; at 0 it is the clean accuracy."""
+        if not eps >= 0:
+            raise UserError(f"eps is {eps}: expected 0 or a number above it")
+        # Samples that don't have to be moved are not broken at eps 0, where the clean pass had them right.
+        broken = bisect_right(self.distances, min(eps, _LARGEST)) if eps > 0 else 0
+        return Interval.of(len(self.distances) - broken, self.total, self.confidence)
+
+    def steps(self) -> tuple[tuple[float, Interval], ...]:
+        """Every eps at which it changes with the robust accuracy from there on, 0 and the clean accuracy first."""
+        ends = sorted({eps for eps in self.distances if 0 < eps < math.inf})
+        return tuple((eps, self.at(eps)) for eps in (0.0, *ends))
+
+    def quantile(self, share: float) -> float | None:
+        """Smallest eps at which this share of the samples that are right when clean is broken; None where none is."""
+        if not 0 < share <= 1:
+            raise UserError(f"share is {share}: expected a number above 0, and at most 1")
+        count = math.ceil(round(share * len(self.distances), 9))  # a share such as 0.07 of 100 is 7, not 7.0000001
+        eps = self.distances[count - 1] if self.distances else math.inf
+        return eps if math.isfinite(eps) else None
+
+    @property
+    def median(self) -> float | None:
+        """Eps at which half of the samples that are right when clean are broken; None where more are never broken."""
+        return self.quantile(0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -398,6 +489,8 @@ class Scorecard(_Frozen):
     robust_accuracy: Interval
     threats: tuple[ThreatResult, ...]
     attacks: tuple[AttackResult, ...]
+    skipped: tuple[Skipped, ...] = ()
+    """Attacks of the suite that need to see more of the target than can be seen, or other inputs."""
     passes: Passes
     seconds: float
     verdict: Verdict
@@ -409,6 +502,10 @@ class Scorecard(_Frozen):
     gallery: tuple[Example, ...] = Field(default=(), repr=False)
 
     _witnesses: Witnesses | None = PrivateAttr(default=None)
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if key != "skipped" or value}
 
     @property
     def witnesses(self) -> Witnesses | None:
@@ -440,6 +537,35 @@ class Scorecard(_Frozen):
                 clean_accuracy=Interval.of(sum(row.correct for row in members), len(members)),
                 robust_accuracy=Interval.of(sum(row.robust for row in members), len(members)),
             )
+
+    def curve(self, threat: str | ThreatModel | None = None) -> Curve:
+        """Robust accuracy against eps.
+
+        Of a suite that asks for a curve from the nearest adversarial example of each sample; of any other from the eps
+        that it was run under, a point each.
+
+        Parameters
+        ----------
+        threat
+            A threat model whose norm and goal are on the card, of any eps; by default the first of the card.
+
+        Raises
+        ------
+        ValueError
+            For a norm and goal that are not on the card.
+        """
+        asked = self.threats[0].threat if threat is None else ThreatModel.parse(threat)
+        among = [one.threat for one in self.threats if adversary(one.threat) == adversary(asked)]
+        if not among:
+            known = ", ".join(dict.fromkeys(str(one.threat) for one in self.threats))
+            raise UserError(f"{asked}: nothing of this norm and goal is on the card, which holds {known}")
+        eps = {str(one): one.eps for one in among}
+        return Curve(
+            threat=among[0],
+            total=len(self.outcomes),
+            distances=tuple(sorted(_smallest(row, eps) for row in self.outcomes if row.correct)),
+            searched=self.suite.curve and asked.norm in NORMS,
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write the scorecard as JSON, and its witnesses, where it has any, beside it as ``.witnesses.npz``.
@@ -486,6 +612,13 @@ class Scorecard(_Frozen):
         if _witness_path(path).is_file():
             card._witnesses = Witnesses.load(_witness_path(path))
         return card
+
+
+def _smallest(row: Outcome, eps: Mapping[str, float]) -> float:
+    """Smallest eps at which a sample is known to be broken, of threat models by name with their eps; or inf."""
+    # An example may lie out of the ball by as much as rounding takes: in the ball it counts for the ball's eps.
+    known = [found.distance for found in row.nearest if found.threat in eps]
+    return min([*known, *(eps[found.threat] for found in row.breaks if found.threat in eps)], default=math.inf)
 
 
 def _witness_path(path: Path) -> Path:

@@ -16,8 +16,8 @@ from robustbench_lite.losses import LossName
 from robustbench_lite.noise import Noise
 from robustbench_lite.norms import project
 from robustbench_lite.scorecard import Passes
-from robustbench_lite.target import Target
-from robustbench_lite.threat import NORMS, ThreatModel
+from robustbench_lite.target import Access, Target
+from robustbench_lite.threat import ThreatModel
 
 
 class State(Protocol):
@@ -82,12 +82,14 @@ class Attack(ABC):
     and the box before the model sees it, so an attack doesn't.
     """
 
-    norms: ClassVar[tuple[str, ...]] = NORMS
+    norms: ClassVar[tuple[str, ...]] = ("Linf", "L2")
     """Norms it can be run under."""
     paper: ClassVar[str] = ""
     """URL of its source."""
+    access: ClassVar[Access] = "gradients"
+    """What it must see of the target: its gradients, its scores, or its labels alone."""
     gradients: ClassVar[bool] = True
-    """Whether it needs gradients to the input."""
+    """Whether the engine is to compute the gradient of its loss at every candidate."""
     minimal: ClassVar[bool] = False
     """Whether it looks for the smallest perturbation: its candidates are kept in the box, but not in the ball."""
 
@@ -113,6 +115,24 @@ class Attack(ABC):
     @abstractmethod
     def step(self, problem: Problem, state: Any, seen: Seen) -> State:
         """Propose the next candidates from what the model said to the last ones."""
+
+    @property
+    def passes(self) -> Passes:
+        """What a sample costs that withstands it: an upper bound, as broken ones leave early."""
+        looks = self.restarts * (self.steps + 1)
+        return Passes(forward=looks, backward=self.restarts * self.steps * self.gradients)
+
+    def unfit(self, shape: tuple[int, ...]) -> str | None:
+        """What it expects of inputs that it can't be run on, of shape (C, H, W) for images; None where it can."""
+        return None
+
+    def rival(self, problem: Problem, state: Any) -> Tensor | None:
+        """The class for which the candidates are to leave ``problem.aim``, shape (B,); None: any other."""
+        return None
+
+    def hopeless(self, problem: Problem, state: Any) -> Tensor | None:
+        """Whether it gives a sample up before its last step, shape (B,); None: none."""
+        return None
 
     def params(self) -> dict[str, Any]:
         """Parameters by name, defaults included."""

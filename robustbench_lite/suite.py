@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from robustbench_lite import registry
 from robustbench_lite.errors import UserError, faults
@@ -65,6 +74,9 @@ class Suite(_File):
     """Run in this order."""
     independent: bool = False
     """False (a cascade): an attack starts from what those before it left. True: each sees every sample."""
+    curve: bool = False
+    """Whether a minimal attack goes on to the nearest adversarial example of every sample, in the ball or out of it, so
+    that the scorecard can tell the robust accuracy at every eps."""
     budget: Budget = Budget()
     """Used where the caller gives none."""
 
@@ -85,6 +97,11 @@ class Suite(_File):
         if twice:
             raise ValueError(f"attacks: the name {', '.join(twice)} is taken twice; give each a `name` of its own")
         return self
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Written only where it is asked for, so that a card of before there were curves is saved as it was read.
+        return {key: value for key, value in write(self).items() if key != "curve" or value}
 
 
 class Schedule(BaseModel):
@@ -132,6 +149,14 @@ _AnyFile = TypeVar("_AnyFile", bound=_File)
 def once_each(threats: tuple[ThreatModel, ...]) -> tuple[ThreatModel, ...]:
     """Leave out threat models that differ in nothing but how eps is written."""
     return tuple({(one.norm, one.eps, one.goal, one.target_class): one for one in threats}.values())
+
+
+def adversary(threat: ThreatModel) -> tuple[str, str, str]:
+    """What two threat models that differ in nothing but eps have in common: norm, goal, and the class it wants.
+
+    A witness under one of them is a witness under every other of larger eps.
+    """
+    return threat.norm, threat.goal, threat.target_class if threat.goal == "targeted" else ""
 
 
 def load_suite(suite: str | Path | Suite | Sequence[str]) -> Suite:

@@ -8,6 +8,7 @@ import io
 import os
 import platform
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor
 import robustbench_lite
 from robustbench_lite import validity
 from robustbench_lite.data import Data
-from robustbench_lite.engine import Run
+from robustbench_lite.engine import TOLERANCE, Run
 from robustbench_lite.meter import Meter
 from robustbench_lite.scorecard import (
     AttackResult,
@@ -31,24 +32,26 @@ from robustbench_lite.scorecard import (
     Example,
     Finding,
     Interval,
+    Nearest,
     Outcome,
     Passes,
     Scorecard,
+    Skipped,
     TargetInfo,
     ThreatResult,
     Witnesses,
     median,
 )
 from robustbench_lite.stepper import Attack
-from robustbench_lite.suite import Suite
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.suite import Suite, adversary
+from robustbench_lite.threat import NORMS, ThreatModel
 
 _GALLERY = 12
 _PACKAGES = ("robustbench_lite", "torch", "torchvision", "numpy", "foolbox", "adversarial-robustness-toolbox")
 
 
 class Clean(NamedTuple):
-    """What the clean pass found, one a sample."""
+    """What the clean pass found, one a sample; with the passes of the checks after it."""
 
     prediction: NDArray[np.int64]
     keys: NDArray[np.int64]
@@ -56,6 +59,7 @@ class Clean(NamedTuple):
     labels: NDArray[np.int64]
     classes: int
     forward: NDArray[np.int64]
+    backward: NDArray[np.int64]
     asked: int
     """Samples that were asked about a second time."""
     changed: int
@@ -75,6 +79,7 @@ class Clean(NamedTuple):
             least_likely=self.least_likely[torch.from_numpy(rows)],
             labels=self.labels[rows],
             forward=self.forward[rows],
+            backward=self.backward[rows],
         )
 
 
@@ -97,6 +102,40 @@ class Bout(NamedTuple):
         """The same, of data that hold only these samples."""
         return self._replace(attempted=np.searchsorted(rows, self.attempted), run=self.run.take(rows))
 
+    def at(self, threat: ThreatModel) -> Bout:
+        """The same under another eps; of what was broken under a larger one, what is in the smaller ball too."""
+        if threat.eps >= self.threat.eps:
+            return self._replace(threat=threat)
+        broken = self.run.broken & (self.run.distance <= _reach(threat))
+        run = replace(
+            self.run,
+            broken=broken,
+            prediction=np.where(broken, self.run.prediction, -1),
+            witnesses={row: x for row, x in self.run.witnesses.items() if broken[row]},
+        )
+        return self._replace(threat=threat, run=run)
+
+    def known(self, wholly: bool) -> Bout:
+        """What it tells without a pass under another eps: its witnesses or, of a search for the nearest, all of it."""
+        run, broken = self.run, self.run.broken
+        free = replace(
+            Run.empty(len(broken), len(run.samples) - 1),
+            broken=broken,
+            prediction=run.prediction,
+            distance=run.distance if wholly else np.where(broken, run.distance, np.inf),
+            witnesses=run.witnesses,
+        )
+        return self._replace(attempted=self.attempted if wholly else self.attempted[broken[self.attempted]], run=free)
+
+
+def _reach(threat: ThreatModel) -> float:
+    return threat.eps + TOLERANCE * max(1.0, threat.eps)
+
+
+def searched(suite: Suite, attack: Attack, threat: ThreatModel) -> bool:
+    """Whether an attack goes on to the nearest adversarial example of every sample."""
+    return suite.curve and attack.minimal and threat.norm in NORMS
+
 
 def scorecard(
     *,
@@ -106,31 +145,33 @@ def scorecard(
     limit: int | None,
     clean: Clean,
     suite: Suite,
+    skipped: tuple[Skipped, ...],
     bouts: list[Bout],
-    changed: tuple[Finding, ...],
+    found: tuple[Finding, ...],
     seed: int,
     batch_size: int,
     keep_witnesses: bool,
     meter: Meter,
 ) -> Scorecard:
-    """Write down what came out; gates are not looked at."""
+    """Write down what came out; gates are not looked at. ``found`` is what was found outside of the attacks."""
     total, right = len(data), clean.correct
     results, threats = _results(bouts, suite, right)
     standing = right.copy()
     for bout in bouts:
         standing &= ~bout.run.broken
-    stopped = bouts[-1].run.stopped if bouts else None
-    findings = (
+    stopped = next((bout.run.stopped for bout in bouts if bout.run.stopped), None)
+    told = (
+        *found,
         *validity.unstable(clean.changed, clean.asked),
         *validity.judge(results),
-        *changed,
         *validity.stopped(
             stopped,
             (result.name for result in results if result.finished),
-            len(suite.attacks) * len(suite.threats),
+            len(suite.attacks) * len(suite.threats) - len(skipped),
             int(standing.sum()),
         ),
     )
+    findings = validity.without_echo(told)
     card = Scorecard(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         version=robustbench_lite.__version__,
@@ -152,12 +193,13 @@ def scorecard(
         robust_accuracy=Interval.of(int(standing.sum()), total),
         threats=threats,
         attacks=results,
+        skipped=skipped,
         passes=meter.passes,
         seconds=meter.seconds,
         verdict="INVALID" if any(finding.severity == "error" for finding in findings) else "PASS",
         validity=findings,
         interrupted=stopped,
-        outcomes=_outcomes(data, clean, bouts),
+        outcomes=_outcomes(data, clean, suite, bouts),
         gallery=tuple(_gallery(data, clean, bouts)),
     )
     return card.with_witnesses(_witnesses(data, bouts)) if keep_witnesses else card
@@ -204,9 +246,10 @@ def _result(bout: Bout, right: NDArray[np.bool_], standing: int) -> AttackResult
     )
 
 
-def _outcomes(data: Data, clean: Clean, bouts: list[Bout]) -> tuple[Outcome, ...]:
+def _outcomes(data: Data, clean: Clean, suite: Suite, bouts: list[Bout]) -> tuple[Outcome, ...]:
+    nearest = _nearest(suite, bouts, len(data)) if suite.curve else {}
     forward = clean.forward + sum(bout.run.forward for bout in bouts)
-    backward = np.zeros_like(forward) + sum(bout.run.backward for bout in bouts)
+    backward = clean.backward + sum(bout.run.backward for bout in bouts)
     return tuple(
         Outcome(
             index=int(data.index[row]),
@@ -223,10 +266,30 @@ def _outcomes(data: Data, clean: Clean, bouts: list[Bout]) -> tuple[Outcome, ...
                 for bout in bouts
                 if bout.run.broken[row]
             ),
+            nearest=tuple(nearest.get(row, ())),
             passes=Passes(forward=int(forward[row]), backward=int(backward[row])),
         )
         for row in range(len(data))
     )
+
+
+def _nearest(suite: Suite, bouts: list[Bout], size: int) -> dict[int, list[Nearest]]:
+    """By position and threat model, the nearest confirmed adversarial example under any eps of the norm and goal."""
+    found: dict[int, list[Nearest]] = {}
+    for threat in suite.threats:
+        if threat.norm not in NORMS:
+            continue
+        least, name = np.full(size, np.inf), np.full(size, "", object)
+        for bout in bouts:
+            if adversary(bout.threat) == adversary(threat):
+                # Where Ctrl-C came in a hurry, what is out of the ball may not have been confirmed.
+                sure = searched(suite, bout.attack, bout.threat) and bout.run.stopped != "interrupt"
+                distance = np.where(bout.run.broken | sure, bout.run.distance, np.inf)
+                name[distance < least] = bout.name
+                least = np.minimum(least, distance)
+        for row in np.isfinite(least).nonzero()[0].tolist():
+            found.setdefault(row, []).append(Nearest(attack=name[row], threat=str(threat), distance=float(least[row])))
+    return found
 
 
 def _witnesses(data: Data, bouts: list[Bout]) -> Witnesses:

@@ -7,7 +7,7 @@ import inspect
 import itertools
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite import registry
+from robustbench_lite.black_box import BlackBox, state_sha256
 from robustbench_lite.errors import UserError
+from robustbench_lite.scorecard import Access as Access
 from robustbench_lite.scorecard import TargetInfo
 from robustbench_lite.usercode import MissingModuleError, change_path, import_object, users_code
 from robustbench_lite.weights import MODEL_FILE, WEIGHTS_FILE, load_weights, read_model_file
@@ -34,6 +36,7 @@ NORMALISATIONS: dict[str, _MeanAndStd] = {
 }
 """Mean and standard deviation by channel, of inputs in [0, 1]."""
 
+_FUNCTION = "a function of numpy arrays becomes a target by Target.from_callable(function)"
 _MODEL_FORMS = "package.module:callable, path/to/file.py:callable, torchvision:NAME, or a folder that harden wrote"
 
 
@@ -73,7 +76,7 @@ class Target:
         if not isinstance(module, nn.Module):
             raise UserError(
                 f"the model is of type {type(module).__name__}: expected a torch.nn.Module that maps inputs in [0, 1], "
-                "(N, C, H, W), to logits, (N, K)"
+                f"(N, C, H, W), to logits, (N, K); {_FUNCTION}"
             )
         self.module = module
         self.name = name or type(module).__name__
@@ -87,6 +90,51 @@ class Target:
         if device is not None:
             self.to(device)
 
+    @classmethod
+    def from_callable(
+        cls,
+        function: Callable[..., Any],
+        *,
+        classes: int | None = None,
+        access: Access | None = None,
+        name: str | None = None,
+        device: str | torch.device | None = None,
+    ) -> Target:
+        """Make a target of a model that is no PyTorch module, of which only the outputs are seen.
+
+        Parameters
+        ----------
+        function
+            Takes a float32 numpy array in [0, 1], (N, C, H, W); returns scores (logits or probabilities) as floats,
+            (N, K), or labels as integers from 0, (N,): an array, a tensor or nested lists.
+        classes
+            K; by default as many as the scores tell, or as the data have.
+        access
+            ``scores`` or ``labels``; by default what the function returns. ``labels`` hides the scores.
+        name
+            What reports call it; by default the function's name.
+        device
+            Where the attacks compute; by default the CPU.
+
+        Raises
+        ------
+        UserError
+            For what can't be called with arrays, and for an access or a number of classes that is none.
+        """
+        if not callable(function) or isinstance(function, nn.Module | Target | type):
+            what = function.__name__ if isinstance(function, type) else f"an object of type {type(function).__name__}"
+            raise UserError(
+                f"{what} is no function of numpy arrays; give one such as lambda x: model.predict_proba(x.reshape("
+                "len(x), -1)); a torch.nn.Module is a target as it is"
+            )
+        if access not in (None, "scores", "labels"):
+            raise UserError(f"access is {access!r}: expected 'scores' or 'labels', or none, to see what is returned")
+        if classes is not None and classes < 2:
+            raise UserError(f"classes is {classes}: expected 2 or more")
+        called = getattr(function, "__qualname__", type(function).__name__).rpartition(".")[2]
+        name = name or ("function" if called == "<lambda>" else called)
+        return cls(BlackBox(function, name=name, classes=classes, access=access), name=name, device=device)
+
     def __repr__(self) -> str:
         return f"Target({self.name!r}, device={str(self.device)!r}, dtype={self.dtype})"
 
@@ -95,6 +143,11 @@ class Target:
         """Where the module's first parameter is."""
         first = next(_tensors(self.module), None)
         return self._device if first is None else first.device
+
+    @property
+    def access(self) -> Access:
+        """What can be seen of it: of a module its gradients; of a function scores or labels, once it was called."""
+        return (self.module.access or "labels") if isinstance(self.module, BlackBox) else "gradients"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -141,8 +194,12 @@ class Target:
     def weights_sha256(self) -> str:
         """Hash of the state dict (names, dtypes, shapes and values, in the order of the names) and of mean and std.
 
-        It doesn't depend on the device. Entries that are no tensors count with their name alone.
+        It doesn't depend on the device. Entries that are no tensors count with their name alone. Of a function it is
+        the hash of what it holds, and empty where that can't be read.
         """
+        if isinstance(self.module, BlackBox):
+            held = state_sha256(self.module.function)
+            return held and hashlib.sha256(f"{self.mean} {self.std} {held}".encode()).hexdigest()
         digest = hashlib.sha256(f"{self.mean} {self.std}".encode())
         for name, value in sorted(self.module.state_dict().items()):
             digest.update(f"\n{name}".encode())
@@ -158,6 +215,7 @@ class Target:
             weights_sha256=self.weights_sha256(),
             parameters=sum(parameter.numel() for parameter in self.module.parameters()),
             device=str(self.device),
+            access=self.access,
         )
 
     def probe(self, x: Tensor) -> int:
@@ -195,11 +253,13 @@ class Target:
         return self.classes
 
 
-def as_target(model: nn.Module | Target, device: str | torch.device | None = None) -> Target:
-    """Make a target of a module; a `Target` is handed back as it is, moved where a device is given."""
+def as_target(model: nn.Module | Target | Callable[..., Any], device: str | torch.device | None = None) -> Target:
+    """Make a target of a module or a function of arrays; a `Target` is handed back, moved where a device is given."""
     if isinstance(model, Target):
         return model if device is None else model.to(device)
-    return Target(model, device=device)
+    if isinstance(model, nn.Module) or not callable(model):
+        return Target(model, device=device)
+    return Target.from_callable(model, device=device)
 
 
 def load_target(
@@ -219,7 +279,8 @@ def load_target(
         ``package.module:callable`` (the working directory is searched too), ``path/to/file.py:callable``,
         ``torchvision:NAME``, or a folder that `save_model` wrote. The callable is called without arguments, except for
         the number of classes where it has a parameter ``num_classes`` or ``classes``, and returns an ``nn.Module`` or a
-        `Target`; an object that already is one is taken as it is.
+        `Target`; an object that already is one is taken as it is. A function of arrays is handed over as
+        ``Target.from_callable(function)``.
     weights
         A safetensors file or a torch state dict; by default the model's own.
     normalize
@@ -312,7 +373,7 @@ def _made(spec: str, classes: int | None) -> Target:
                 raise UserError(f"{spec}: is of type {type(found).__name__}; expected a callable that makes the model")
             found = found(**_arguments(found, spec, classes))
     if not isinstance(found, nn.Module | Target):
-        raise UserError(f"{spec}: returned {type(found).__name__}; expected a torch.nn.Module or a Target")
+        raise UserError(f"{spec}: returned {type(found).__name__}; expected a torch.nn.Module or a Target; {_FUNCTION}")
     return found if isinstance(found, Target) else Target(found, name=change_path(spec, lambda path: path.name))
 
 
@@ -341,7 +402,7 @@ def _arguments(factory: Any, spec: str, classes: int | None) -> dict[str, int]:
         elif required:
             raise UserError(
                 f"{spec}: needs an argument {name!r}, but is called without arguments; "
-                "name a function that takes none and returns the model"
+                f"name a function that takes none and returns the model; {_FUNCTION}"
             )
     return arguments
 

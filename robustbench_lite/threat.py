@@ -10,30 +10,35 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from robustbench_lite.errors import UserError, faults
 
-Norm = Literal["Linf", "L2"]
+Norm = Literal["Linf", "L2", "L1", "L0", "Spatial", "Corruption"]
 Goal = Literal["untargeted", "targeted"]
 TargetChoice = Literal["random", "least_likely", "next"]
 
-NORMS: tuple[str, ...] = get_args(Norm)
+NORMS: tuple[Norm, ...] = ("Linf", "L2", "L1", "L0")
+TRANSFORMATIONS: tuple[Norm, ...] = ("Spatial", "Corruption")
+"""Not balls of a norm, but families of images: what is in them is what their attacks can make of the input."""
+SEVERITIES = (1, 2, 3, 4, 5)
 TARGET_CHOICES: tuple[str, ...] = get_args(TargetChoice)
 
 
 class ThreatModel(BaseModel):
     """A norm, the radius ``eps`` of the ball around each input, and the adversary's goal.
 
-    Inputs are in ``[0, 1]``, so ``eps`` is in units of the full range: ``8/255`` is eight grey levels of 8 bits.
-    Written as text it reads ``"Linf 8/255"``, ``"L2 0.5"`` or ``"Linf 0.3 targeted least_likely"``.
+    Inputs are in ``[0, 1]``, so ``eps`` is in units of the full range: ``8/255`` is eight grey levels of 8 bits. In
+    ``L0`` it is how many values of the input may change (a pixel of three channels is three values); of ``Spatial`` the
+    largest rotation in degrees, and of ``Corruption`` the largest severity, 1 to 5.
+    Written as text it reads ``"Linf 8/255"``, ``"L2 0.5"``, ``"L0 24"`` or ``"Linf 0.3 targeted least_likely"``.
 
     Raises
     ------
     ValueError
-        For an unknown norm, and for an ``eps`` that is not a number, not above 0, or, in Linf, above 1.
+        For an unknown norm, and for an ``eps`` that is not a number, not above 0, or not one of its norm.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     norm: Norm
-    """Norm of the perturbation, over all the values of one sample."""
+    """Norm of the perturbation, over all the values of one sample, or the family of transformations."""
     eps: float
     """Radius of the ball; a text such as ``8/255`` is taken too and kept in ``eps_text``."""
     eps_text: str = ""
@@ -71,6 +76,12 @@ class ThreatModel(BaseModel):
                 f"eps is {self.eps_text}: inputs are in [0, 1], so in Linf eps can't exceed 1; "
                 "for 8-bit levels write 8/255"
             )
+        if self.norm == "L0" and self.eps != int(self.eps):
+            raise ValueError(f"eps is {self.eps_text}: in L0 it counts values of the input; expected a whole number")
+        if self.norm == "Spatial" and self.eps > 180:
+            raise ValueError(f"eps is {self.eps_text}: expected degrees of rotation, at most 180")
+        if self.norm == "Corruption" and self.eps not in SEVERITIES:
+            raise ValueError(f"eps is {self.eps_text}: expected a severity, one of {', '.join(map(str, SEVERITIES))}")
         return self
 
     @classmethod
@@ -104,10 +115,11 @@ def _split(text: str) -> dict[str, str]:
 
 
 def _norm(text: str) -> str:
-    for norm in NORMS:
+    known: tuple[str, ...] = get_args(Norm)
+    for norm in known:
         if text.lower() == norm.lower():
             return norm
-    raise ValueError(f"norm is {text!r}: expected one of {', '.join(NORMS)}")
+    raise ValueError(f"norm is {text!r}: expected one of {', '.join(known)}")
 
 
 def _eps(given: Any) -> float:

@@ -14,6 +14,33 @@ UNCONFIRMED_SHARE = 0.01
 """Share of successes that the second forward pass may deny: rounding between two batches, and no more."""
 
 
+_ECHOES: dict[str, tuple[str, ...]] = {
+    "RB102": ("RB101", "RB103"),
+    "RB103": ("RB101",),
+    "RB104": ("RB101", "RB102", "RB103"),
+    "RB111": ("RB123", "RB125", "RB126"),
+    "RB121": ("RB125", "RB131", "RB133", "RB201"),
+    "RB123": ("RB114", "RB131", "RB201"),
+    "RB131": ("RB125", "RB201"),
+    "RB132": ("RB201",),
+    "RB201": ("RB125",),
+}
+"""By cause, the findings that only tell of it once more."""
+
+
+def without_echo(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Leave out what only repeats, as a consequence, what another finding tells as the cause.
+
+    Of findings with one code about the whole evaluation, the first stays.
+    """
+    kept: dict[tuple[str, str | None, str | None], Finding] = {}
+    for finding in findings:
+        kept.setdefault((finding.code, finding.attack, finding.threat), finding)
+    causes = {finding.code for finding in kept.values() if finding.severity != "info"}
+    echoes = {code for cause in causes for code in _ECHOES.get(cause, ())}
+    return tuple(finding for finding in kept.values() if finding.code not in echoes)
+
+
 def judge(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
     """Findings from the results of the attacks, threat model by threat model."""
     for threat in dict.fromkeys(result.threat for result in attacks):

@@ -16,6 +16,7 @@ from robustbench_lite.scorecard import (
     Example,
     Gate,
     Interval,
+    Nearest,
     Outcome,
     Passes,
     Scorecard,
@@ -42,6 +43,7 @@ def make_card(
     seed: int = 0,
     first: int = 0,
     gallery: int = 0,
+    curve: bool = False,
     **changes: Any,
 ) -> Scorecard:
     """Make up a scorecard.
@@ -60,6 +62,8 @@ def make_card(
         How many samples there are, and the position of the first in the made-up source.
     gallery
         How many examples the gallery shows.
+    curve
+        Whether each sample has a nearest adversarial example: a tenth of those that stand have none.
     **changes
         Fields of the scorecard to set to something else.
     """
@@ -81,12 +85,14 @@ def make_card(
             )
             standing = [place for place in standing if place not in fallen]
         worst.append(ThreatResult(threat=threat, robust_accuracy=Interval.of(len(standing), samples)))
+    if curve:
+        rows = [_with_nearest(row, adversaries, next(iter(breaks)), dice) for row in rows]
     fields: dict[str, Any] = {
         "created": "2026-11-23T14:01:02+00:00",
         "version": "0.1.0",
         "target": TargetInfo(name=name, weights_sha256="3f2a91c0" * 8, parameters=662_826, device="cpu"),
         "data": _data(samples, tuple(classes)),
-        "suite": _suite(adversaries, breaks),
+        "suite": _suite(adversaries, breaks, curve),
         "seed": seed,
         "batch_size": 128,
         "environment": _ENVIRONMENT,
@@ -135,14 +141,28 @@ def _data(samples: int, classes: tuple[str, ...]) -> DataInfo:
     return DataInfo(name="digits", samples=samples, shape=(1, 8, 8), classes=classes, sha256="5ad0c4e7" * 8)
 
 
-def _suite(threats: tuple[ThreatModel, ...], attacks: Iterable[str]) -> Suite:
+def _suite(threats: tuple[ThreatModel, ...], attacks: Iterable[str], curve: bool) -> Suite:
     specs = tuple(AttackSpec(attack=attack, params={"steps": 40}) for attack in attacks)
-    return Suite(name="linf_quick", description="Fit for every commit.", threats=threats, attacks=specs)
+    return Suite(name="linf_quick", description="Fit for every commit.", threats=threats, attacks=specs, curve=curve)
 
 
 def _break(row: Outcome, attack: str, threat: ThreatModel, distance: float, classes: int) -> Outcome:
     found = Break(attack=attack, threat=str(threat), prediction=(row.label + 1) % classes, distance=distance)
     return row.model_copy(update={"breaks": (*row.breaks, found)})
+
+
+def _with_nearest(row: Outcome, threats: Sequence[ThreatModel], attack: str, dice: random.Random) -> Outcome:
+    if not row.correct:
+        return row
+    broken = {found.threat: found for found in row.breaks}
+    found = [
+        Nearest(attack=broken[str(one)].attack, threat=str(one), distance=broken[str(one)].distance)
+        if str(one) in broken
+        else Nearest(attack=attack, threat=str(one), distance=one.eps * (1.001 + dice.expovariate(2)))
+        for one in threats
+        if str(one) in broken or dice.random() > 0.1
+    ]
+    return row.model_copy(update={"nearest": tuple(found)})
 
 
 def _result(

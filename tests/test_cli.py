@@ -26,7 +26,7 @@ from robustbench_lite import Scorecard, evaluation
 from robustbench_lite import cli as face
 from robustbench_lite.cli import main
 
-COMMANDS = ["demo", "evaluate", "harden", "report", "compare", "list", "init", "cache"]
+COMMANDS = ["demo", "evaluate", "doctor", "calibrate", "harden", "report", "compare", "list", "init", "cache"]
 SHARED = Path(__file__).parents[2] / "shared"
 YARDSTICK = SHARED / "yardsticks" / "mnist_lenet5_clean.pt"
 
@@ -336,6 +336,22 @@ def test_several_threat_models() -> None:
     assert card.threats[0].robust_accuracy.value == 1
     assert card.threats[1].robust_accuracy.value == 0  # 0.6 apart, so 0.6 / sqrt(2) is enough
     assert card.suite.independent
+
+
+def test_a_curve_is_asked_for_by_an_option_or_by_the_suite(here: Path) -> None:
+    text = """threats = ["L2 0.2"]\ncurve = true\n[[attacks]]\nattack = "carlini_wagner"\n"""
+    (here / "curve.toml").write_text(text + "params = { search_steps = 2, iterations = 30 }\n")
+    for options, asked in (((), True), (("--curve",), True), (("--no-curve",), False)):
+        card = evaluated("zoo.py:good", "--suite", "curve.toml", *options)
+        assert card.suite.curve is asked
+        assert [bool(row.nearest) for row in card.outcomes] == [asked] * len(card.outcomes)
+        assert card.robust_accuracy.value == 1
+    card = evaluated("zoo.py:good", "--suite", "curve.toml")
+    assert card.curve().median == pytest.approx(0.6 / 2**0.5, rel=0.05)
+    assert "Robust accuracy against eps, L2" in rblite("report", "out/card.json").output
+    refused = evaluate("zoo.py:good", "--curve")
+    assert refused.exit_code == 2
+    assert "looks for the smallest perturbation" in refused.output
 
 
 def test_witnesses_are_kept_beside_the_scorecard() -> None:
@@ -723,7 +739,7 @@ def test_an_unknown_suite(here: Path) -> None:
     refused(here, ("evaluate", "zoo.py:good", *EVALUATE, "--suite", "none.toml"), ["none.toml", "no such file"])
     refused(
         here,
-        ("evaluate", "zoo.py:good", *EVALUATE, "--suite", "linf_standard", "--threat", "L2 1"),
+        ("evaluate", "zoo.py:good", *EVALUATE, "--suite", "linf_classic", "--threat", "L2 1"),
         ["carlini-wagner", "L2 1", "Linf"],
     )
 

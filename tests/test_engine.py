@@ -451,6 +451,171 @@ def test_trace_tells_of_each_step(linear):
     assert found.trace.loss[0] < 0
 
 
+# Beyond the ball: without an early stop, an example out of it is confirmed too, for its distance
+
+
+def other_side(case, share):
+    """Candidates beyond the boundary of a linear model of two classes, by a share of the exact L2 distance."""
+    weight = case.model[1].weight.detach()
+    away = (weight[1 - case.y] - weight[case.y]).reshape(case.x.shape)
+    exact = torch.from_numpy(distances(case, "L2"))
+    length = (1 + share) * exact / away.flatten(1).norm(dim=1)
+    return case.x + length.reshape(-1, 1, 1, 1) * away
+
+
+@pytest.mark.parametrize("batch_size", [7, 512])
+def test_without_an_early_stop_an_example_out_of_the_ball_is_confirmed_for_its_distance(linear, batch_size):
+    exact, beyond = distances(linear, "L2"), other_side(linear, 0.05)
+    eps = float(np.median(exact)) * 1.05
+
+    def other(problem):
+        return beyond[problem.samples // 7919]
+
+    model = Recording(linear.model)
+    options = {"keep": range(40), "batch_size": batch_size}
+    found = linear.attack(ProposesAnywhere(what=other), f"L2 {eps}", model=model, early_stop=False, **options)
+    inside = 1.05 * exact <= eps
+    np.testing.assert_array_equal(found.broken, inside)
+    np.testing.assert_allclose(found.distance, 1.05 * exact, rtol=1e-4)
+    assert set(found.forward) == {3}, "each is asked about again, in the ball or not"
+    assert found.passes.forward == model.forward_samples
+    assert set(found.witnesses) == set(inside.nonzero()[0].tolist()), "no witness is out of the ball"
+    np.testing.assert_array_equal(found.prediction, np.where(inside, 1 - linear.y.numpy(), -1))
+    assert found.unconfirmed == 0
+    early = linear.attack(ProposesAnywhere(what=other), f"L2 {eps}", **options)
+    np.testing.assert_array_equal(early.broken, found.broken)
+    assert set(early.forward[~inside]) == {2}, "with it, what is out of the ball isn't"
+
+
+def test_an_example_out_of_the_ball_that_is_denied_has_no_distance(linear):
+    beyond = other_side(linear, 0.05)
+
+    def second_look_denies(model, x, call):
+        return F.one_hot(linear.y, 2).float() if call == 3 else model(x)
+
+    found = linear.attack(
+        ProposesAnywhere(what=lambda problem: beyond),
+        "L2 0.001",
+        model=Wrapped(linear.model, second_look_denies),
+        early_stop=False,
+    )
+    assert not found.broken.any()
+    assert found.unconfirmed == 40
+    assert np.isinf(found.distance).all()
+
+
+def test_without_an_early_stop_every_restart_is_made_and_the_nearest_example_kept(linear):
+    @dataclass(frozen=True, kw_only=True)
+    class Restarted(ProposesAnywhere):
+        restarts: int = 3
+
+    beyond, exact = other_side(linear, 0.05), distances(linear, "L2")
+    eps = float(np.median(exact)) * 1.05
+    found = linear.attack(Restarted(what=lambda p: beyond[p.samples // 7919]), f"L2 {eps}", early_stop=False)
+    assert 0 < found.broken.sum() < 40
+    assert set(found.forward) == {9}
+    np.testing.assert_allclose(found.distance, 1.05 * exact, rtol=1e-4)
+
+
+# What an attack may choose: a rival, and to give up
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToRival(Attack):
+    """Steps along the gradient of the margin to one class."""
+
+    norms = ("L2",)
+    loss = "margin"
+    shift: int
+
+    @property
+    def steps(self):
+        return 12
+
+    def init(self, problem):
+        return Candidate(problem.x)
+
+    def step(self, problem, state, seen):
+        grad = seen.grad / seen.grad.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+        return Candidate(seen.x + problem.threat.eps / 6 * grad)
+
+    def rival(self, problem, state):
+        return (problem.aim + self.shift) % 5
+
+
+@pytest.mark.parametrize("most", [9, 512])
+def test_an_attack_climbs_to_the_rival_of_its_choice(most):
+    """In parts as large as memory allows as well; any wrong class still counts."""
+    case = linear_case(classes=5, samples=60)
+    weight, logits = case.model[1].weight.detach(), case.model(case.x).detach()
+    for shift in (1, 3):
+        rival = (case.y + shift) % 5
+        gap = logits.gather(1, case.y[:, None])[:, 0] - logits.gather(1, rival[:, None])[:, 0]
+        exact = gap / (weight[case.y] - weight[rival]).norm(dim=1)
+        tight = Wrapped(case.model, limited(most, torch.OutOfMemoryError("CUDA out of memory")))
+        found = case.attack(ToRival(shift=shift), f"L2 {float(exact.max()) * 1.01}", model=tight, early_stop=False)
+        assert found.broken.all()
+        reached = found.prediction == rival.numpy()
+        assert reached.mean() > 0.5, "of four, to the nearest it would be a quarter"
+        assert (found.distance[reached] >= exact.numpy()[reached] * (1 - 1e-5)).all()
+    aimless = case.attack(ToRival(shift=0), "L2 5", model=case.model)
+    assert not aimless.broken.any(), "towards its own class there is no way"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivesUp(Attack):
+    """Stays where it is, and gives every other sample up after some steps."""
+
+    norms = ("Linf",)
+    after: int = 3
+    restarts: int = 1
+
+    @property
+    def steps(self):
+        return 10
+
+    def init(self, problem):
+        return Candidate(problem.x)
+
+    def step(self, problem, state, seen):
+        return Candidate(seen.x)
+
+    def hopeless(self, problem, state):
+        return (problem.samples // 7919 % 2 == 0) & (problem.step >= self.after)
+
+
+@pytest.mark.parametrize("batch_size", [7, 512])
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_a_sample_that_is_given_up_leaves_early(linear, batch_size, restarts):
+    model = Recording(linear.model)
+    found = linear.attack(GivesUp(restarts=restarts), "Linf 0.001", model=model, batch_size=batch_size)
+    even = np.arange(40) % 2 == 0
+    assert set(found.forward[even]) == {4 * restarts}, "three looks with a gradient, and one at the last candidate"
+    assert set(found.backward[even]) == {3 * restarts}
+    assert set(found.forward[~even]) == {11 * restarts}
+    assert not found.broken.any()
+    assert found.passes.forward == model.forward_samples
+    assert found.trace.samples == (40 * restarts,) * 4 + (20 * restarts,) * 7
+
+
+def test_the_last_candidate_of_what_is_given_up_still_counts(linear):
+    beyond = other_side(linear, 0.05)
+
+    @dataclass(frozen=True, kw_only=True)
+    class OneLeap(GivesUp):
+        norms = ("L2",)
+
+        def step(self, problem, state, seen):
+            return Candidate(beyond[problem.samples // 7919])
+
+        def hopeless(self, problem, state):
+            return problem.step >= 1
+
+    found = linear.attack(OneLeap(), "L2 5")
+    assert found.broken.all()
+    assert set(found.forward) == {3}
+
+
 # Nothing of the model is changed
 
 

@@ -24,10 +24,12 @@ def rows(kind: str) -> dict[str, str]:
     """What is told of each name."""
     told: dict[str, str] = {}
     for line in shown(kind, width=500)[1:]:
-        name, _, text = line.strip().partition(" ")
-        if name:
+        name, _, text = line.partition(" ")
+        if not name and told and line:  # of an attack: what it does stands below its facts
+            told[list(told)[-1]] += f" {line.strip()}"
+        elif name and name not in ("attack", "sees:", "passes:"):
             told[name] = " ".join(text.split())
-    return told
+    return {name: text.strip() for name, text in told.items()}
 
 
 @pytest.fixture
@@ -75,15 +77,39 @@ def test_it_fits_80_columns_with_every_name_in_full(kind: str | None) -> None:
     assert "…" not in text
 
 
-def test_an_attack_tells_its_norms_and_its_paper() -> None:
+def test_an_attack_tells_its_norms_what_it_sees_its_cost_and_its_paper() -> None:
     told = rows("attacks")
-    assert told["pgd"].startswith("Linf, L2 ")
-    assert told["carlini_wagner"].startswith("L2 ")
-    assert told["carlini_wagner_linf"].startswith("Linf ")
+    assert told["pgd"].startswith("Linf, L2 gradients 41 + 40 ")
+    assert told["carlini_wagner"].startswith("L2 gradients 501 + 500 ")
+    assert told["carlini_wagner_linf"].startswith("Linf gradients 101 + 100 ")
+    assert told["foolbox:NAME"].startswith("varies varies varies ")
     for name in ("fgsm", "bim", "pgd", "carlini_wagner"):
         assert "https://arxiv.org/abs/" in told[name]
     assert "foolbox" in told["foolbox:NAME"]
     assert "art" in told["art:NAME"]
+
+
+def test_the_columns_of_attacks_line_up_and_are_explained() -> None:
+    head, *lines = shown("attacks")[1:]
+    facts = [line for line in lines if line.startswith(tuple(registry.names("attacks")[:5]))]
+    assert len(facts) >= 5
+    for column in ("norms", "sees", "passes"):
+        at = head.index(column)
+        assert all(line[at - 1] == " " and line[at] != " " for line in facts)
+    assert any(line.startswith("sees: ") for line in lines)
+    assert any(line.startswith("passes: forward + backward") for line in lines)
+
+
+def test_an_own_attack_without_a_default_tells_no_cost(own: Path) -> None:
+    own_attacks(
+        own,
+        '{"mine": "mine:Mine"}',
+        mine="from dataclasses import dataclass\n"
+        "from robustbench_lite.stepper import Attack\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Mine(Attack):\n    'Mine.'\n    access = 'scores'\n    steps: int\n",
+    )
+    assert rows("attacks")["mine"] == "Linf, L2 scores varies Mine."
 
 
 def test_no_marks_of_the_source_are_left() -> None:

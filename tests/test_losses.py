@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from robustbench_lite.losses import LOSSES, cross_entropy, margin
+from robustbench_lite.losses import LOSSES, cross_entropy, dlr, margin, probability_margin
 
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 both_goals = pytest.mark.parametrize("targeted", [False, True], ids=["untargeted", "targeted"])
@@ -45,6 +45,82 @@ def test_margin_pulls_the_class_and_its_best_rival_alone():
     logits = torch.tensor([[1.0, 4.0, 2.5, 0.0]], requires_grad=True)
     margin(logits, torch.tensor([1]), False).sum().backward()
     assert logits.grad.tolist() == [[0.0, -1.0, 1.0, 0.0]]
+
+
+def test_dlr_by_hand():
+    logits = torch.tensor([[5.0, 1.0, 3.0, 2.0]])
+    of = {"own": torch.tensor([0]), "other": torch.tensor([1]), "best": torch.tensor([2])}
+    assert dlr(logits, of["own"], False).tolist() == pytest.approx([-2 / 3])
+    assert dlr(logits, of["best"], False).tolist() == pytest.approx([2 / 3])
+    assert dlr(logits, of["other"], True).tolist() == pytest.approx([-4 / 3.5])
+    assert dlr(logits, of["own"], False, of["other"]).tolist() == pytest.approx([-4 / 3.5])
+
+
+def test_dlr_of_three_classes_has_no_fourth_logit():
+    logits = torch.tensor([[5.0, 1.0, 3.0]])
+    assert dlr(logits, torch.tensor([0]), False).tolist() == pytest.approx([-2 / 4])
+    assert dlr(logits, torch.tensor([1]), True).tolist() == pytest.approx([-4 / 4])
+
+
+@both_goals
+@pytest.mark.parametrize("towards", [False, True], ids=["any class", "a rival"])
+def test_dlr_knows_neither_scale_nor_offset_of_the_logits(targeted, towards, logits, aim):
+    rival = (aim + 1) % 7 if towards else None
+    told = dlr(logits, aim, targeted, rival)
+    torch.testing.assert_close(dlr(1e4 * logits + 500, aim, targeted, rival), told, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(dlr(1e-4 * logits, aim, targeted, rival), told)
+
+
+@both_goals
+def test_dlr_of_two_classes_would_be_constant_and_is_the_margin(targeted, logits, aim):
+    assert torch.equal(dlr(logits[:, :2], aim % 2, targeted), margin(logits[:, :2], aim % 2, targeted))
+
+
+def test_dlr_of_equal_logits_is_finite():
+    logits = torch.full((1, 5), 2.0, requires_grad=True)
+    loss = dlr(logits, torch.tensor([3]), False)
+    loss.sum().backward()
+    assert loss.tolist() == [0.0]
+    assert logits.grad.isfinite().all()
+
+
+def test_probability_margin_is_the_margin_of_the_softmax(logits, aim):
+    assert probability_margin(torch.tensor([[0.0, 2.0, 1.0]]).log(), torch.tensor([1]), False).tolist() == (
+        pytest.approx([-1 / 3])
+    )
+    for targeted in (False, True):
+        told = probability_margin(logits, aim, targeted)
+        torch.testing.assert_close(told, margin(logits.softmax(1), aim, targeted))
+        assert torch.equal(told > 0, margin(logits, aim, targeted) > 0)
+    assert probability_margin(1e4 * logits, aim, False).abs().amax() <= 1
+
+
+# Towards one class of the attack's own choice
+
+
+def test_a_rival_is_climbed_to_by_hand():
+    logits, own, rival = torch.tensor([[1.0, 4.0, 2.5]]), torch.tensor([1]), torch.tensor([0])
+    assert margin(logits, own, False, rival).tolist() == [-3.0]
+    torch.testing.assert_close(cross_entropy(logits, own, False, rival), logits.log_softmax(1)[:, 0])
+    torch.testing.assert_close(
+        probability_margin(logits, own, False, rival), logits.softmax(1)[:, 0] - logits.softmax(1)[:, 1]
+    )
+
+
+def test_the_best_other_class_as_the_rival_is_the_margin(logits, aim):
+    best = logits.scatter(1, aim[:, None], float("-inf")).argmax(1)
+    assert torch.equal(margin(logits, aim, False, best), margin(logits, aim, False))
+
+
+@every_loss
+def test_climbing_to_a_rival_leads_to_that_class(loss, logits, aim):
+    climbed, aim = logits[:40].clone(), aim[:40]
+    rival = (aim + 3) % 7
+    for _ in range(80):
+        climbed.requires_grad_()
+        (grad,) = torch.autograd.grad(loss(climbed, aim, False, rival).sum(), climbed)
+        climbed = (climbed + 0.5 * grad.sign()).detach()
+    assert torch.equal(climbed.gather(1, rival[:, None]) > climbed.gather(1, aim[:, None]), torch.ones(40, 1) > 0)
 
 
 def test_cross_entropy_is_the_negative_log_likelihood(logits, aim):

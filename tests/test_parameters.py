@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from robustbench_lite.parameters import Length, PositiveInt, Share, step_length
+from robustbench_lite.parameters import Length, PositiveInt, Share, had_its_share, step_length
 
 
 def _read(kind, given):
@@ -76,3 +77,14 @@ def test_by_default_the_steps_cross_the_ball_and_none_is_longer_than_its_radius(
 def test_default_step_by_hand():
     assert step_length(None, eps=0.3, steps=40) == pytest.approx(0.3 / 16)
     assert step_length(None, eps=0.3, steps=1) == 0.3
+
+
+@pytest.mark.parametrize(("left", "share"), [(1.0, 1), (0.5, 8), (0.25, 64), (0.125, 512)])
+def test_the_less_of_the_margin_is_left_the_more_tries_a_sample_gets(left, share):
+    first = torch.tensor([-4.0])
+    tries = torch.tensor([share - 1, share])
+    assert had_its_share(tries, left * first, first, patience=8).tolist() == [False, True]
+
+
+def test_a_sample_at_the_boundary_is_not_given_up():
+    assert not had_its_share(torch.tensor([10**6]), torch.tensor([0.0]), torch.tensor([-4.0]), patience=8)

@@ -17,6 +17,7 @@ from robustbench_lite.scorecard import (
     Break,
     Finding,
     Interval,
+    Nearest,
     Outcome,
     Passes,
     Scorecard,
@@ -30,7 +31,7 @@ GOLDEN = ROOT / "tests" / "golden" / "scorecard_v1.json"
 SCHEMA = ROOT / "docs" / "scorecard.schema.json"
 REGENERATE = (
     "python -c 'import json; from robustbench_lite.scorecard import Scorecard; "
-    "print(json.dumps(Scorecard.model_json_schema(), indent=1))' > docs/scorecard.schema.json"
+    "print(json.dumps(Scorecard.model_json_schema(), indent=2))' > docs/scorecard.schema.json"
 )
 
 
@@ -407,6 +408,136 @@ def test_a_card_is_frozen(card):
 def test_the_rows_do_not_flood_what_is_printed(card):
     assert "outcomes" not in repr(card)
     assert "gallery" not in repr(card)
+
+
+# Robust accuracy against eps
+
+
+def _rows(distances, threat="L2 1", wrong=0):
+    """Samples with these distances; inf where no adversarial example is known, and some wrong from the start."""
+    eps = float(threat.split()[1])
+    return tuple(
+        Outcome(
+            index=place,
+            key=f"{place:016x}",
+            label=1,
+            prediction=0 if distance is None else 1,
+            breaks=(Break(attack="pgd", threat=threat, prediction=2, distance=distance),)
+            if distance is not None and distance <= eps
+            else (),
+            nearest=(Nearest(attack="cw", threat=threat, distance=distance),)
+            if distance is not None and math.isfinite(distance)
+            else (),
+            passes=Passes(),
+        )
+        for place, distance in enumerate([*distances, *[None] * wrong])
+    )
+
+
+def _curve_card(make_card, distances, threat="L2 1", wrong=0):
+    return make_card(threats=[threat], curve=True, outcomes=_rows(distances, threat, wrong))
+
+
+def test_a_curve_starts_at_the_clean_accuracy_and_falls_at_each_distance(make_card):
+    curve = _curve_card(make_card, [0.5, 2.0, 0.5, math.inf, 1.25], wrong=3).curve()
+    assert curve.searched
+    assert curve.distances == (0.5, 0.5, 1.25, 2.0, math.inf)
+    assert [(eps, share.count) for eps, share in curve.steps()] == [(0.0, 5), (0.5, 3), (1.25, 2), (2.0, 1)]
+    assert curve.at(0) == Interval.of(5, 8)
+    for eps, count in [(0.49, 5), (0.5, 3), (1, 3), (1.25, 2), (1e9, 1), (math.inf, 1)]:
+        assert curve.at(eps) == Interval.of(count, 8), eps
+
+
+def test_a_curve_agrees_with_the_card_at_its_eps_and_never_rises(make_card):
+    card = make_card(threats=["Linf 0.3", "L2 0.5 targeted next"], curve=True, samples=300)
+    for row in card.threats:
+        curve = card.curve(row.threat)
+        assert curve.at(row.threat.eps) == row.robust_accuracy
+        assert curve.at(0) == card.clean_accuracy
+        counts = [share.count for _, share in curve.steps()]
+        assert counts == sorted(counts, reverse=True)
+        assert curve.at(100).count == sum(math.isinf(distance) for distance in curve.distances) > 0
+
+
+def test_a_witness_that_rounding_carried_out_of_the_ball_counts_at_the_balls_eps(make_card):
+    card = make_card(threats=["L2 1"], curve=True)
+    inside = _rows([1 + 5e-7])[0]
+    found = (Break(attack="cw", threat="L2 1", prediction=2, distance=1 + 5e-7),)
+    card = card.model_copy(update={"outcomes": (inside.model_copy(update={"breaks": found}),)})
+    assert card.curve().at(1).count == 0
+
+
+@pytest.mark.parametrize(
+    ("distances", "middle"),
+    [
+        ([3.0], 3.0),
+        ([3.0, 1.0, 2.0], 2.0),
+        ([1.0, 2.0, 3.0, math.inf], 2.0),
+        ([1.0, 2.0, math.inf, math.inf], 2.0),
+        ([1.0, math.inf, math.inf], None),
+        ([math.inf], None),
+        ([], None),
+    ],
+)
+def test_median_distance_is_none_where_more_than_half_are_never_broken(make_card, distances, middle):
+    assert _curve_card(make_card, distances, wrong=4).curve().median == middle
+
+
+def test_quantiles_say_where_a_share_of_what_is_right_is_broken(make_card):
+    curve = _curve_card(make_card, [place / 100 for place in range(1, 99)] + [math.inf] * 2, wrong=50).curve()
+    for share, eps in [(0.01, 0.01), (0.07, 0.07), (0.29, 0.29), (0.295, 0.3), (0.98, 0.98), (0.99, None), (1, None)]:
+        assert curve.quantile(share) == eps
+    for share in (0, -0.1, 1.01, math.nan):
+        with pytest.raises(ValueError, match="share is"):
+            curve.quantile(share)
+
+
+@pytest.mark.parametrize("eps", [-0.1, math.nan])
+def test_a_curve_has_no_accuracy_at_an_eps_that_is_none(make_card, eps):
+    with pytest.raises(ValueError, match="expected 0 or a number above it"):
+        make_card(curve=True).curve().at(eps)
+
+
+def test_a_card_of_several_eps_without_a_search_has_a_point_at_each(make_card):
+    card = make_card(threats=["Linf 0.3", "Linf 0.1", "L2 1"], samples=100)
+    curve = card.curve("Linf 1")
+    assert not curve.searched
+    assert {eps for eps, _ in curve.steps()} == {0.0, 0.1, 0.3}
+    assert curve.at(0) == card.clean_accuracy
+    assert curve.at(0.1) == curve.at(0.2999) == card.threats[1].robust_accuracy
+    assert curve.at(0.3).count == sum(
+        row.correct and not {found.threat for found in row.breaks} & {"Linf 0.3", "Linf 0.1"} for row in card.outcomes
+    )
+    assert curve.at(0.3).count <= min(row.robust_accuracy.count for row in card.threats[:2])
+
+
+def test_the_golden_card_has_a_point_too(golden):
+    curve = golden.curve("Linf 0.1")
+    assert [(eps, share.count) for eps, share in curve.steps()] == [(0.0, 12), (24 / 255, 2)]
+    assert golden.curve() == curve
+    assert golden.curve("L2 3 targeted next").at(0.75) == golden.threats[1].robust_accuracy
+
+
+@pytest.mark.parametrize("threat", ["L2 1", "Linf 0.3 targeted random", "Linf 0.3 targeted next"])
+def test_a_norm_and_goal_that_are_not_on_the_card_are_told(make_card, threat):
+    with pytest.raises(
+        ValueError, match=f"{threat}: nothing of this norm and goal is on the card, which holds Linf 0.3"
+    ):
+        make_card(curve=True).curve(threat)
+
+
+def test_a_card_with_a_curve_loads_as_it_was_saved(make_card, validator, tmp_path):
+    card = make_card(threats=["Linf 0.3", "L2 1"], curve=True, samples=30)
+    path = card.save(tmp_path / "card.json")
+    assert Scorecard.load(path) == card
+    assert Scorecard.load(path).curve("L2 1") == card.curve("L2 1")
+    assert list(validator.iter_errors(json.loads(path.read_text(encoding="utf-8")))) == []
+
+
+def test_a_card_without_a_curve_says_nothing_of_it(card, tmp_path):
+    text = card.save(tmp_path / "card.json").read_text(encoding="utf-8")
+    assert '"nearest"' not in text
+    assert '"curve"' not in text
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from robustbench_lite.threat import NORMS, TARGET_CHOICES, ThreatModel
+from robustbench_lite.threat import NORMS, SEVERITIES, TARGET_CHOICES, TRANSFORMATIONS, ThreatModel
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,11 @@ from robustbench_lite.threat import NORMS, TARGET_CHOICES, ThreatModel
         ("Linf 0.3 targeted", "Linf", 0.3, "targeted", "random"),
         ("L2 2 targeted least_likely", "L2", 2.0, "targeted", "least_likely"),
         ("L2 2 targeted next", "L2", 2.0, "targeted", "next"),
+        ("L1 12", "L1", 12.0, "untargeted", "random"),
+        ("l0 24", "L0", 24.0, "untargeted", "random"),
+        ("L0 2.4e1 targeted", "L0", 24.0, "targeted", "random"),
+        ("spatial 30", "Spatial", 30.0, "untargeted", "random"),
+        ("CORRUPTION 5", "Corruption", 5.0, "untargeted", "random"),
     ],
 )
 def test_reads_each_form(text, norm, eps, goal, target_class):
@@ -71,6 +76,15 @@ def test_a_threat_model_is_handed_back_as_it_is():
         ("L2 0", ["eps is 0", "above 0"]),
         ("L2 -0.5", ["eps is -0.5", "above 0"]),
         ("Linf 8", ["eps is 8", "can't exceed 1", "8/255"]),
+        ("Linf 256/255", ["eps is 256/255", "can't exceed 1"]),
+        ("L1 -3", ["eps is -3", "above 0"]),
+        ("L0 0", ["eps is 0", "above 0"]),
+        ("L0 0.5", ["eps is 0.5", "counts values", "whole number"]),
+        ("L0 7/2", ["eps is 7/2", "whole number"]),
+        ("Spatial 181", ["eps is 181", "degrees", "180"]),
+        ("Corruption 6", ["eps is 6", "severity", "1, 2, 3, 4, 5"]),
+        ("Corruption 1.5", ["eps is 1.5", "severity"]),
+        ("Blur 3", ["'Blur'", "Linf, L2, L1, L0, Spatial, Corruption"]),
     ],
 )
 def test_a_refusal_says_what_was_given_and_what_is_expected_in_one_line(text, words):
@@ -112,9 +126,9 @@ def test_a_text_that_is_not_the_value_is_refused():
         ThreatModel(norm="Linf", eps=0.3, eps_text="8/255")
 
 
-def test_l2_may_be_larger_than_the_range_and_linf_may_fill_it():
-    assert ThreatModel.parse("L2 20").eps == 20
-    assert ThreatModel.parse("Linf 255/255").eps == 1
+@pytest.mark.parametrize("text", ["L2 20", "L1 20", "L0 3072", "Linf 255/255", "Spatial 180", "Spatial 0.5"])
+def test_each_norm_has_its_own_largest_eps(text):
+    assert ThreatModel.parse(text).eps == float(Fraction(text.split()[1]))
 
 
 def test_is_frozen_and_can_be_a_key():
@@ -124,7 +138,7 @@ def test_is_frozen_and_can_be_a_key():
     assert {threat: 1}[ThreatModel.parse("linf 8/255")] == 1
 
 
-@pytest.mark.parametrize("text", ["Linf 8/255", "L2 0.5", "Linf 1e-3 targeted next"])
+@pytest.mark.parametrize("text", ["Linf 8/255", "L2 0.5", "Linf 1e-3 targeted next", "L1 12", "L0 24", "Corruption 3"])
 def test_json_gives_it_back_equal(text):
     threat = ThreatModel.parse(text)
     stored = threat.model_dump_json()
@@ -135,11 +149,18 @@ def test_json_gives_it_back_equal(text):
 _fractions = st.builds("{}/{}".format, st.integers(1, 255), st.integers(255, 10**6))
 _decimals = st.floats(min_value=1e-9, max_value=1.0).map(repr)
 _goals = st.sampled_from(["", " untargeted", " targeted", *(f" targeted {choice}" for choice in TARGET_CHOICES)])
+_counts = st.integers(1, 10**6).map(str)
+_severities = st.sampled_from(SEVERITIES).map(str)
+_eps = {"L0": _counts, "Corruption": _severities}
+_balls = st.sampled_from(NORMS + TRANSFORMATIONS).flatmap(
+    lambda norm: st.tuples(st.just(norm), _eps.get(norm, _fractions | _decimals))
+)
 
 
 @settings(deadline=None)
-@given(norm=st.sampled_from(NORMS), eps=_fractions | _decimals, goal=_goals)
-def test_its_text_reads_back_as_itself(norm, eps, goal):
+@given(ball=_balls, goal=_goals)
+def test_its_text_reads_back_as_itself(ball, goal):
+    norm, eps = ball
     threat = ThreatModel.parse(f"{norm} {eps}{goal}")
     assert ThreatModel.parse(str(threat)) == threat
     assert threat.eps == float(Fraction(eps))

@@ -21,6 +21,7 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.noise import Noise
 from robustbench_lite.registry import unknown
 from robustbench_lite.stepper import Attack, Problem, Seen
+from robustbench_lite.target import Access
 
 
 class State(NamedTuple):
@@ -52,6 +53,11 @@ class Foreign(Attack):
     @abstractmethod
     def norms(self) -> tuple[str, ...]:  # type: ignore[override]  # known for each attack, not for all of the library
         """Norms it can be run under."""
+
+    @property
+    @abstractmethod
+    def access(self) -> Access:  # type: ignore[override]
+        """What it must see of the target."""
 
     @property
     @abstractmethod

@@ -19,31 +19,33 @@ from torch import Tensor, nn
 from robustbench_lite.errors import UserError
 from robustbench_lite.parameters import step_length
 from robustbench_lite.stepper import Problem
+from robustbench_lite.target import Access
 from robustbench_lite.threat import NORMS
 
 from ._foreign import Foreign, checked, defaults, environment, needs, pick, replaced
 
-_NORM_OF = {
-    "BasicIterativeMethod": "Linf",
-    "BoundaryAttack": "L2",
-    "CarliniL0Method": "L0",
-    "CarliniL2Method": "L2",
-    "CarliniLInfMethod": "Linf",
-    "DeepFool": "L2",
-    "ElasticNet": "L1",
-    "NewtonFool": "L2",
-    "PixelAttack": "L0",
-    "SaliencyMapMethod": "L0",
-    "SignOPTAttack": "L2",
-    "SimBA": "L2",
-    "SquareAttack": "Linf",  # in L2, ART 1.20 divides by what it should multiply with: its steps are infinite
-    "ThresholdAttack": "Linf",
-    "VirtualAdversarialMethod": "L2",
-    "ZooAttack": "L2",
+_NORMS_OF: dict[str, tuple[str, ...]] = {
+    "BasicIterativeMethod": ("Linf",),
+    "BoundaryAttack": ("L2",),
+    "CarliniL2Method": ("L2",),
+    "CarliniLInfMethod": ("Linf",),
+    "DeepFool": ("L2",),
+    "ElasticNet": ("L1",),
+    "HopSkipJump": ("Linf", "L2"),
+    "NewtonFool": ("L2",),
+    "PixelAttack": ("L0",),
+    "SaliencyMapMethod": ("L0",),
+    "SignOPTAttack": ("L2",),
+    "SimBA": ("L2",),
+    "SquareAttack": ("Linf",),  # in L2, ART 1.20 divides by what it should multiply with: its steps are infinite
+    "ThresholdAttack": ("Linf",),
+    "VirtualAdversarialMethod": ("L2",),
+    "ZooAttack": ("L2",),
 }
-"""The attacks that take no ``norm``, or don't do all of ours, and the one they are made for."""
+"""The attacks that take no ``norm``, or do fewer than the others, and those they are made for."""
 
 _REFUSED = {
+    "CarliniL0Method": "in ART 1.20 it changes nearly every value; use foolbox:L0FMNAttack",
     "LowProFool": "it is for tables: it weighs features by their correlation with the label",
     "ProjectedGradientDescentTensorFlowV2": "it is for TensorFlow; use ProjectedGradientDescent",
     "TargetedUniversalPerturbation": "it makes one perturbation for all samples",
@@ -58,6 +60,8 @@ _STRONG: dict[str, dict[str, Any]] = {
     # Even so it stops at 2.5 times the distance that foolbox's LInfFMNAttack finds on digits; use that one.
     "CarliniLInfMethod": {"max_iter": 100, "learning_rate": 0.05, "initial_const": 1.0, "const_factor": 4.0},
     "DeepFool": {"epsilon": 0.02},
+    "ElasticNet": {"decision_rule": "L1"},
+    "SaliencyMapMethod": {"theta": 1.0},  # as far as a value goes: in L0 the way is free
     "SimBA": {"batch_size": 1},  # it refuses any other
     "SquareAttack": {"max_iter": 1000},
     # Its importance sampling takes the wrong axis of a larger batch, and its resizing wants inputs of 32 x 32 or more.
@@ -66,6 +70,8 @@ _STRONG: dict[str, dict[str, Any]] = {
 """Used where the caller gives no value, because ART's own defaults are weak. A few more follow from the threat model
 and the inputs, see `ArtAttack._settings`."""
 
+_BY_LABELS = ("BoundaryAttack", "GeoDA", "HopSkipJump", "SignOPTAttack")
+_TOWARDS = ("SaliencyMapMethod",)  # whatever the goal, the labels they are given are the classes to reach
 _FOLLOWING = ("eps_step", "batch_size", "nb_parallel")
 _PROBABILITIES = ("NewtonFool", "SimBA", "VirtualAdversarialMethod")  # they refuse logits
 _SET_BY_US = {
@@ -88,12 +94,21 @@ class ArtAttack(Foreign):
         return _norms(self.source)
 
     @property
+    def access(self) -> Access:  # type: ignore[override]
+        # What it needs of ART's estimator is a part of each attack; only what it does with the scores isn't told.
+        needed = {part.__name__ for part in self.source._estimator_requirements}  # type: ignore[attr-defined]
+        if needed & {"LossGradientsMixin", "ClassGradientsMixin"}:
+            return "gradients"
+        return "labels" if self.source.__name__ in _BY_LABELS else "scores"
+
+    @property
     def minimal(self) -> bool:  # type: ignore[override]
         return "eps" not in defaults(self.source)
 
     def generate(self, problem: Problem, classes: int) -> Tensor:
         known = defaults(self.source)
-        if problem.targeted and "targeted" not in known:
+        towards = self.source.__name__ in _TOWARDS
+        if problem.targeted and not towards and "targeted" not in known:
             raise UserError(f"{self.label} has no targeted form: it can't be run under {problem.threat}")
         model = Probabilities(problem.model) if self.source.__name__ in _PROBABILITIES else problem.model
         classifier = _library().estimators.classification.PyTorchClassifier(
@@ -105,8 +120,10 @@ class ArtAttack(Foreign):
             device_type="gpu" if problem.x.is_cuda else "cpu",
         )
         attack = self.source(classifier, **self._settings(problem))
-        labels = np.eye(classes, dtype=np.float32)[problem.aim.cpu().numpy()]
-        return torch.from_numpy(attack.generate(problem.x.cpu().numpy(), labels))
+        aim = _runner_up(problem) if towards and not problem.targeted else problem.aim
+        labels = np.eye(classes, dtype=np.float32)[aim.cpu().numpy()]
+        found: Tensor = torch.from_numpy(attack.generate(problem.x.cpu().numpy(), labels)).to(problem.x)
+        return found if self.source.__name__ != "HopSkipJump" else _back(problem, found)
 
     def params(self) -> dict[str, Any]:
         found = {name: value for name, value in super().params().items() if name not in _SET_BY_US}
@@ -117,7 +134,7 @@ class ArtAttack(Foreign):
         known, threat = defaults(self.source), problem.threat
         steps = max(1, self.given.get("max_iter", known.get("max_iter", 25)))
         follows = {
-            "norm": {"Linf": np.inf, "L2": 2, "L1": 1}[threat.norm],
+            "norm": {"Linf": np.inf, "L2": 2, "L1": 1}.get(threat.norm),
             "eps": threat.eps,
             "targeted": threat.goal == "targeted",
             "verbose": False,
@@ -129,6 +146,30 @@ class ArtAttack(Foreign):
             "nb_parallel": min(128, max(1, problem.x[0].numel() // 4)),
         }
         return {name: value for name, value in follows.items() if name in known} | dict(self.given)
+
+
+@torch.no_grad()
+def _back(problem: Problem, found: Tensor) -> Tensor:
+    """Candidates brought back to the boundary on the straight way to the original, shape (B, *shape).
+
+    ART's HopSkipJump ends with a step away from it, not with the search for it as the paper's does: after 50 iterations
+    it is a seventh too far away.
+    """
+    way = found - problem.x
+    far = torch.ones(len(way), *[1] * (way.ndim - 1), device=way.device)
+    near = torch.zeros_like(far)
+    for _ in range(10):
+        middle = (near + far) / 2
+        same = problem.model(problem.x + middle * way).argmax(1) == problem.aim
+        reached = (same if problem.targeted else ~same).reshape(middle.shape)
+        near, far = torch.where(reached, near, middle), torch.where(reached, middle, far)
+    return problem.x + far * way
+
+
+def _runner_up(problem: Problem) -> Tensor:
+    """The most likely of the other classes, shape (B,)."""
+    with torch.no_grad():
+        return problem.model(problem.x).scatter(1, problem.aim[:, None], -torch.inf).argmax(1)  # type: ignore[no-any-return]
 
 
 class Probabilities(nn.Module):
@@ -170,11 +211,13 @@ def _make(source: type, **params: Any) -> ArtAttack:
 
 
 def _norms(source: type) -> tuple[str, ...]:
-    return (_NORM_OF[source.__name__],) if source.__name__ in _NORM_OF else NORMS
+    return _NORMS_OF.get(source.__name__, ("Linf", "L2", "L1"))
 
 
 def _refused() -> dict[str, str]:
-    elsewhere = [name for name, source in _classes().items() if name not in _NORM_OF and "norm" not in defaults(source)]
+    elsewhere = [
+        name for name, source in _classes().items() if name not in _NORMS_OF and "norm" not in defaults(source)
+    ]
     undeclared = {name: needs(package, "ART") for name, package in _UNDECLARED.items() if not find_spec(package)}
     outdated = {} if hasattr(np, "mat") else {"GeoDA": "ART 1.20 calls np.mat, which numpy 2 has no more"}
     return dict.fromkeys(elsewhere, _ELSEWHERE) | _REFUSED | undeclared | outdated

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.stats import kstest
+from scipy.stats import chisquare, kstest
 
 from robustbench_lite.engine import TOLERANCE
 from robustbench_lite.noise import Noise
 from robustbench_lite.norms import GEOMETRIES, project
-from robustbench_lite.threat import NORMS
+from robustbench_lite.threat import NORMS, TRANSFORMATIONS
 
-ORDER = {"Linf": np.inf, "L2": 2}
-DUAL = {"Linf": 1, "L2": 2}
+ORDER = {"Linf": np.inf, "L2": 2, "L1": 1, "L0": 0}
+DUAL = {"Linf": 1, "L2": 2, "L1": np.inf, "L0": np.inf}  # in L0 a unit step moves one value by 1
 INFINITE_NORMAL = 2295574122455614247  # a key among whose draws the largest uniform is
 
 some_cases = settings(deadline=None, max_examples=60)
@@ -26,6 +29,11 @@ by_norm = pytest.mark.parametrize("norm", NORMS)
 def _length(batch, order):
     """Norm of each sample, in double precision, by numpy."""
     return np.linalg.norm(batch.double().flatten(1).numpy(), ord=order, axis=1)
+
+
+def _radius(norm, eps):
+    """A radius in the units of the norm: in L0 a whole number."""
+    return math.ceil(12 * eps) if norm == "L0" else eps
 
 
 def _arrays(low, high):
@@ -56,6 +64,7 @@ def _gradients(draw):
 @given(ball=_balls())
 def test_projection_is_in_the_ball_and_in_the_box(norm, ball):
     x, origin, eps = ball
+    eps = _radius(norm, eps)
     inside = project(x, origin, norm, eps)
     assert (_length(inside.double() - origin.double(), ORDER[norm]) <= eps + TOLERANCE).all()
     assert inside.min() >= 0
@@ -67,6 +76,7 @@ def test_projection_is_in_the_ball_and_in_the_box(norm, ball):
 @given(ball=_balls())
 def test_projection_is_idempotent(norm, ball):
     x, origin, eps = ball
+    eps = _radius(norm, eps)
     once = project(x, origin, norm, eps)
     torch.testing.assert_close(project(once, origin, norm, eps), once, atol=5e-7, rtol=0)
 
@@ -76,6 +86,7 @@ def test_projection_is_idempotent(norm, ball):
 @given(ball=_balls(), share=st.floats(0, 0.99))
 def test_projection_leaves_what_is_inside_where_it_is(norm, ball, share):
     x, origin, eps = ball
+    eps = _radius(norm, eps)
     inside = origin + share * (project(x, origin, norm, eps) - origin)
     torch.testing.assert_close(project(inside, origin, norm, eps), inside, atol=5e-7, rtol=0)
 
@@ -90,12 +101,79 @@ def test_linf_projection_is_the_nearest_point_of_ball_and_box(ball):
 
 
 @some_cases
+@given(ball=_balls() | _balls(largest=2.0**20))
+def test_l1_projection_is_the_nearest_point_of_ball_and_box(ball):
+    """The nearest point ``p`` of a convex set to ``x`` is the one from which no other point ``c`` lies in the direction
+    of ``x``: the largest ``(x - p) (c - p)`` is 0. Over ball and box that is found greedily, the steepest value first.
+    """
+    x, origin, eps = ball
+    found = project(x, origin, "L1", eps).double().flatten(1).numpy()
+    x, origin = x.double().flatten(1).numpy(), origin.double().flatten(1).numpy()
+    for way, start, point in zip(x - found, origin, found, strict=True):
+        room = np.where(way > 0, 1 - start, start)
+        steepest = np.argsort(-np.abs(way))
+        spent = np.minimum(np.cumsum(room[steepest]), eps)
+        best = (np.diff(spent, prepend=0) * np.abs(way)[steepest]).sum()
+        assert best - way @ (point - start) <= 2e-6 * max(1, np.abs(way).max()) * len(way)
+
+
+@some_cases
+@given(ball=_balls())
+def test_l1_projection_shortens_every_change_by_the_same_amount(ball):
+    """Against a bisection of that amount."""
+    x, origin, eps = ball
+    x, origin = x.double(), origin.double()
+    delta = x - origin
+    wall = torch.where(delta > 0, 1 - origin, origin)
+
+    def shortened(amount):
+        return torch.minimum((delta.abs() - amount.reshape(-1, 1, 1, 1)).clamp_min(0), wall)
+
+    low, high = torch.zeros(len(x), dtype=torch.float64), delta.flatten(1).abs().amax(1)
+    for _ in range(80):
+        middle = (low + high) / 2
+        over = shortened(middle).flatten(1).sum(1) > eps
+        low, high = torch.where(over, middle, low), torch.where(over, high, middle)
+    high = torch.where(shortened(torch.zeros_like(high)).flatten(1).sum(1) <= eps, 0.0, high)
+    nearest = origin + delta.sign() * shortened(high)
+    torch.testing.assert_close(project(x, origin, "L1", eps), nearest, atol=1e-6, rtol=0)
+
+
+@some_cases
+@given(values=_arrays(-2, 2), changes=st.integers(1, 6))
+def test_l0_projection_is_the_nearest_point_of_ball_and_box(values, changes):
+    """Against every choice of the values that may change."""
+    x, origin = (torch.from_numpy(part).flatten(1)[:, :6].double() for part in values)
+    origin = origin.abs().clamp_max(1.0)
+    found = project(x, origin, "L0", changes)
+    assert ((found != origin).sum(1) <= changes).all()
+    places = range(x.shape[1])
+    for point, start, near in zip(x, origin, found, strict=True):
+        least = min(
+            float((point - torch.where(torch.isin(torch.arange(len(point)), torch.tensor(kept)), cut, start)).norm())
+            for cut in [point.clamp(0, 1)]
+            for kept in itertools.combinations(places, min(changes, len(places)))
+        )
+        assert float((point - near).norm()) == pytest.approx(least, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", TRANSFORMATIONS)
+def test_a_transformation_is_kept_in_the_box_alone(kind):
+    x, origin = torch.tensor([[[[-1.0, 0.2, 3.0]]]]), torch.zeros(1, 1, 1, 3)
+    assert project(x, origin, kind, 1).tolist() == [[[[0.0, pytest.approx(0.2), 1.0]]]]
+    assert GEOMETRIES[kind].distance(x - origin).tolist() == [3.0]
+
+
+@some_cases
 @given(ball=_balls(largest=2.0**50))
 def test_l2_projection_onto_the_ball_is_the_nearest_point(ball):
     delta, _, eps = ball
     length = torch.from_numpy(_length(delta, 2)).reshape(-1, 1, 1, 1)
     nearest = delta.double() * (eps / length.clamp_min(eps))
-    torch.testing.assert_close(GEOMETRIES["L2"].project(delta, eps).double(), nearest, atol=1e-6, rtol=0)
+    centre = torch.full_like(delta, 0.5)
+    inside = nearest.abs().flatten(1).amax(1) < 0.5  # the box cuts nothing off
+    projected = GEOMETRIES["L2"].project(centre + delta, centre, eps) - centre
+    torch.testing.assert_close(projected[inside].double(), nearest[inside], atol=1e-6, rtol=1e-6)
 
 
 @by_norm
@@ -146,7 +224,7 @@ def test_a_tiny_gradient_has_a_whole_step(norm, size):
     eps=st.floats(1e-6, 10),
 )
 def test_random_draws_are_in_the_ball(norm, key, shape, eps):
-    noise = Noise(torch.tensor([key, key ^ 1]))
+    noise, eps = Noise(torch.tensor([key, key ^ 1])), _radius(norm, eps)
     drawn = GEOMETRIES[norm].random(noise, shape, eps)
     assert drawn.shape == (2, *shape)
     assert (_length(drawn.reshape(2, -1), ORDER[norm]) <= eps * (1 + 1e-6)).all()
@@ -175,6 +253,35 @@ def test_l2_random_draws_fill_the_ball_in_many_dimensions():
     assert float(drawn.flatten(1).mean(0).abs().max()) < 5 * 2.0 / 48**0.5 / 2_000**0.5
 
 
+def test_l1_random_draws_are_uniform_in_the_diamond():
+    drawn = GEOMETRIES["L1"].random(Noise(torch.arange(5_000)), (2,), 0.5).double().numpy()
+    radius = np.abs(drawn).sum(1) / 0.5
+    share = np.abs(drawn[:, 0]) / np.abs(drawn).sum(1)
+    assert kstest(radius**2, "uniform").pvalue > 1e-3
+    assert kstest(share, "uniform").pvalue > 1e-3
+    signs = np.sign(drawn)
+    for side in (share, signs[:, 0], signs[:, 1], signs.prod(1)):
+        assert abs(np.corrcoef(radius, side)[0, 1]) < 5 / 5_000**0.5
+    assert np.abs(np.stack([*signs.T, signs.prod(1)]).mean(1)).max() < 5 / 5_000**0.5
+
+
+def test_l1_random_draws_fill_the_ball_in_many_dimensions():
+    drawn = GEOMETRIES["L1"].random(Noise(torch.arange(2_000)), (3, 4, 4), 2.0)
+    assert kstest((_length(drawn, 1) / 2.0) ** 48, "uniform").pvalue > 1e-3
+    sizes = drawn.flatten(1).abs().double()
+    assert float((sizes.mean(0) / sizes.mean() - 1).abs().max()) < 5 / 2_000**0.5  # each place has the same share
+
+
+def test_l0_random_draws_change_any_places_to_any_values():
+    drawn = GEOMETRIES["L0"].random(Noise(torch.arange(5_000)), (2, 5), 3).flatten(1).double().numpy()
+    changed = drawn != 0
+    assert set(changed.sum(1)) == {3}
+    choices = np.unique(changed, axis=0, return_counts=True)[1]
+    assert len(choices) == 120  # every choice of three places of ten, equally often
+    assert chisquare(choices).pvalue > 1e-3
+    assert kstest((drawn[changed] + 1) / 2, "uniform").pvalue > 1e-3
+
+
 def test_random_draws_are_finite_whatever_the_stream_holds():
     # An infinite start is a sample that no step can move: it would count as robust.
     drawn = GEOMETRIES["L2"].random(Noise(torch.tensor([INFINITE_NORMAL])), (3, 4, 4), 1.0)
@@ -184,9 +291,9 @@ def test_random_draws_are_finite_whatever_the_stream_holds():
 @by_norm
 def test_no_samples_are_no_trouble(norm):
     empty, geometry = torch.empty(0, 1, 2, 2), GEOMETRIES[norm]
-    assert project(empty, empty, norm, 0.1).shape == empty.shape
+    assert project(empty, empty, norm, _radius(norm, 0.1)).shape == empty.shape
     assert geometry.steepest(empty).shape == empty.shape
-    assert geometry.random(Noise(torch.empty(0, dtype=torch.int64)), (1, 2, 2), 0.1).shape == empty.shape
+    assert geometry.random(Noise(torch.empty(0, dtype=torch.int64)), (1, 2, 2), 2).shape == empty.shape
     assert geometry.distance(empty).shape == (0,)
 
 
@@ -194,10 +301,11 @@ def test_no_samples_are_no_trouble(norm):
 def test_samples_of_a_batch_do_not_see_each_other(norm):
     generator = torch.Generator().manual_seed(3)
     x, origin = torch.randn(6, 1, 4, 4, generator=generator), torch.rand(6, 1, 4, 4, generator=generator)
-    whole = project(x, origin, norm, 0.3), GEOMETRIES[norm].steepest(x), GEOMETRIES[norm].distance(x)
+    eps = _radius(norm, 0.3)
+    whole = project(x, origin, norm, eps), GEOMETRIES[norm].steepest(x), GEOMETRIES[norm].distance(x)
     for row in range(6):
         one = slice(row, row + 1)
-        alone = project(x[one], origin[one], norm, 0.3), GEOMETRIES[norm].steepest(x[one])
+        alone = project(x[one], origin[one], norm, eps), GEOMETRIES[norm].steepest(x[one])
         torch.testing.assert_close(whole[0][one], alone[0])
         torch.testing.assert_close(whole[1][one], alone[1])
         torch.testing.assert_close(whole[2][one], GEOMETRIES[norm].distance(x[one]))

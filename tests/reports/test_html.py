@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 import shutil
 import subprocess
@@ -174,6 +175,74 @@ def test_charts_are_accessible_and_well_formed(make_card):
         assert root.find("title").text
     for attrs in Page(text).all("th"):
         assert "scope" in attrs
+
+
+def figures(text):
+    """The charts against eps, read as XML."""
+    found = re.findall(r'<figure class="against.*?</figure>', text, flags=re.DOTALL)
+    return [ElementTree.fromstring(figure) for figure in found]
+
+
+def points(element):
+    return [tuple(map(float, point.split(","))) for point in element.get("points").split()]
+
+
+def test_accuracy_against_eps_is_a_staircase_in_its_band(make_card):
+    card = make_card(threats=["L2 0.5", "Linf 8/255 targeted next"], curve=True, samples=1000)
+    text = html.render([card])
+    charts = figures(text)
+    assert len(charts) == 2
+    for chart, row in zip(charts, card.threats, strict=True):
+        curve = card.curve(row.threat)
+        (line,) = (points(one) for one in chart.iter("polyline"))
+        (band,) = (points(one) for one in chart.iter("polygon"))
+        assert line[0] == (0, pytest.approx(100 - 100 * card.clean_accuracy.value, abs=0.01))
+        assert [x for x, _ in line] == sorted(x for x, _ in line)
+        assert [y for _, y in line] == sorted(y for _, y in line), "it falls; y points down"
+        assert len(line) < 500
+        assert all(x == before or y == same for (before, same), (x, y) in itertools.pairwise(line))
+        upper, lower = band[: len(band) // 2], band[len(band) // 2 :][::-1]
+        for (x, y), (above, high), (below, low) in zip(line, upper, lower, strict=True):
+            assert x == above == below
+            assert 0 <= high <= y <= low <= 100
+        words = " ".join(chart.itertext())
+        assert f"eps {row.threat.eps_text}" in words
+        assert f"median {curve.median:.3g}" in words
+        assert f"{row.robust_accuracy.value:.1%}" in words
+        images = [one for one in chart.iter("svg") if one.get("role") == "img"]
+        assert len(images) == 2, "the curve, and the histogram"
+        assert all(one.find("title").text for one in images)
+        bins = [one for one in images[1].iter("rect") if one.get("class") == "bin"]
+        assert max(float(one.get("height")) for one in bins) == 60
+        assert all(0 <= float(one.get("x").rstrip("%")) <= 97.5 for one in bins)
+    assert "curve = true" in Page(text).text, "the suite as a file asks for it again"
+    assert "against eps" not in Page(html.render([make_card()])).text
+
+
+def test_several_eps_of_one_norm_are_a_staircase_without_a_histogram(make_card):
+    card = make_card(threats=["Linf 8/255", "Linf 4/255"])
+    (chart,) = figures(html.render([card]))
+    (line,) = (points(one) for one in chart.iter("polyline"))
+    assert len(line) == 6
+    assert "median" not in " ".join(chart.itertext())
+    assert not [one for one in chart.iter("rect") if one.get("class") == "bin"]
+
+
+@pytest.mark.parametrize("breaks", [{"cw": 1.0}, {"cw": 0.0}], ids=["all", "none"])
+@pytest.mark.parametrize("threat", ["L0 1", "L0 1500", "Linf 1/255", "L1 12", "L2 1e-6"])
+def test_a_curve_of_any_scale_is_drawn(make_card, breaks, threat):
+    card = make_card(threats=[threat], breaks=breaks, curve=True, samples=40)
+    if not breaks["cw"]:
+        stands = tuple(row.model_copy(update={"nearest": ()}) for row in card.outcomes)
+        card = card.model_copy(update={"outcomes": stands})
+    (chart,) = figures(html.render([card]))
+    ticks = next(one for one in chart.iter("svg") if one.get("class") == "ticks")
+    labels = [one.text for one in ticks.iter("text")]
+    assert 2 <= len(labels) <= 10
+    assert len(set(labels)) == len(labels)
+    assert not threat.startswith("L0") or all(label.isdecimal() for label in labels)
+    nobody = make_card(threats=[threat], samples=0, curve=True, attacks=())
+    assert figures(html.render([nobody]))
 
 
 def test_a_trace_without_numbers_leaves_a_gap(make_card):

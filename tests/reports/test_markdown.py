@@ -37,6 +37,21 @@ def test_says_what_the_card_says(make_card, make_gate):
     ]
 
 
+def test_accuracy_against_eps_is_a_small_table(make_card):
+    card = make_card(threats=["L2 0.5", "Linf 8/255"], curve=True)
+    text = markdown.render([card])
+    _, table, _, _ = tables(text)
+    assert table[0] == ["Threat model", "eps", "Robust", "95% interval"]
+    assert {row[0] for row in table[2:]} == {"L2", "Linf"}
+    for threat, accuracy in ((row.threat, row.robust_accuracy) for row in card.threats):
+        row = next(row for row in table if row[:2] == [threat.norm, threat.eps_text])
+        assert row[2] == f"**{accuracy.value:.1%}**"
+    assert (
+        f"L2: Half of the samples that are right when clean are broken within {card.curve('L2 1').median:.3g}" in text
+    )
+    assert "against eps" not in markdown.render([make_card()])
+
+
 @pytest.mark.parametrize("hostile", ["a|b", "a\nb|c", "a\\|b", "<script>x</script>", "`a|b`", "\u2028|\x1b"])
 def test_hostile_names_break_no_table(make_card, hostile):
     text = markdown.render([make_card(hostile, breaks={hostile: 0.3}), make_card("b", breaks={hostile: 0.1})])

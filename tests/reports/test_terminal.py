@@ -40,6 +40,35 @@ def test_the_verdict_comes_first_with_its_reason(make_card, make_gate):
     assert "Demanded robust accuracy at least 30.0%, found 10.0% [8.0, 12.0]." in lines[3]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_accuracy_against_eps_is_a_line_each_with_its_interval(make_card, encoding):
+    card = make_card(threats=["L2 0.5", "Linf 8/255 targeted next"], samples=1000, curve=True)
+    lines = [line.rstrip() for line in show([card], encoding=encoding).splitlines()]
+    assert max(map(len, lines)) <= 80
+    start = lines.index("Robust accuracy against eps, L2")
+    second = lines.index("Robust accuracy against eps, Linf targeted next")
+    rows = [line.split() for line in lines[start + 1 : second] if line.startswith("  ")]
+    assert 5 <= len(rows) <= 12
+    assert rows[0][0] == "0"
+    assert [row[0] for row in rows] == sorted((row[0] for row in rows), key=float)
+    asked = next(row for row in rows if row[0] == "0.5")
+    accuracy = card.threats[0].robust_accuracy
+    assert asked[2:] == [f"{accuracy.value:.1%}", f"[{100 * accuracy.low:.1f},", f"{100 * accuracy.high:.1f}]"]
+    shares = [float(row[2].rstrip("%")) for row in rows]
+    assert shares == sorted(shares, reverse=True)
+    assert f"are broken within {card.curve().median:.3g}." in " ".join(lines)
+    assert any(line.startswith("  8/255 ") for line in lines[second:])
+
+
+def test_several_eps_of_one_norm_are_points_of_a_curve(make_card):
+    text = show([make_card(threats=["Linf 8/255", "L2 1", "Linf 4/255"])])
+    block = text[text.index("against eps, Linf") :].splitlines()[1:4]
+    assert [line.split()[0] for line in block] == ["0", "4/255", "8/255"]
+    assert "Between these eps nothing was attacked" in text
+    assert "against eps, L2" not in text
+    assert "against eps" not in show([make_card()])
+
+
 def test_findings_tell_the_cure_and_make_the_verdict_s_reason(make_card):
     text = show([make_card(verdict="INVALID", validity=(FINDING,))])
     assert "RB201: the gradient is zero" in text

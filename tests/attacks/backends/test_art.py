@@ -112,6 +112,97 @@ def test_a_minimal_attack_nears_the_nearest_example(linear, name, norm, params, 
     assert found.forward.min() > 2
 
 
+def l1_distances(problem: Any) -> Any:
+    """Distance to the nearest boundary: one value changes, the one that the margin turns on most."""
+    weight, logits = problem.model[1].weight.detach(), problem.model(problem.x).detach()
+    steepest = (weight[problem.y][:, None] - weight).abs().amax(2)
+    gaps = logits.gather(1, problem.y[:, None]) - logits
+    return torch.where(steepest > 0, gaps / steepest, torch.inf).amin(1).numpy()
+
+
+@pytest.mark.parametrize("name", ["ProjectedGradientDescentPyTorch", "FastGradientMethod"])
+def test_a_fixed_eps_attack_of_l1_breaks_what_lies_well_within(linear, name):
+    problem = linear(classes=2, samples=20)
+    distances = l1_distances(problem)
+    eps = 2 * float(np.median(distances))
+    found = problem.attack(make(name), f"L1 {eps}")
+    assert not found.broken[distances > eps * 1.001].any()
+    assert found.broken[distances < eps / 4].all()
+    assert found.broken.sum() >= 8
+
+
+def test_elastic_net_nears_the_nearest_example_in_l1(linear):
+    problem = linear(samples=4)
+    distances = l1_distances(problem)
+    found = problem.attack(make("ElasticNet", max_iter=50, binary_search_steps=5), f"L1 {np.median(distances)}")
+    assert (found.distance >= distances * 0.999).all()
+    assert np.median(found.distance / distances) < 1.5
+
+
+def test_the_saliency_map_leaves_the_label_although_it_only_knows_where_to_go(linear):
+    problem = linear(classes=3, samples=10)
+    found = problem.attack(make("SaliencyMapMethod"), "L0 8")
+    assert found.broken.sum() >= 8
+    assert (found.distance[found.broken] <= 8).all()
+    aims = (problem.y + 1) % 3
+    reached = problem.attack(make("SaliencyMapMethod"), "L0 12 targeted", aims=aims)
+    assert reached.broken.sum() >= 5
+    assert (reached.prediction[reached.broken] == aims.numpy()[reached.broken]).all()
+
+
+class NoGradients(nn.Module):
+    """A model that cuts the graph."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x)
+
+
+BLACK_BOX = {
+    "BoundaryAttack": ("labels", {"max_iter": 5}),
+    "HopSkipJump": ("labels", {"max_iter": 1, "max_eval": 20, "init_eval": 10}),
+    "SignOPTAttack": ("labels", {"max_iter": 1, "num_trial": 5, "k": 5, "query_limit": 200}),
+    "SimBA": ("scores", {"max_iter": 10}),
+    "SquareAttack": ("scores", {"max_iter": 10}),
+    "VirtualAdversarialMethod": ("scores", {"max_iter": 2}),
+    "ZooAttack": ("scores", {"max_iter": 3, "binary_search_steps": 1}),
+}
+
+
+@pytest.mark.parametrize("name", BLACK_BOX)
+def test_one_that_sees_no_gradients_asks_for_none(linear, name):
+    access, params = BLACK_BOX[name]
+    problem = linear(classes=3, samples=2)
+    attack = make(name, **params)
+    assert attack.access == access
+    found = problem.attack(
+        attack, {"Linf": "Linf 0.3", "L2": "L2 2"}[attack.norms[0]], model=NoGradients(problem.model)
+    )
+    assert (found.backward == 0).all()
+
+
+def test_every_other_one_sees_gradients():
+    listed = registry.find("attacks", "art:DeepFool").func.__globals__["names"]()
+    for name in listed.keys() - BLACK_BOX.keys() - {"PixelAttack", "ThresholdAttack", "GeoDA"}:
+        assert make(name).access == "gradients", name
+
+
+def test_hop_skip_jump_ends_at_the_boundary_with_labels_alone(linear):
+    class Labels(NoGradients):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.one_hot(super().forward(x).argmax(1), 2).float()
+
+    problem = linear(classes=2, samples=3)
+    found = problem.attack(make("HopSkipJump", max_iter=15), "L2 0.001", model=Labels(problem.model))
+    assert (found.distance < 1.03 * problem.distances("L2").numpy()).all()
+    assert make("HopSkipJump").norms == ("Linf", "L2"), "ART refuses the others"
+    assert make("HopSkipJump").params()["max_iter"] == 50
+
+
 def test_passes_are_counted(linear):
     problem = linear(samples=10)
     steps = 7
@@ -197,6 +288,7 @@ def test_a_norm_that_it_cannot_do_is_refused(linear, name):
         ("DecisionTreeAttack", "more than a classifier"),
         ("UniversalPerturbation", "one perturbation for all samples"),
         ("AutoAttack", "pip install multiprocess"),
+        ("CarliniL0Method", "use foolbox:L0FMNAttack"),
     ],
 )
 def test_names_that_are_not_offered(name, message):

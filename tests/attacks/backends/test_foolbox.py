@@ -105,16 +105,96 @@ def test_targeted_goals(linear):
     assert problem.attack(make("LinfPGD"), f"Linf {eps} targeted next").broken.all()
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def l1_distances(problem: Any) -> Any:
+    """Distance to the nearest boundary: one value changes, the one that the margin turns on most."""
+    weight, logits = problem.model[1].weight.detach(), problem.model(problem.x).detach()
+    steepest = (weight[problem.y][:, None] - weight).abs().amax(2)
+    gaps = logits.gather(1, problem.y[:, None]) - logits
+    return torch.where(steepest > 0, gaps / steepest, torch.inf).amin(1).numpy()
+
+
+@pytest.mark.parametrize(("name", "params"), [("L1FMNAttack", {}), ("EADAttack", {"steps": 300})])
+def test_a_minimal_attack_finds_the_nearest_example_in_l1(linear, name, params):
+    problem = linear(samples=12)
+    distances = l1_distances(problem)
+    eps = float(np.median(distances)) * 1.1
+    found = problem.attack(make(name, **params), f"L1 {eps}")
+    assert (found.distance >= distances * 0.999).all()
+    assert np.median(found.distance / distances) < 1.1
+    assert found.broken[distances < eps / 1.1].mean() >= 0.8
+    assert not found.broken[distances > eps * 1.001].any()
+
+
+def test_a_fixed_eps_attack_of_l1_stays_in_the_ball(linear):
+    problem = linear(classes=2, samples=20)
+    distances = l1_distances(problem)
+    eps = float(np.median(distances))
+    found = problem.attack(make("SparseL1DescentAttack"), f"L1 {2 * eps}")
+    assert found.broken.any()
+    assert not found.broken[distances > 2 * eps * 1.001].any()
+    assert (found.distance[found.broken] <= 2 * eps * 1.001).all()
+
+
+def test_l0_counts_the_values_that_change(linear):
+    problem = linear(samples=12)  # where the box is far, one value is enough
+    attack = make("L0FMNAttack")
+    assert attack.norms == ("L0",)
+    found = problem.attack(attack, "L0 2")
+    assert found.broken.all()
+    assert set(found.distance) <= {1.0, 2.0}
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1", "L0"])
 def test_an_attack_of_any_distance_gets_the_threat_models(linear, norm):
     attack = make("LinearSearchBlendedUniformNoiseAttack", directions=50, steps=20)
-    assert set(attack.norms) == {"Linf", "L2"}
-    assert np.isfinite(linear().attack(attack, f"{norm} 0.001").distance).any()
+    assert set(attack.norms) == {"Linf", "L2", "L1", "L0"}
+    assert np.isfinite(linear().attack(attack, f"{norm} {1 if norm == 'L0' else 0.001}").distance).any()
+
+
+class NoGradients(nn.Module):
+    """A model that cuts the graph."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x)
+
+
+CHEAP = {"BoundaryAttack": {"steps": 5}, "HopSkipJumpAttack": {"steps": 1, "max_gradient_eval_steps": 20}}
+CHEAP |= {"GenAttack": {"steps": 5, "population": 4}, "GaussianBlurAttack": {"steps": 5}}
+
+
+def test_what_each_sees_of_the_target():
+    seen = {name: make(name).access for name in listed()}
+    assert seen["LinfProjectedGradientDescentAttack"] == seen["L2DeepFoolAttack"] == "gradients"
+    assert seen["L1FMNAttack"] == seen["NewtonFoolAttack"] == seen["VirtualAdversarialAttack"] == "gradients"
+    assert seen["GenAttack"] == "scores"
+    assert seen["HopSkipJumpAttack"] == seen["SaltAndPepperNoiseAttack"] == seen["InversionAttack"] == "labels"
+    assert sum(access == "labels" for access in seen.values()) >= 19
+
+
+def listed() -> dict[str, tuple[str, ...]]:
+    return registry.find("attacks", "foolbox:FGSM").func.__globals__["names"]()
+
+
+def test_one_that_sees_no_gradients_asks_for_none(linear):
+    problem = linear(classes=2, samples=3)
+    names = [name for name in listed() if make(name).access != "gradients"]
+    assert len(names) >= 20
+    for name in names:
+        attack = make(name, **CHEAP.get(name, {}))
+        threat = {"Linf": "Linf 0.3", "L2": "L2 2"}[attack.norms[0]] + " targeted" * (name == "GenAttack")
+        found = problem.attack(attack, threat, model=NoGradients(problem.model))
+        assert (found.backward == 0).all(), name
 
 
 def test_hop_skip_jump_takes_the_norm_as_its_constraint(linear):
     problem = linear(samples=4)
     attack = make("HopSkipJumpAttack", steps=8, init_attack="SaltAndPepperNoiseAttack")
+    assert attack.norms == ("Linf", "L2"), "foolbox refuses the others"
     ratio = {}
     for norm in ("Linf", "L2"):
         found = problem.attack(attack, f"{norm} 0.001")
@@ -182,9 +262,8 @@ def test_names_that_are_not_offered(name, message):
 
 
 def test_the_listed_names_can_all_be_made():
-    listed = registry.find("attacks", "foolbox:FGSM").func.__globals__["names"]()
-    assert len(listed) > 30
-    for name, norms in listed.items():
+    assert len(listed()) > 30
+    for name, norms in listed().items():
         assert make(name).norms == norms
 
 

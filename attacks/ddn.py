@@ -1,0 +1,69 @@
+"""The decoupled direction and norm attack."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, NamedTuple
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from robustbench_lite.losses import LossName
+from robustbench_lite.norms import GEOMETRIES, per_sample
+from robustbench_lite.parameters import Length, PositiveInt, Share
+from robustbench_lite.stepper import Attack, Problem, Seen
+
+
+class State(NamedTuple):
+    """The candidate and the length of its perturbation, before the box cut it."""
+
+    x: Tensor
+    length: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDN(Attack):
+    """Steps along the gradient turn the perturbation; its length shrinks while it is adversarial and grows while not.
+
+    Other than in the paper, ``gamma`` starts larger and falls with a cosine as the step does, so that the search sweeps
+    a wide range of lengths before it settles on the boundary: a fifth of the paper's steps suffice. The gradient is the
+    margin's, which points to the nearest class also where the logits are all alike or the softmax saturates, and values
+    aren't rounded to 256 levels.
+
+    References
+    ----------
+    Rony et al., *Decoupling direction and norm for efficient gradient-based L2 adversarial attacks and defenses*,
+    CVPR 2019. https://arxiv.org/abs/1811.09600
+    """
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/1811.09600"
+    norms: ClassVar[tuple[str, ...]] = ("L2",)
+    minimal: ClassVar[bool] = True
+
+    steps: PositiveInt = 200
+    """Number of steps."""
+    first_length: Length = 1.0
+    """Length of the first perturbation."""
+    step_size: Length = 1.0
+    """Length of the first step; it falls with a cosine to a hundredth."""
+    gamma: Share = 0.2
+    """Share by which the length of the perturbation changes in the first step."""
+    last_gamma: Share = 0.001
+    """Share by which it changes in the last one."""
+    loss: LossName = "margin"
+    """Loss whose gradient turns the perturbation; the paper's is ``cross_entropy``."""
+
+    def init(self, problem: Problem) -> State:
+        return State(problem.x, torch.full_like(problem.x.flatten(1)[:, 0], self.first_length))
+
+    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+        x = problem.x
+        falling = (1 + (math.pi * problem.step / self.steps).cos()) / 2
+        gamma = self.last_gamma + (self.gamma - self.last_gamma) * falling
+        won = (seen.logits.argmax(1) == problem.aim) == problem.targeted
+        farthest = torch.linalg.vector_norm(torch.maximum(x, 1 - x).flatten(1), dim=1)
+        length = (state.length * (1 + torch.where(won, -gamma, gamma))).minimum(farthest)
+        move = per_sample(self.step_size * (0.01 + 0.99 * falling), x) * GEOMETRIES["L2"].steepest(seen.grad)
+        direction = GEOMETRIES["L2"].steepest(seen.x - x + move)
+        return State(x + per_sample(length, x) * direction, length)

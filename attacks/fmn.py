@@ -1,0 +1,126 @@
+"""The fast minimum-norm attack, under the four norms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from robustbench_lite.losses import LossName
+from robustbench_lite.norms import GEOMETRIES, per_sample
+from robustbench_lite.parameters import Length, PositiveInt, Share
+from robustbench_lite.stepper import Attack, Problem, Seen
+from robustbench_lite.threat import Norm
+
+_TINY = 1e-12
+
+
+class State(NamedTuple):
+    """The candidate, the radius of its ball and the smallest one that held an example; infinite without one."""
+
+    x: Tensor
+    eps: Tensor
+    best: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class FMN(Attack):
+    """Steps along the gradient of the margin within a ball that shrinks where an example is found and grows where not.
+
+    Until a sample's first example the radius is where the margin's linearisation has its boundary, and a little more;
+    from then on it changes by ``gamma``, which falls with a cosine as the step does, so that the candidates settle on
+    the boundary. Other than in the paper:
+
+    - a perturbation always fills its ball (in L0: its values go to the wall), as one that is left to the gradient alone
+      gets stuck where a hardened model is flat;
+    - it is brought into the box before the ball, so that little of the radius is lost at the walls;
+    - in Linf the step is one of signs and in proportion to the radius;
+    - ``gamma`` starts larger, so that the search sweeps a wide range of radii first.
+
+    In L0 a value at its wall is hard to replace: `SigmaZero` finds fewer changes.
+
+    References
+    ----------
+    Pintor et al., *Fast minimum-norm adversarial attacks through adaptive norm constraints*, NeurIPS 2021.
+    https://arxiv.org/abs/2102.12827
+    """
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2102.12827"
+    norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1", "L0")
+    minimal: ClassVar[bool] = True
+
+    steps: PositiveInt = 200
+    """Number of steps."""
+    step_size: Length = 1.0
+    """L2 length of the first step, or in Linf its length over half the radius; the last one's is a hundredth of it."""
+    gamma: Share = 0.2
+    """Share by which the radius changes in the first step."""
+    last_gamma: Share = 0.001
+    """Share by which it changes in the last one."""
+
+    @property
+    def loss(self) -> LossName:
+        return "margin"
+
+    def init(self, problem: Problem) -> State:
+        nothing = problem.x.flatten(1)[:, 0] * 0
+        return State(problem.x, nothing, nothing + torch.inf)
+
+    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+        norm, x = problem.threat.norm, problem.x
+        falling = (1 + (math.pi * problem.step / self.steps).cos()) / 2
+        gamma = self.last_gamma + (self.gamma - self.last_gamma) * falling
+        length = self.step_size * (0.01 + 0.99 * falling)
+
+        away = GEOMETRIES[norm].distance(seen.x - x).to(x.dtype)
+        won = seen.loss > 0
+        best = torch.where(won, away.minimum(state.best), state.best)
+        if norm == "L0":
+            grown, shrunk = ((state.eps * (1 + by)).floor() for by in (gamma, -gamma))
+            eps = torch.where(won, shrunk.minimum(state.eps - 1).minimum(best), grown.maximum(state.eps + 1))
+        else:
+            slope = torch.linalg.vector_norm(seen.grad.flatten(1), ord=_DUAL[norm], dim=1)
+            nearest = torch.where(best.isfinite(), state.eps, away - seen.loss / slope.clamp_min(_TINY))
+            eps = torch.where(won, (state.eps * (1 - gamma)).minimum(best), nearest * (1 + gamma))
+        eps = eps.minimum(GEOMETRIES[norm].distance(torch.maximum(x, 1 - x)).to(x.dtype))
+
+        if norm == "Linf":
+            length = length * eps / 2
+        moved = seen.x + per_sample(length, x) * GEOMETRIES["Linf" if norm == "Linf" else "L2"].steepest(seen.grad)
+        inside = _FILL[norm]((moved.clamp(0.0, 1.0) - x).flatten(1), eps[:, None])
+        return State(x + inside.reshape(x.shape), eps, best)
+
+
+def _linf(delta: Tensor, eps: Tensor) -> Tensor:
+    return delta.clamp(-eps, eps)
+
+
+def _l2(delta: Tensor, eps: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(delta, dim=1, keepdim=True)
+    return delta * (eps / length.clamp_min(_TINY))
+
+
+def _l1(delta: Tensor, eps: Tensor) -> Tensor:
+    # The nearest point of the ball has every change shortened by the same amount (Duchi et al. 2008): the largest one
+    # that, taken from the k longest, leaves eps.
+    size = delta.abs()
+    longest = size.sort(dim=1, descending=True).values
+    count = torch.arange(1, size.shape[1] + 1, device=size.device)
+    amount = ((longest.cumsum(1) - eps) / count).amax(1, keepdim=True).clamp_min(0.0)
+    shortened = delta.sign() * (size - amount).clamp_min(0.0)
+    return shortened * (eps / shortened.abs().sum(1, keepdim=True).clamp_min(_TINY))
+
+
+def _l0(delta: Tensor, eps: Tensor) -> Tensor:
+    largest = delta.abs().argsort(dim=1, descending=True, stable=True)
+    kept = torch.arange(delta.shape[1], device=delta.device) < eps
+    return delta.sign() * torch.zeros_like(delta).scatter(1, largest, kept.to(delta.dtype))
+
+
+_FILL: dict[Norm, Callable[[Tensor, Tensor], Tensor]] = {"Linf": _linf, "L2": _l2, "L1": _l1, "L0": _l0}
+"""Perturbations, shape (B, D), and the radius of each, shape (B, 1) -> those that fill the balls."""
+_DUAL: dict[Norm, float] = {"Linf": 1, "L2": 2, "L1": math.inf}

@@ -1,0 +1,235 @@
+"""Square attack: random search over square windows of an image, by the scores alone."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, ClassVar, NamedTuple
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from robustbench_lite.errors import UserError
+from robustbench_lite.losses import LOSSES, LossName, cross_entropy
+from robustbench_lite.norms import GEOMETRIES, per_sample
+from robustbench_lite.parameters import PositiveInt, had_its_share
+from robustbench_lite.scorecard import Passes
+from robustbench_lite.stepper import Attack, Problem, Seen
+from robustbench_lite.target import Access
+
+_LEAST = 3  # pixels that a bump needs, up and down, to have a middle
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of a window's area, after so many of 10,000 steps
+_TINY = 1e-12
+
+
+class State(NamedTuple):
+    """The candidate, the best one so far, and what is left of the margin."""
+
+    x: Tensor
+    best: Tensor
+    loss: Tensor
+    """Loss of the best candidate, shape (B,)."""
+    margin: Tensor
+    """Its margin, shape (B,)."""
+    first: Tensor
+    """The margin at the input, shape (B,); only where patience is limited."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square(Attack):
+    """Keeps a change of a random square window where the loss grows; the windows shrink along the way.
+
+    In Linf it starts from vertical stripes, and a window gets one colour at the ends of the ball. In L2 it starts from
+    a grid of bumps, and a window gets another such bump and the length of a second window, which is cleared. An
+    untargeted goal is followed by the margin, a targeted one by the cross-entropy.
+
+    References
+    ----------
+    Andriushchenko, Croce, Flammarion and Hein, *Square Attack: a query-efficient black-box adversarial attack via
+    random search*, ECCV 2020. https://arxiv.org/abs/1912.00049
+    """
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/1912.00049"
+    access: ClassVar[Access] = "scores"
+    gradients: ClassVar[bool] = False
+
+    steps: PositiveInt = 1000
+    """Windows that are tried, one forward pass each; the paper has 5000 or 10,000."""
+    p_init: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Share of the image that the first windows cover; it is halved nine times on the way."""
+    restarts: PositiveInt = 1
+    """Starts for each sample; a further one is made only where the sample still stands."""
+    patience: PositiveInt | None = None
+    """Steps of a sample of which half the margin is left; one with a quarter left gets eight times as many, and so on
+    (`parameters.had_its_share`). By default every sample gets all steps."""
+
+    @property
+    def loss(self) -> LossName:
+        return "margin"
+
+    def unfit(self, shape: tuple[int, ...]) -> str | None:
+        small = len(shape) != 3 or min(shape[1:]) < _LEAST
+        return f"expected images (C, H, W) of at least {_LEAST}x{_LEAST} pixels" if small else None
+
+    @property
+    def passes(self) -> Passes:
+        return Passes(forward=self.restarts * (self.steps + 1 + (self.patience is not None)))
+
+    def init(self, problem: Problem) -> State:
+        x = problem.x
+        if expected := self.unfit(tuple(x.shape[1:])):
+            raise UserError(f"Square: inputs of shape {tuple(x.shape[1:])}: {expected}")
+        start = self._stripes(problem) if problem.threat.norm == "Linf" else self._grid(problem)
+        lowest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+        return State(start, start, lowest, lowest, lowest if self.patience is None else self._margin(problem))
+
+    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+        loss = cross_entropy(seen.logits, problem.aim, True).to(seen.x.dtype) if problem.targeted else seen.loss
+        better = loss > state.loss
+        best = torch.where(per_sample(better, seen.x), seen.x, state.best)
+        loss = torch.where(better, loss, state.loss)
+        margin = torch.where(better, seen.loss, state.margin)
+        following = self._paint(problem, best) if problem.threat.norm == "Linf" else self._shift(problem, best)
+        return State(following, best, loss, margin, state.first)
+
+    def hopeless(self, problem: Problem, state: State) -> Tensor | None:
+        return None if self.patience is None else had_its_share(problem.step, state.margin, state.first, self.patience)
+
+    def _margin(self, problem: Problem) -> Tensor:
+        with torch.no_grad():
+            logits = problem.model(problem.x)
+        return LOSSES["margin"](logits, problem.aim, problem.targeted, None).to(problem.x.dtype)
+
+    def _stripes(self, problem: Problem) -> Tensor:
+        channels, _, width = problem.x.shape[1:]
+        draws = problem.noise.at(self.steps).uniform((channels, 1, width))
+        return problem.x + problem.threat.eps * _signs(draws)
+
+    def _paint(self, problem: Problem, best: Tensor) -> Tensor:
+        """Set a window to an end of the ball, of one sign in each channel."""
+        draws = problem.noise.at(problem.step).uniform((2 + best.shape[1],))
+        side = _sides(self.p_init, best.shape[2], best.shape[3], False, best.device)[self._stage(problem)]
+        window = _place(draws[:, :2], side, best).window
+        colour = problem.threat.eps * per_sample(_signs(draws[:, 2:]), best)
+        painted = torch.where(window, (problem.x + colour).clamp(0.0, 1.0), best)
+        # As in the paper's code no pass is spent on what is there already: the other colour is tried.
+        same = ((painted - best).abs().flatten(1).amax(1) < 1e-6)[:, None, None, None]
+        return torch.where(same & window, problem.x - colour, painted)
+
+    def _grid(self, problem: Problem) -> Tensor:
+        """Bumps of random signs and directions, side by side, five in the shorter side."""
+        channels, height, width = problem.x.shape[1:]
+        side = max(min(height, width) // 5, 1)
+        rows, columns = height // side, width // side
+        bump = _bump(side).to(problem.x)
+        draws = problem.noise.at(self.steps).uniform((1 + channels, rows, columns))
+        standing, signs = draws[:, :1, :, None, :, None] < 0.5, _signs(draws[:, 1:, :, None, :, None])
+        tiles = signs * torch.where(standing, bump.T[:, None], bump[:, None])
+        filled = tiles.reshape(-1, channels, rows * side, columns * side)
+        top, left = (height - rows * side) // 2, (width - columns * side) // 2
+        change = torch.zeros_like(problem.x)
+        change[:, :, top : top + rows * side, left : left + columns * side] = filled
+        return problem.x + problem.threat.eps * GEOMETRIES["L2"].steepest(change)
+
+    def _shift(self, problem: Problem, best: Tensor) -> Tensor:
+        """Add a bump to a window, of the length that a second window, cleared, and what the ball has left make free."""
+        channels, height, width = best.shape[1:]
+        draws = problem.noise.at(problem.step).uniform((5 + channels,))
+        stage = self._stage(problem)
+        side = _sides(self.p_init, height, width, True, best.device)[stage]
+        place, other = _place(draws[:, :2], side, best), _place(draws[:, 2:4], side, best)
+        bump = _bumps(self.p_init, height, width, best.device)[stage]
+        bump = torch.where(draws[:, 4, None, None] < 0.5, bump, bump.mT)
+        bump = bump.gather(1, place.down[:, :, None].expand(-1, -1, bump.shape[2]))
+        bump = bump.gather(2, place.across[:, None].expand(-1, height, -1))[:, None] * per_sample(
+            _signs(draws[:, 5:]), best
+        )
+
+        delta = best - problem.x
+        inside = delta * place.window
+        fresh = (inside / (_length(inside) + _TINY) + bump) * place.window
+        left = (problem.threat.eps**2 - (delta * delta).sum((1, 2, 3), keepdim=True)).clamp_min(0.0) / channels
+        length = (left + (delta * delta * (place.window | other.window)).sum((2, 3), keepdim=True)).sqrt()
+        change = torch.where(place.window, fresh * (length / (_length(fresh) + _TINY)), delta * ~other.window)
+        return problem.x + problem.threat.eps * GEOMETRIES["L2"].steepest(change)
+
+    def _stage(self, problem: Problem) -> Tensor:
+        """How often the window's area was halved, shape (B,)."""
+        return _stages(self.steps, problem.step.device)[problem.step]
+
+
+class _Place(NamedTuple):
+    """Where a window of each sample lies."""
+
+    window: Tensor
+    """Whether a value is in it, shape (B, 1, H, W)."""
+    down: Tensor
+    """Rows below its upper edge, shape (B, H); anything where it is not."""
+    across: Tensor
+    """Columns right of its left edge, shape (B, W)."""
+
+
+def _place(draws: Tensor, side: Tensor, like: Tensor) -> _Place:
+    """Put windows of a side, shape (B,), down where two uniform draws, shape (B, 2), say."""
+    offsets, covers = [], []
+    for draw, length in zip(draws.unbind(1), like.shape[2:], strict=True):
+        first = (draw * (length - side + 1)).long()
+        offset = torch.arange(length, device=like.device) - first[:, None]
+        covers.append((offset >= 0) & (offset < side[:, None]))
+        offsets.append(offset.clamp(0, min(like.shape[2:]) - 1))
+    return _Place((covers[0][:, :, None] & covers[1][:, None])[:, None], *offsets)
+
+
+@cache
+def _stages(steps: int, device: torch.device) -> Tensor:
+    """How often the window's area was halved at each step, shape (steps,)."""
+    share = torch.arange(steps) * 10_000 // steps
+    return (share[:, None] > torch.tensor(_HALVINGS)).sum(1).to(device)
+
+
+@cache
+def _sides(p_init: float, height: int, width: int, bumps: bool, device: torch.device) -> Tensor:
+    """Side of the window after each halving, shape (10,); windows of bumps have a middle, so theirs is odd."""
+    sides = [round((p_init / 2**halvings * height * width) ** 0.5) for halvings in range(len(_HALVINGS) + 1)]
+    sides = [max(side, 3) | 1 if bumps else max(side, 1) for side in sides]
+    return torch.tensor([min(side, height, width) for side in sides], device=device)
+
+
+@cache
+def _bumps(p_init: float, height: int, width: int, device: torch.device) -> Tensor:
+    """The bump of each of these windows, in the upper left of (10, S, S), where S is the image's shorter side."""
+    table = torch.zeros(len(_HALVINGS) + 1, min(height, width), min(height, width))
+    for row, side in zip(table, _sides(p_init, height, width, True, torch.device("cpu")).tolist(), strict=True):
+        row[:side, :side] = _bump(side)
+    return table.to(device)
+
+
+def _bump(side: int) -> Tensor:
+    """Two halves of a square, one up and one down, each highest in its middle; of L2 norm 1, shape (side, side)."""
+    upper = side // 2
+    return _unit(torch.cat([_pyramid(upper, side), -_pyramid(side - upper, side)]))
+
+
+def _pyramid(height: int, width: int) -> Tensor:
+    """Rings about the middle, each higher than the one around it; of L2 norm 1, shape (height, width)."""
+    rows, columns = (torch.arange(length) - length // 2 for length in (height, width))
+    ring = rows.abs()[:, None].maximum(columns.abs())
+    rings = max(height, width) // 2 + 1
+    rises = 1 / torch.arange(1.0, rings + 1) ** 2
+    return _unit(rises.flip(0).cumsum(0).flip(0)[ring])
+
+
+def _unit(change: Tensor) -> Tensor:
+    unit: Tensor = change / torch.linalg.vector_norm(change).clamp_min(_TINY)
+    return unit
+
+
+def _length(change: Tensor) -> Tensor:
+    """L2 norm of each channel, shape (B, C, 1, 1)."""
+    length: Tensor = torch.linalg.vector_norm(change, dim=(2, 3), keepdim=True)
+    return length
+
+
+def _signs(draws: Tensor) -> Tensor:
+    return (draws < 0.5).to(draws.dtype) * 2 - 1

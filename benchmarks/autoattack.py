@@ -1,0 +1,234 @@
+"""AutoAttack as its authors publish it, in PyPI's ``pyautoattack``: what it leaves of a network, and what it costs.
+
+    python benchmarks/autoattack.py --reference-only [NET ...]
+
+Results are kept as JSON in ``CACHE/reference``, one file a network, as soon as each is there. AutoAttack is Croce and
+Hein's, *Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks*, ICML 2020,
+https://arxiv.org/abs/2003.01690.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from common import environment
+from nets import CACHE, NETS, Net
+from torch import Tensor, nn
+
+from robustbench_lite.files import write_atomically
+from robustbench_lite.norms import GEOMETRIES
+from robustbench_lite.target import Target
+from robustbench_lite.threat import Norm
+
+TOLERANCE = 1e-6
+"""By how much an adversarial example may leave the ball: rounding, and no more."""
+BATCH = 250
+"""AutoAttack's own default."""
+
+_ELSEWHERE = "checks"  # the clean pass, AutoAttack's sanity checks, and its look at what an attack hands back
+
+
+@dataclass
+class Spent:
+    """What one of the attacks cost."""
+
+    samples: int = 0
+    """How many it was given: those that were still standing."""
+    forward: int = 0
+    """Samples that went forward through the network, and back to the input."""
+    backward: int = 0
+    seconds: float = 0.0
+    """Processor time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What AutoAttack leaves of a network."""
+
+    right: Tensor
+    """Samples that are classified correctly, bool, (N,)."""
+    robust: Tensor
+    """Those of them for which no adversarial example was confirmed, bool, (N,)."""
+    unconfirmed: int
+    """Samples that AutoAttack calls broken, while its example leaves the ball or is classified correctly."""
+    attacks: dict[str, Spent]
+    """By attack, in their order, after ``checks``: what AutoAttack asks the network outside of them."""
+
+    @property
+    def forward(self) -> int:
+        """Samples that went forward through the network."""
+        return sum(spent.forward for spent in self.attacks.values())
+
+    @property
+    def backward(self) -> int:
+        """Samples whose gradient to the input was taken."""
+        return sum(spent.backward for spent in self.attacks.values())
+
+    @property
+    def seconds(self) -> float:
+        """Processor time."""
+        return sum(spent.seconds for spent in self.attacks.values())
+
+
+def reference(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, eps: float, seed: int) -> Reference:
+    """Run standard AutoAttack (APGD-CE, targeted APGD-DLR, targeted FAB, Square) on every sample.
+
+    Its claims are not trusted: an example counts that lies in ball and box and is misclassified when asked again. That
+    last look is not counted, nor is it in the seconds.
+
+    Parameters
+    ----------
+    net
+        In evaluation mode; its parameters are frozen meanwhile, which AutoAttack alone doesn't do and gains from.
+    x, y
+        Inputs in [0, 1] and labels, shapes (N, C, H, W) and (N,).
+    norm, eps
+        The ball: ``Linf`` or ``L2``.
+    seed
+        Of all its draws; torch's generator is left as it was.
+    """
+    from pyautoattack import AutoAttack  # type: ignore[import-untyped]
+
+    target = Target(net)
+    with target.attacking(), torch.random.fork_rng(devices=[]):
+        ledger = _Ledger(net)
+        peer = AutoAttack(ledger, norm=norm, eps=eps, seed=seed, version="standard")
+        for name, attack in (
+            ("apgd-ce", peer.apgd),
+            ("apgd-t", peer.apgd_targeted),
+            ("fab-t", peer.fab),
+            ("square", peer.square),
+        ):
+            attack.perturb = ledger.charged(name, attack.perturb)
+        with ledger.charge(_ELSEWHERE, len(x)):
+            found, _ = peer.run_standard_evaluation(x, y, batch_size=BATCH)
+        with torch.no_grad():
+            right, still_right = (
+                torch.cat([net(part).argmax(1) for part in given.split(BATCH)]) == y for given in (x, found)
+            )
+        claimed = right & (found != x).flatten(1).any(1)
+        distance = GEOMETRIES[norm].distance(found.double() - x.double())
+        in_box = ((found >= 0) & (found <= 1)).flatten(1).all(1)
+        broken = claimed & ~still_right & in_box & (distance <= eps + TOLERANCE * max(1.0, eps))
+    return Reference(
+        right=right,
+        robust=right & ~broken,
+        unconfirmed=int((claimed & ~broken).sum()),
+        attacks=dict(ledger.spent),
+    )
+
+
+class _Ledger(nn.Module):
+    """A network that writes down every sample that goes through it, under the name of whoever asks."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.spent: dict[str, Spent] = defaultdict(Spent)
+        self._payer = [_ELSEWHERE]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.spent[self._payer[-1]].forward += len(x)
+        if x.requires_grad:
+            x = x.view_as(x)  # so that each pass has a hook of its own, and none is left on the caller's tensor
+            x.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
+        logits: Tensor = self.net(x)
+        return logits
+
+    def _count_backward(self, grad: Tensor) -> None:
+        self.spent[self._payer[-1]].backward += len(grad)
+
+    @contextmanager
+    def charge(self, name: str, samples: int) -> Iterator[None]:
+        """Charge passes and seconds to a name; what is charged to another inside is not charged twice."""
+        self.spent[name].samples += samples
+        started = time.process_time()
+        self._payer.append(name)
+        try:
+            yield
+        finally:
+            self._payer.pop()
+            taken = time.process_time() - started
+            self.spent[name].seconds += taken
+            if len(self._payer) > 1:
+                self.spent[self._payer[-1]].seconds -= taken
+
+    def charged(self, name: str, job: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        """The same attack, charged."""
+
+        def run(x: Tensor, y: Tensor) -> Tensor:
+            with self.charge(name, len(x)):
+                return job(x, y)
+
+        return run
+
+
+def reference_file(net: Net, samples: int) -> Path:
+    """Where a network's reference is kept."""
+    return CACHE / "reference" / f"{net.name}-{samples}.json"
+
+
+def write_reference(net: Net, samples: int, seed: int) -> dict[str, Any]:
+    """Run the reference on the first test samples of a network and keep it; one that is kept for it is read."""
+    module, data, path = net.load(), net.test(samples), reference_file(net, samples)
+    what = {
+        "net": net.name,
+        "weights_sha256": Target(module).weights_sha256(),
+        "threat": str(net.threat),
+        "samples": len(data),
+        "seed": seed,
+    }
+    if path.is_file():
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if what.items() <= kept.items():
+            return kept
+    x = data.fetch(range(len(data)))
+    found = reference(module, x, data.labels, net.threat.norm, net.threat.eps, seed)
+    stored = what | {
+        "right": found.right.nonzero().flatten().tolist(),
+        "robust": found.robust.nonzero().flatten().tolist(),
+        "unconfirmed": found.unconfirmed,
+        "forward": found.forward,
+        "backward": found.backward,
+        "seconds": found.seconds,
+        "attacks": {name: asdict(spent) for name, spent in found.attacks.items()},
+        "environment": environment() | {"pyautoattack": metadata.version("pyautoattack")},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(stored) + "\n")
+    return stored
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(list(NETS)))
+@click.option("--reference-only", is_flag=True, required=True, help="Run pyautoattack, and nothing of ours.")
+@click.option("--samples", default=1000, show_default=True, help="First test samples.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--threads", default=1, show_default=True)
+def main(names: tuple[str, ...], reference_only: bool, samples: int, seed: int, threads: int) -> None:
+    """Run AutoAttack on the networks, in the order given (by default the cheapest first)."""
+    torch.set_num_threads(threads)
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("auto-attack").setLevel(logging.DEBUG)
+    for name in names or ("wk17a", "mnist_pgd", "mnist_trades", "cifar_small", "lenet5_adv"):
+        stored = write_reference(NETS[name], samples, seed)
+        click.echo(
+            f"{name} under {stored['threat']}: right {len(stored['right'])}, robust {len(stored['robust'])} of "
+            f"{stored['samples']} ({stored['unconfirmed']} unconfirmed); {stored['forward']:,} forward and "
+            f"{stored['backward']:,} backward passes in {stored['seconds']:.0f} s"
+        )
+
+
+if __name__ == "__main__":
+    main()

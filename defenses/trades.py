@@ -1,0 +1,80 @@
+"""TRADES: a trade between accuracy and the change of the predictions within the ball."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from robustbench_lite.errors import UserError
+from robustbench_lite.noise import Noise
+from robustbench_lite.norms import GEOMETRIES, project
+from robustbench_lite.parameters import Length, PositiveInt, step_length
+from robustbench_lite.training import Batch, Defense, Stage
+
+_NORMS = ("Linf", "L2")  # in L1 and L0 a steepest step moves a single value: far too few for a batch's ascent
+_START = 0.001  # of the input's range: the paper's; at the input itself the divergence has no slope
+
+
+@dataclass(frozen=True, kw_only=True)
+class TRADES(Defense):
+    """Cross-entropy at the clean samples, and how far the predictions can be moved within the ball.
+
+    How far is the Kullback-Leibler divergence of the clean predictions from those at the point of the ball where it is
+    largest. That point is looked for in evaluation mode, by steepest ascent from close to the input; the labels have no
+    part in it. The loss is taken in training mode, and its gradient runs through both predictions.
+
+    References
+    ----------
+    Zhang et al., *Theoretically principled trade-off between robustness and accuracy*, ICML 2019.
+    https://arxiv.org/abs/1901.08573
+    """
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/1901.08573"
+
+    beta: Length = 6.0
+    """Weight of the divergence: more of it gives up clean for robust accuracy. The paper's 1 / lambda."""
+    steps: PositiveInt = 10
+    """Steps of the ascent on each batch; an epoch costs ``steps + 2`` times a plain one."""
+    step_size: Length | None = None
+    """Length of a step, in the units of eps; by default ``2.5 * eps / steps``."""
+
+    def loss(self, batch: Batch, stage: Stage) -> Tensor:
+        with stage.target.attacking():
+            moved = self._farthest(batch, stage)
+        clean = stage.target(batch.x)
+        return F.cross_entropy(clean, batch.y) + self.beta * divergence(clean, stage.target(moved)).mean()
+
+    def _farthest(self, batch: Batch, stage: Stage) -> Tensor:
+        """Find the points of the ball where the predictions are farthest from the clean ones."""
+        norm, eps = stage.threat.norm, stage.threat.eps
+        if norm not in _NORMS:
+            raise UserError(f"trades can't be run under {stage.threat}: it does {', '.join(_NORMS)}")
+        length = step_length(self.step_size, eps, self.steps)
+        with torch.no_grad():
+            clean = stage.target(batch.x)
+        x = batch.x + _START * Noise(batch.keys).normal(tuple(batch.x.shape[1:]))
+        for _ in range(self.steps):
+            x = project(x, batch.x, norm, eps).requires_grad_()
+            (grad,) = torch.autograd.grad(divergence(clean, stage.target(x)).sum(), x)
+            x = x.detach() + length * GEOMETRIES[norm].steepest(grad)
+        return project(x, batch.x, norm, eps)
+
+
+def divergence(clean: Tensor, moved: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the clean predictions from the moved ones.
+
+    Parameters
+    ----------
+    clean, moved
+        Logits, shape (B, K).
+
+    Returns
+    -------
+    Tensor
+        Sum over the classes of ``p * (log p - log q)``, with p clean and q moved, 0 or more, shape (B,).
+    """
+    return F.kl_div(moved.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True).sum(1)

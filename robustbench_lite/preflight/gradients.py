@@ -1,0 +1,249 @@
+"""Whether gradients reach the input, and are the slope of the loss."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from robustbench_lite.errors import UserError
+from robustbench_lite.losses import cross_entropy, margin
+from robustbench_lite.meter import Stop
+from robustbench_lite.preflight.look import Check, Look, check, found, words
+from robustbench_lite.preflight.outputs import gap, short
+from robustbench_lite.scorecard import Finding
+from robustbench_lite.target import Target
+
+_log = logging.getLogger(__name__)
+
+_NO_GRADIENT = 0.1
+"""Share of samples without a gradient from which on attacks by gradient are doubted."""
+_SATURATED = 40.0
+"""Median gap of the two largest logits from which on a softmax counts as saturated: cross-entropy is exactly 0 from a
+gap of 17 on, and here its gradient is below 5e-18; well trained networks measure 7 to 20."""
+_DISAGREE = 0.3
+"""Share of samples whose gradient is not the slope from which on it is told; honest networks measure below 0.05."""
+_CLIMB = 0.2
+"""Cosine of gradient and steepest direction below which an attack by gradient goes nowhere."""
+
+
+def gradients(look: Look, rows: Tensor, x: Tensor, logits: Tensor, *, slopes: bool) -> Iterator[Check]:
+    """Gradients of cross-entropy and margin on clean samples; with ``slopes`` finite differences, too."""
+    name = "gradients reach the input"
+    try:
+        grads = look.in_parts(lambda rows, x: both_gradients(look, rows, x), rows, x)
+    except (UserError, Stop):
+        raise
+    except Exception as fault:
+        yield check(name, "", _no_gradient(f"the backward pass fails: {words(fault)}"))
+        return
+    by_loss = [torch.cat(parts) for parts in zip(*grads, strict=True)]
+    steepest = torch.stack([grad.flatten(1).abs().amax(1) for grad in by_loss])
+    strange = ~steepest.isfinite()
+    zero = steepest == 0
+    total, least = len(rows), max(2.0, _NO_GRADIENT * len(rows))
+    told = [int(one.sum()) for one in zero]
+    saw = f"zero for {told[0]} (cross-entropy) and {told[1]} (margin) of {total} samples"
+    brief = f"of {total} samples {told[0]} (cross-entropy), {told[1]} (margin) zero"
+    findings = []
+    if int(strange.any(0).sum()) >= least:
+        findings.append(_strange_gradient(strange, total))
+    if int(zero.all(0).sum()) >= least:
+        cut = "the graph is cut: " if not look.differentiable else ""
+        findings.append(_no_gradient(f"{cut}the gradient of the loss with respect to the input is {saw}"))
+    elif told[0] >= least or float(gap(logits).median()) > _SATURATED:
+        findings.append(_saturated(logits, saw))
+    yield check(name, brief, *findings)
+    usable = ~(strange.any(0) | zero[1])
+    if slopes and not findings and int(usable.sum()) > 1:
+        yield _slopes(look, rows[usable.cpu()], x[usable])
+
+
+def both_gradients(look: Look, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of cross-entropy and margin, zeros where there are none."""
+    labels = look.labels(rows)
+    x = x.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        with look.counted(rows):
+            logits = look.target(x)
+        look.differentiable = logits.requires_grad
+        if not logits.requires_grad:
+            return torch.zeros_like(x), torch.zeros_like(x)
+        losses = [loss(logits, labels, False).sum() for loss in (cross_entropy, margin)]
+        with look.counted(rows, forward=0, backward=2):
+            found = [torch.autograd.grad(loss, x, retain_graph=True, allow_unused=True)[0] for loss in losses]
+    one, two = (torch.zeros_like(x) if grad is None else grad.detach() for grad in found)
+    return one, two
+
+
+def _no_gradient(what: str) -> Finding:
+    return found(
+        "RB131",
+        "error",
+        f"{what}: attacks by gradient are blind",
+        "find what cuts or quantises (detach, numpy, rounding, argmax, a dead activation) and give it a gradient, or "
+        "attack it without gradients (suite black_box)",
+    )
+
+
+def _saturated(logits: Tensor, saw: str) -> Finding:
+    certain = nn.functional.cross_entropy(logits, logits.argmax(1), reduction="none") == 0
+    return found(
+        "RB125",
+        "warning",
+        f"the softmax is saturated: the two largest logits are {float(gap(logits).median()):.3g} apart (median), so "
+        f"cross-entropy is exactly 0 for {int(certain.sum())} of {len(logits)} samples, and its gradient {saw}",
+        "attack it by the margin as well (carlini_wagner, or pgd with loss = 'margin' or 'dlr'), or divide the logits "
+        "by a temperature",
+    )
+
+
+def _strange_gradient(strange: Tensor, total: int) -> Finding:
+    return found(
+        "RB132",
+        "error",
+        f"the gradient with respect to the input holds NaN or infinity for {int(strange[0].sum())} (cross-entropy) and "
+        f"{int(strange[1].sum())} (margin) of {total} samples",
+        "find the operation without a derivative there (a square root or norm at 0, a logarithm, a division) and add a "
+        "small constant",
+    )
+
+
+def _slopes(look: Look, rows: Tensor, x: Tensor) -> Check:
+    """Whether the gradient is the slope: finite differences along it and along random directions.
+
+    At points near the samples, inside the box and off the ties and corners that real images are full of (a black
+    background under max-pooling), where a piecewise linear network has no derivative.
+    """
+    name = "the gradient is the slope"
+    count = min(len(rows), 32) if look.thorough else min(8, max(2, len(rows) // 8))
+    rows, x = rows[:count], x[:count]
+    dice = torch.Generator().manual_seed(look.seed)
+    inside = 0.05 + 0.9 * x.cpu() + 0.08 * (torch.rand(x.shape, generator=dice) - 0.5)
+    signs = [torch.randint(0, 2, x.shape, generator=dice) * 2.0 - 1 for _ in range(4 if look.thorough else 2)]
+    try:
+        asked = _ask_precisely(look, rows[:1], inside[:1].to(x))
+        seen = _differences(look, asked, rows, inside.to(x), torch.stack(signs).to(x))
+    except (UserError, Stop):
+        raise
+    except Exception as fault:
+        return Check(name, f"can't be told: {words(fault)}", asked=False)
+    if seen.decided < 2:
+        return Check(name, "can't be told: the differences are below rounding", asked=False)
+    saw = f"differences disagree for {seen.unlike} of {seen.decided} samples"
+    if seen.unlike < max(2.0, _DISAGREE * seen.decided):
+        return Check(name, saw)
+    cosine = f"a step along it gains {min(max(seen.climb, 0.0), 1.0):.0%} of what the steepest one would"
+    return check(
+        name,
+        saw,
+        found(
+            "RB133",
+            "error" if seen.climb < _CLIMB else "warning",
+            f"the gradient that the model returns is not the slope of its loss: finite {saw} "
+            f"(in {seen.precision}); {cosine}",
+            "look for a backward pass of its own, a straight-through estimate, a rounding or a detached branch; where "
+            "it is meant so, attack it without gradients as well (suite black_box)",
+        ),
+    )
+
+
+class _Ask(NamedTuple):
+    """How the model is asked for finite differences."""
+
+    logits: Callable[[Tensor], Tensor]
+    dtype: torch.dtype
+
+
+def _ask_precisely(look: Look, rows: Tensor, x: Tensor) -> _Ask:
+    """In float64 where the module allows it, else as it is."""
+    module, target = look.target.module, look.target
+    held = {
+        name: value.detach().double() if value.is_floating_point() else value
+        for name, value in [*module.named_parameters(), *module.named_buffers()]
+    }
+
+    def precise(x: Tensor) -> Tensor:
+        x = x.double().clone()  # no leaf: the module may work in place
+        logits: Tensor = functional_call(module, held, (_normalised(target, x),))
+        return logits
+
+    try:
+        if look.logits(rows, x, precise).dtype == torch.float64:  # it may cast to a narrower type inside
+            return _Ask(precise, torch.float64)
+    except Stop:
+        raise
+    except Exception:  # scripted and compiled modules, constants of a fixed type
+        _log.debug("%s can't be asked in float64", target.name, exc_info=True)
+    return _Ask(target, torch.float32 if target.dtype != torch.float64 else torch.float64)
+
+
+def _normalised(target: Target, x: Tensor) -> Tensor:
+    if target.mean is None or target.std is None:
+        return x
+    shape = (-1, *[1] * max(x.ndim - 2, 0))
+    mean, std = (x.new_tensor(values).reshape(shape) for values in (target.mean, target.std))
+    return (x - mean) / std
+
+
+class _Slopes(NamedTuple):
+    decided: int
+    unlike: int
+    climb: float
+    """Cosine of the gradient and the steepest direction, at the length of step where it is largest."""
+    precision: str
+
+
+def _differences(look: Look, ask: _Ask, rows: Tensor, x: Tensor, signs: Tensor) -> _Slopes:
+    """Compare slopes; ``signs`` are random directions, (directions, n, *shape)."""
+    lengths = (1e-6, 1e-2, 1e-1) if ask.dtype == torch.float64 else (1e-3, 1e-2, 1e-1)
+    x = x.to(ask.dtype)
+    top = look.logits(rows, x, ask.logits).topk(2, dim=1).indices
+
+    def rise(logits: Tensor, top: Tensor) -> Tensor:
+        # Of two fixed classes, so that the loss has no corner of its own.
+        return logits.gather(1, top).diff(dim=1)[:, 0]
+
+    place = {row: at for at, row in enumerate(rows.tolist())}
+
+    def slope(rows: Tensor, x: Tensor) -> Tensor:
+        x = x.detach().clone().requires_grad_()
+        with torch.enable_grad(), look.counted(rows, backward=1):
+            loss = rise(ask.logits(x), top[[place[row] for row in rows.tolist()]])
+            return torch.autograd.grad(loss.sum(), x)[0].detach()
+
+    grad = torch.cat(look.in_parts(slope, rows, x)).flatten(1).to(ask.dtype)
+    size = math.prod(x.shape[1:]) ** 0.5
+    norm = grad.norm(dim=1, keepdim=True)
+    along = torch.cat([(grad / norm)[None], signs.flatten(2).to(ask.dtype) / size])  # (directions, n, D), unit vectors
+    expected = (along * grad).sum(2)
+    scale = torch.cat([norm.T, norm.T.expand(len(signs), -1) / size])
+    eps = torch.finfo(ask.dtype).eps
+    agreed = torch.zeros_like(expected, dtype=torch.bool)
+    told = torch.zeros_like(agreed)
+    climb = -1.0
+    for length in lengths:
+        step = (length * size * along).reshape(-1, *x.shape[1:])
+        many = rows.repeat(len(along))
+        ends = [
+            look.logits(many, x.repeat(len(along), *[1] * (x.ndim - 1)) + sign * step, ask.logits) for sign in (1, -1)
+        ]
+        both = top.repeat(len(along), 1)
+        slopes = ((rise(ends[0], both) - rise(ends[1], both)) / (2 * length * size)).reshape(expected.shape)
+        largest = torch.stack([end.abs().amax(1) for end in ends]).amax(0).reshape(expected.shape)
+        floor = 8 * eps * largest / (length * size)
+        near = (slopes - expected).abs() <= 0.1 * torch.maximum(scale, slopes.abs()) + floor
+        clear = floor < 0.1 * scale
+        told |= clear
+        agreed |= near & clear
+        steepest = size * slopes[1:].square().mean(0).sqrt()
+        if float(steepest.sum()) > 0:
+            climb = max(climb, float(slopes[0].sum() / steepest.sum()))
+    decided = told.all(0)
+    unlike = decided & ~agreed.all(0)
+    return _Slopes(int(decided.sum()), int(unlike.sum()), climb, short(ask.dtype))

@@ -1,0 +1,115 @@
+"""What every check stands on: the model, asked a sample of the data, its passes counted by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustbench_lite.black_box import BlackBox
+from robustbench_lite.data import Data
+from robustbench_lite.engine import out_of_memory
+from robustbench_lite.meter import Meter
+from robustbench_lite.scorecard import Finding, Severity
+from robustbench_lite.target import Target
+
+FEW = 4
+"""Samples below which nothing is said about what all of them have in common."""
+STRAY = 0.01
+"""Share of samples (and at least one) that may be out of line all the same."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question about a model, and its answer."""
+
+    name: str
+    """What was asked, as the good answer reads."""
+    saw: str = ""
+    """What was seen, with numbers; or why it was not asked."""
+    findings: tuple[Finding, ...] = ()
+    asked: bool = True
+    """False where it could not be asked."""
+
+
+class Look:
+    """The model, and how often each sample was shown to it."""
+
+    def __init__(self, target: Target, data: Data, seed: int, meter: Meter, gradients: bool, thorough: bool) -> None:
+        self.target, self.data, self.seed, self.meter = target, data, seed, meter
+        self.thorough = thorough
+        self.function = isinstance(target.module, BlackBox)
+        self.gradients = gradients and not self.function
+        self.precision = torch.finfo(target.dtype).eps
+        self.forward = np.zeros(len(data), np.int64)
+        self.backward = np.zeros(len(data), np.int64)
+        self.differentiable = True
+
+    def inputs(self, rows: Tensor) -> Tensor:
+        return self.data.fetch(rows).to(self.target.device)
+
+    def labels(self, rows: Tensor) -> Tensor:
+        return self.data.labels[rows].to(self.target.device)
+
+    def logits(self, rows: Tensor, x: Tensor, ask: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Logits of inputs, (n, K), without a gradient; ``rows`` says whose passes they are."""
+
+        def part(rows: Tensor, x: Tensor) -> Tensor:
+            with torch.no_grad(), self.counted(rows):
+                return (ask or self.target)(x).detach()
+
+        return torch.cat(self.in_parts(part, rows, x))
+
+    def in_parts(self, ask: Callable[[Tensor, Tensor], Any], rows: Tensor, x: Tensor) -> list[Any]:
+        """Ask in batches that memory holds."""
+        while True:
+            limit = self.meter.batch_limit
+            try:
+                return [ask(rows[at : at + limit], x[at : at + limit]) for at in range(0, len(x), limit)]
+            except (RuntimeError, MemoryError) as fault:
+                if not out_of_memory(fault) or limit == 1:
+                    raise
+                self.meter.batch_limit = max(1, min(limit, len(x)) // 2)
+
+    @contextmanager
+    def counted(self, rows: Tensor, forward: int = 1, backward: int = 0) -> Iterator[None]:
+        """Count passes, also those that fail."""
+        self.meter.check(len(rows) * (forward + backward))
+        try:
+            yield
+        finally:
+            np.add.at(self.forward, rows.numpy(), forward)
+            np.add.at(self.backward, rows.numpy(), backward)
+            self.meter.spend(forward * len(rows), backward * len(rows))
+
+
+def drawn(data: Data, samples: int, seed: int) -> Tensor:
+    """Rows of a class-stratified draw, in random order."""
+    rows = replace(data, index=torch.arange(len(data))).stratified(samples, seed).index
+    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
+
+
+def check(name: str, saw: str, *findings: Finding | None) -> Check:
+    """A question that was asked, with the findings that there are."""
+    return Check(name, saw, tuple(finding for finding in findings if finding is not None))
+
+
+def found(code: str, severity: Severity, message: str, cure: str) -> Finding:
+    """A finding about the model."""
+    return Finding(code=code, severity=severity, message=message, cure=cure)
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def words(fault: BaseException) -> str:
+    """What went wrong, in a line."""
+    text = str(fault).strip().partition("\n")[0]
+    return f"{type(fault).__name__}: {text[:200]}" if text else type(fault).__name__

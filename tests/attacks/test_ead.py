@@ -1,0 +1,155 @@
+"""EAD: near the closed-form L1 distance on linear models, and nearer than foolbox's on a network with fewer passes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from robustbench_lite import registry
+from robustbench_lite.attacks.ead import EAD
+from robustbench_lite.threat import ThreatModel
+
+SHAPES = [(1, 6, 6), (3, 16, 16), (50,), (2, 3, 4, 5)]
+
+
+def exact(problem, aim=None):
+    """Smallest L1 length that crosses to the other class: the steepest values first, each to its wall."""
+    other = 1 - problem.y if aim is None else aim
+    weight, logits = problem.model[1].weight.detach().double(), problem.model(problem.x).detach().double()
+    gap = logits.gather(1, problem.y[:, None]) - logits.gather(1, other[:, None])
+    slope = weight[other] - weight[problem.y]
+    origin = problem.x.double().flatten(1)
+    order = slope.abs().argsort(1, descending=True)
+    room = torch.where(slope > 0, 1 - origin, origin).gather(1, order)
+    slope = slope.abs().gather(1, order)
+    nothing = torch.zeros_like(gap)
+    gained = torch.cat([nothing, (slope * room).cumsum(1)], 1)
+    whole = (gained[:, 1:] <= gap).sum(1, keepdim=True)
+    used = torch.cat([nothing, room.cumsum(1)], 1).gather(1, whole)
+    return (used + (gap - gained.gather(1, whole)) / slope.gather(1, whole))[:, 0].numpy()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_comes_near_the_exact_distance_of_every_sample_of_a_binary_linear_model(linear, shape):
+    problem = linear(shape, classes=2)
+    found = problem.attack(EAD(), "L1 50", early_stop=False)
+    assert found.broken.all()
+    ratio = found.distance / exact(problem)
+    assert ratio.min() >= 1 - 1e-3, "nearer than the boundary"
+    assert ratio.max() <= 1.1  # the squared part of the objective spreads it over more values than one
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_comes_near_the_exact_distance_also_where_values_are_0_or_1(walled, shape):
+    problem = walled(shape)
+    ratio = problem.attack(EAD(), "L1 500", early_stop=False).distance / exact(problem)
+    assert ratio.min() >= 1 - 1e-4, "nearer than the boundary"
+    assert np.median(ratio) <= 1.1
+    assert ratio.max() <= 1.25
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_the_scale_of_the_logits_does_not_matter(linear, scale):
+    plain, scaled = (linear((1, 6, 6), classes=2, scale=by) for by in (1.0, scale))
+    one, other = (problem.attack(EAD(), "L1 5", early_stop=False).distance for problem in (plain, scaled))
+    np.testing.assert_allclose(other, one, rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("early_stop", [True, False])
+def test_finds_the_same_whatever_the_batch_size_and_the_order(walled, early_stop):
+    # With an early stop lanes at different steps, and values of c, share a batch.
+    problem, attack = walled(samples=40), EAD(search_steps=3, iterations=30)
+    threat = ThreatModel(norm="L1", eps=float(np.median(exact(problem))))
+    whole = problem.attack(attack, threat, batch_size=512, early_stop=early_stop)
+    assert 0.1 < whole.broken.mean() < 0.7
+    turned = type(problem)(problem.x.flip(0), problem.y.flip(0), problem.model)
+    for size in (7, 64):
+        parts = turned.attack(attack, threat, batch_size=size, early_stop=early_stop)
+        np.testing.assert_array_equal(parts.broken[::-1], whole.broken)
+        np.testing.assert_allclose(parts.distance[::-1], whole.distance, rtol=1e-3)
+
+
+def test_breaks_what_is_in_the_ball_and_nothing_else(linear):
+    problem = linear((1, 6, 6), classes=2)
+    distance = exact(problem)
+    eps = float(np.median(distance))
+    found = problem.attack(EAD(), ThreatModel(norm="L1", eps=eps), keep=range(40))
+    assert not found.broken[distance > eps * 1.001].any()
+    assert found.broken[distance < eps / 1.1].all()
+    for row, witness in found.witnesses.items():
+        assert np.abs(witness - problem.x[row].numpy()).sum() <= eps * (1 + 1e-5)
+        assert 0 <= witness.min() <= witness.max() <= 1
+
+
+def test_reaches_the_class_that_is_wanted(linear):
+    problem = linear(classes=4, samples=20)
+    aims = (problem.y + 2) % 4
+    found = problem.attack(EAD(), "L1 36 targeted", aims=aims, early_stop=False)
+    np.testing.assert_array_equal(found.prediction, aims)
+    ratio = found.distance / exact(problem, aims)  # a third class may lie between
+    assert ratio.min() >= 1 - 1e-3
+    assert np.median(ratio) <= 2
+
+
+def test_confidence_moves_the_example_beyond_the_boundary(linear):
+    problem = linear((1, 6, 6), classes=2)
+    weight = problem.model[1].weight.detach()
+    further = 2.0 / float((weight[0] - weight[1]).abs().amax())
+    found = problem.attack(EAD(confidence=2.0, search_steps=1), "L1 5", early_stop=False, keep=range(40))
+    assert found.broken.all()
+    assert (found.distance <= (exact(problem) + further) * 1.3).all()
+
+
+def test_a_larger_beta_changes_fewer_values(walled):
+    problem = walled((3, 16, 16))
+    changed = []
+    for beta in (0.005, 0.05):
+        found = problem.attack(EAD(beta=beta), "L1 500", early_stop=False, keep=range(20))
+        changed.append(np.mean([(found.witnesses[row] != problem.x[row].numpy()).sum() for row in range(20)]))
+    assert changed[1] < changed[0]
+
+
+def test_finds_nearer_examples_than_foolbox_with_fewer_passes(linear):
+    generator = torch.Generator().manual_seed(3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 5))
+    x = torch.rand(30, 1, 8, 8, generator=generator)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5)
+        network = type(linear())(x, model(x).argmax(1), model)
+    ours = network.attack(EAD(), "L1 64", early_stop=False)
+    params = {"decision_rule": "L1", "steps": 100, "binary_search_steps": 6, "abort_early": False}
+    theirs = network.attack(registry.build("attacks", "foolbox:EADAttack", params), "L1 64", early_stop=False)
+    assert np.isfinite(ours.distance).all()
+    assert np.median(ours.distance) <= np.median(theirs.distance)
+    assert ours.passes.total < theirs.passes.total
+
+
+def test_a_flat_model_costs_nothing_but_time(linear):
+    class Flat(nn.Module):
+        def forward(self, x):
+            total = x.flatten(1).sum(1) * 0
+            return torch.stack([total + 1, total], 1)
+
+    problem = linear(classes=2)
+    problem = type(problem)(problem.x, torch.zeros_like(problem.y), Flat())
+    found = problem.attack(EAD(iterations=10), "L1 5")
+    assert not found.broken.any()
+    assert np.isinf(found.distance).all()
+
+
+def test_a_norm_that_it_does_not_do_is_refused(linear):
+    with pytest.raises(ValueError, match="can't be run under"):
+        linear().attack(EAD(), "L2 1")
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"search_steps": 0}, {"iterations": 0}, {"lr": 0}, {"beta": 0}, {"beta": "x"}, {"confidence": -1}],
+    ids=str,
+)
+def test_parameters_out_of_range_are_refused_by_name(params):
+    with pytest.raises(ValueError, match=next(iter(params))):
+        registry.build("attacks", "ead", params)

@@ -1,0 +1,203 @@
+"""FMN: the closed-form distance on linear models under every norm, and no farther than foolbox's on a network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from robustbench_lite import registry
+from robustbench_lite.attacks.fmn import _FILL, FMN
+from robustbench_lite.norms import GEOMETRIES
+from robustbench_lite.threat import ThreatModel
+
+SHAPES = [(1, 6, 6), (3, 16, 16), (50,), (2, 3, 4, 5)]
+NORMS = ["Linf", "L2", "L1", "L0"]
+WIDE = {"Linf": 1, "L2": 50, "L1": 1000, "L0": 1000}
+"""Balls that hold the box."""
+
+
+def exact(problem, norm, aim=None):
+    """Smallest perturbation within the box that crosses the boundary with the other class (or with ``aim``)."""
+    if norm in ("Linf", "L2"):
+        if aim is not None:
+            return problem.rivals(norm).gather(1, aim[:, None])[:, 0].numpy()
+        return problem.box_distances(norm).numpy()
+    other = 1 - problem.y if aim is None else aim
+    weight, logits = problem.model[1].weight.detach().double(), problem.model(problem.x).detach().double()
+    gap = logits.gather(1, problem.y[:, None]) - logits.gather(1, other[:, None])
+    slope = weight[other] - weight[problem.y]
+    origin = problem.x.double().flatten(1)
+    room = torch.where(slope > 0, 1 - origin, origin)
+    # L1: the steepest values first, each to its wall; L0: those first that gain most on their way to the wall.
+    order = (slope.abs() if norm == "L1" else slope.abs() * room).argsort(1, descending=True)
+    slope, room = slope.abs().gather(1, order), room.gather(1, order)
+    reached = (slope * room).cumsum(1)
+    whole = (reached <= gap).sum(1, keepdim=True)
+    if norm == "L0":
+        return (whole[:, 0] + 1).numpy()
+    before = torch.cat([torch.zeros_like(gap), reached], 1).gather(1, whole)
+    rest = (gap - before) / slope.gather(1, whole)
+    return (torch.cat([torch.zeros_like(gap), room.cumsum(1)], 1).gather(1, whole) + rest)[:, 0].numpy()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_finds_the_exact_distance_of_every_sample_of_a_binary_linear_model(linear, shape, norm):
+    problem = linear(shape, classes=2)
+    distance = exact(problem, norm)
+    if norm in ("Linf", "L2"):  # away from the walls, the dual norm's
+        np.testing.assert_allclose(distance, problem.distances(norm), rtol=1e-2, atol=1e-5)
+    found = problem.attack(FMN(), f"{norm} {WIDE[norm]}", early_stop=False)
+    assert found.broken.all()
+    assert (found.distance >= distance * (1 - 1e-3)).all(), "nearer than the boundary"
+    assert (found.distance <= distance * 1.01 + 1e-5).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_finds_the_exact_distance_also_where_values_are_0_or_1(walled, shape, norm):
+    problem = walled(shape)
+    ratio = problem.attack(FMN(), f"{norm} {WIDE[norm]}", early_stop=False).distance / exact(problem, norm)
+    assert ratio.min() >= 1 - 1e-4, "nearer than the boundary"
+    assert np.median(ratio) <= 1.01
+    assert ratio.max() <= (1.5 if norm == "L0" else 1.01)  # in L0 two values where one would do
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_in_many_classes_is_never_nearer_than_the_nearest_boundary_and_mostly_at_it(linear, norm):
+    problem = linear((3, 16, 16), classes=6)
+    ratio = problem.attack(FMN(), f"{norm} 1", early_stop=False).distance / problem.distances(norm).numpy()
+    assert ratio.min() >= 1 - 1e-3
+    assert np.median(ratio) <= 1.005
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_the_scale_of_the_logits_does_not_matter(linear, norm, scale):
+    plain, scaled = (linear((1, 6, 6), classes=2, scale=by) for by in (1.0, scale))
+    one, other = (
+        problem.attack(FMN(), f"{norm} {WIDE[norm]}", early_stop=False).distance for problem in (plain, scaled)
+    )
+    np.testing.assert_allclose(other, one, rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("early_stop", [True, False])
+@pytest.mark.parametrize("norm", NORMS)
+def test_finds_the_same_whatever_the_batch_size_and_the_order(walled, norm, early_stop):
+    # With an early stop lanes at different steps share a batch.
+    problem, attack = walled((3, 8, 8), samples=40), FMN(steps=50)
+    eps = float(np.median(exact(problem, norm)))
+    threat = ThreatModel(norm=norm, eps=int(eps) if norm == "L0" else eps)
+    whole = problem.attack(attack, threat, batch_size=512, early_stop=early_stop)
+    assert 0.2 < whole.broken.mean() < 0.8
+    turned = type(problem)(problem.x.flip(0), problem.y.flip(0), problem.model)
+    for size in (7, 64):
+        parts = turned.attack(attack, threat, batch_size=size, early_stop=early_stop)
+        np.testing.assert_array_equal(parts.broken[::-1], whole.broken)
+        np.testing.assert_allclose(parts.distance[::-1], whole.distance, rtol=1e-3)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_breaks_what_is_in_the_ball_and_nothing_else(walled, norm):
+    problem = walled(samples=40)
+    distance = exact(problem, norm)
+    eps = float(np.median(distance))
+    eps = int(eps) if norm == "L0" else eps
+    found = problem.attack(FMN(), ThreatModel(norm=norm, eps=eps), keep=range(40))
+    assert not found.broken[distance > eps * 1.001].any()
+    assert found.broken[distance < eps / 1.01].all()
+    for row, witness in found.witnesses.items():
+        change = torch.from_numpy(witness) - problem.x[row]
+        assert float(GEOMETRIES[norm].distance(change[None])) <= eps * (1 + 1e-6)
+        assert 0 <= witness.min() <= witness.max() <= 1
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_reaches_the_class_that_is_wanted(linear, norm):
+    problem = linear(classes=4, samples=20)
+    aims = (problem.y + 2) % 4
+    found = problem.attack(FMN(), f"{norm} {WIDE[norm]} targeted", aims=aims, early_stop=False)
+    np.testing.assert_array_equal(found.prediction, aims)
+    # The boundary with that class bounds it from below; where a third class lies between it is farther.
+    ratio = found.distance / exact(problem, norm, aims)
+    assert ratio.min() >= 1 - 1e-3
+    assert np.median(ratio) <= 1.3
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_finds_examples_no_farther_than_foolbox_with_as_many_steps(network, norm):
+    threat = f"{norm} {WIDE[norm]}"
+    name = f"foolbox:{'LInf' if norm == 'Linf' else norm}FMNAttack"
+    ours = network.attack(FMN(steps=100), threat, early_stop=False)
+    theirs = network.attack(registry.build("attacks", name, {"steps": 100}), threat, early_stop=False)
+    assert np.isfinite(ours.distance).all()
+    assert np.median(ours.distance) <= 1.005 * np.median(theirs.distance)
+
+
+@pytest.fixture
+def network(linear):
+    """A network with random weights, in place of the linear model."""
+    generator = torch.Generator().manual_seed(3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 5))
+    x = torch.rand(30, 1, 8, 8, generator=generator)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5)
+        return type(linear())(x, model(x).argmax(1), model)
+
+
+@settings(deadline=None)  # the first example waits for torch
+@given(
+    norm=st.sampled_from(NORMS),
+    size=st.integers(1, 12),
+    seed=st.integers(0, 10**6),
+    radii=st.lists(st.floats(0.01, 20), min_size=3, max_size=3),
+)
+def test_every_perturbation_fills_the_ball_of_its_own_lane(norm, size, seed, radii):
+    delta = torch.randn(3, size, generator=torch.Generator().manual_seed(seed))
+    eps = torch.tensor(radii)
+    eps = eps.ceil() if norm == "L0" else eps
+    filled = _FILL[norm](delta, eps[:, None])
+    length = GEOMETRIES[norm].distance(filled).float()
+    full = torch.tensor(float(size)) if norm == "L0" else GEOMETRIES["Linf"].distance(delta)
+    expected = eps.minimum(full) if norm in ("L0", "Linf") else eps
+    torch.testing.assert_close(length, expected, rtol=1e-4, atol=1e-5)
+    assert (filled * delta >= 0).all(), "no change is turned round"
+    for row in range(3):  # a lane alone comes out the same
+        torch.testing.assert_close(_FILL[norm](delta[row : row + 1], eps[row : row + 1, None])[0], filled[row])
+
+
+def test_outside_of_the_l1_ball_it_is_the_nearest_point():
+    delta = torch.tensor([[3.0, -2.0, 0.5, 0.0]])
+    torch.testing.assert_close(_FILL["L1"](delta, torch.tensor([[2.0]])), torch.tensor([[1.5, -0.5, 0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_flat_model_costs_nothing_but_time(linear, norm):
+    class Flat(nn.Module):
+        def forward(self, x):
+            total = x.flatten(1).sum(1) * 0
+            return torch.stack([total + 1, total], 1)
+
+    problem = linear(classes=2)
+    problem = type(problem)(problem.x, torch.zeros_like(problem.y), Flat())
+    found = problem.attack(FMN(steps=10), f"{norm} 1")
+    assert not found.broken.any()
+    assert np.isinf(found.distance).all()
+
+
+def test_a_norm_that_it_does_not_do_is_refused(linear):
+    with pytest.raises(ValueError, match="can't be run under"):
+        linear().attack(FMN(), "Spatial 10")
+
+
+@pytest.mark.parametrize(
+    "params", [{"steps": 0}, {"gamma": 1.5}, {"last_gamma": -0.1}, {"step_size": 0}, {"step_size": "x"}], ids=str
+)
+def test_parameters_out_of_range_are_refused_by_name(params):
+    with pytest.raises(ValueError, match=next(iter(params))):
+        registry.build("attacks", "fmn", params)

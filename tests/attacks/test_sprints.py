@@ -1,0 +1,96 @@
+"""Sprints on linear models, where the margin's course is known, and on a small network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from robustbench_lite.attacks.pgd import PGD
+from robustbench_lite.attacks.sprints import Sprints
+
+from .conftest import Linear
+
+NORMS = ("Linf", "L2")
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("share", [0.99, 1.02])
+def test_it_breaks_what_is_in_reach_and_nothing_else(linear, norm, share):
+    problem = linear(classes=4)
+    distances = problem.distances(norm).numpy()
+    eps = float(np.median(distances)) / share
+    found = problem.attack(Sprints(), f"{norm} {eps}")
+    assert (found.broken == (distances <= eps)).mean() >= 0.975
+    assert not (found.broken & (distances > eps * 1.000_01)).any()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_batch_does_not_matter(linear, norm):
+    problem = linear(classes=5, samples=60)
+    eps = float(problem.distances(norm).median())
+    one, other = (problem.attack(Sprints(), f"{norm} {eps}", batch_size=size) for size in (7, 64))
+    assert np.array_equal(one.broken, other.broken)
+    assert np.array_equal(one.forward, other.forward)
+
+
+def test_a_targeted_goal_is_reached(linear):
+    problem = linear(classes=2)
+    eps = float(problem.distances("Linf").max()) * 1.02
+    assert problem.attack(Sprints(), f"Linf {eps} targeted").broken.all()
+
+
+def test_passes_go_where_little_of_the_margin_is_left(linear):
+    # In a linear model the margin that is left is 1 - eps / distance.
+    problem = linear(classes=3, samples=200)
+    distances = problem.distances("Linf").numpy()
+    eps = float(np.quantile(distances, 0.05))
+    attack = Sprints(sprints=30, patience=4)
+    found = problem.attack(attack, f"Linf {eps}")
+    left = 1 - eps / distances
+    standing = ~found.broken
+    expected = np.clip(np.ceil(4 * (0.5 / left[standing]) ** 3 - 1e-6), 1, 30)
+    sprints = (found.forward[standing] - 1) / attack.length
+    assert sprints.max() > 2 * sprints.min()
+    np.testing.assert_allclose(sprints, expected, atol=1)
+
+
+def test_a_sample_costs_no_more_than_all_of_its_sprints(linear):
+    problem = linear(classes=3)
+    attack = Sprints(sprints=6, length=5, patience=1000)
+    found = problem.attack(attack, "Linf 0.0001")
+    assert set(found.forward) == {attack.steps + 1} == {attack.passes.forward}
+
+
+def test_the_first_sprint_starts_at_the_input_and_the_others_do_not(linear):
+    seen: list[torch.Tensor] = []
+    problem = linear(classes=3, samples=4)
+
+    class Watched(torch.nn.Module):
+        def forward(self, x):
+            seen.append(x.detach().clone())
+            return problem.model(x)
+
+    problem.attack(Sprints(sprints=3, length=4, patience=1000), "Linf 0.001", model=Watched())
+    starts = [seen[at] for at in (0, 4, 8)]
+    torch.testing.assert_close(starts[0], problem.x)
+    assert not torch.equal(starts[1], problem.x)
+    assert not torch.equal(starts[1], starts[2])
+
+
+def test_every_second_sprint_heads_for_one_rival():
+    """The nearest class by its logit is a dead end; the second one is in reach."""
+    weight = torch.zeros(3, 16)
+    weight[2, :8] = 1.0
+    bias = torch.tensor([1.0, 0.99, 0.0])  # class 1 is next, and no input changes it
+    layer = torch.nn.Linear(16, 3)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias - weight @ torch.full((16,), 0.5))
+    problem = Linear(
+        torch.full((5, 1, 4, 4), 0.5), torch.zeros(5, dtype=torch.int64), torch.nn.Sequential(torch.nn.Flatten(), layer)
+    )
+    threat = "Linf 0.2"
+    assert not problem.attack(PGD(loss="margin", steps=40, random_start=False), threat).broken.any()
+    assert problem.attack(Sprints(patience=1000), threat).broken.all()
+    assert not problem.attack(Sprints(patience=1000, rivals=1), threat).broken.any()
