@@ -16,7 +16,7 @@ from robustbench_lite.norms import GEOMETRIES, per_sample
 from robustbench_lite.parameters import PositiveInt, Share
 from robustbench_lite.scorecard import Passes
 from robustbench_lite.stepper import Attack, Problem, Seen
-from robustbench_lite.threat import Norm
+from robustbench_lite.threat import Norm, ThreatModel
 
 _PAPER = "https://arxiv.org/abs/2003.01690"
 _MOMENTUM = 0.75  # share of the new step; the rest repeats the last move
@@ -128,6 +128,9 @@ class APGDTargeted(Attack):
     def __post_init__(self) -> None:
         _refuse_repeats(self.restarts, self.random_start)
 
+    def unfit(self, shape: tuple[int, ...], threat: ThreatModel) -> str | None:
+        return "chooses its classes itself: expected an untargeted goal" if threat.goal == "targeted" else None
+
     @property
     def steps(self) -> int:
         return self.targets * self.iterations
@@ -217,10 +220,10 @@ def _climb(problem: Problem, state: State, seen: Seen, done: Tensor, steps: int,
         grad = torch.where(per_sample(back, x), state.best_grad, grad)
     size = per_sample(state.size, x)
     if norm == "L1":
-        return state._replace(x=x + size * _sparse(x, problem.x, grad, state.width), previous=seen.x)
+        return state._replace(x=x + size * _sparse(x, problem.x, grad, state.width), previous=x)
     ahead = problem.project(x + size * GEOMETRIES[norm].steepest(grad))
     share = per_sample(torch.where(done == 0, 1.0, _MOMENTUM), x)
-    return state._replace(x=x + share * (ahead - x) + (1 - share) * (x - state.previous), previous=seen.x)
+    return state._replace(x=x + share * (ahead - x) + (1 - share) * (x - state.previous), previous=x)
 
 
 def _shorter(state: State, span: Tensor, rho: float) -> tuple[State, Tensor]:

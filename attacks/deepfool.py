@@ -16,7 +16,7 @@ from robustbench_lite.norms import GEOMETRIES, per_sample
 from robustbench_lite.parameters import PositiveInt
 from robustbench_lite.scorecard import Passes
 from robustbench_lite.stepper import Attack, Problem, Seen
-from robustbench_lite.threat import Norm
+from robustbench_lite.threat import Norm, ThreatModel
 
 _FURTHER = 1e-4  # a distance, as in the authors' code: a boundary that bends away is else approached, and not crossed
 _TINY = 1e-30  # a flat logit is this steep: far away, and its step of length 0 times that is 0
@@ -62,9 +62,12 @@ class DeepFool(Attack):
         own = self.steps * (self.classes > 2)
         return Passes(forward=self.steps + 1 + own, backward=self.steps * (self.classes - 1))
 
+    def unfit(self, shape: tuple[int, ...], threat: ThreatModel) -> str | None:
+        return "expected an untargeted goal; FAB has a targeted form" if threat.goal == "targeted" else None
+
     def init(self, problem: Problem) -> State:
         if problem.targeted:
-            raise UserError(f"DeepFool under {problem.threat}: expected an untargeted goal; FAB has a targeted form")
+            raise UserError(f"DeepFool under {problem.threat}: {self.unfit((), problem.threat)}")
         return State(problem.x, torch.zeros_like(problem.x), torch.zeros_like(problem.aim, dtype=torch.bool))
 
     def step(self, problem: Problem, state: State, seen: Seen) -> State:

@@ -15,6 +15,7 @@ from robustbench_lite.losses import LossName
 from robustbench_lite.norms import per_sample
 from robustbench_lite.parameters import Length, PositiveInt
 from robustbench_lite.stepper import Attack, Problem, Seen
+from robustbench_lite.threat import ThreatModel
 
 _SEARCH = 0.75  # most of the steps that the search may take
 _FEWER = 4  # of the places of a round one in so many is in the next, for as many times the looks
@@ -69,10 +70,17 @@ class AdversarialPatch(Attack):
         if self.places > _SEARCH * self.steps:
             raise ValueError(f"places is {self.places} with {self.steps} steps: expected three in four steps at most")
 
-    def unfit(self, shape: tuple[int, ...]) -> str | None:
-        return None if len(shape) == 3 else "expected images (C, H, W)"
+    def unfit(self, shape: tuple[int, ...], threat: ThreatModel) -> str | None:
+        if len(shape) != 3:
+            return "expected images (C, H, W)"
+        if threat.eps < shape[0]:
+            return f"expected an eps of channels * side ** 2, such as {25 * shape[0]}"
+        return None
 
     def init(self, problem: Problem) -> State:
+        shape = tuple(problem.x.shape[1:])
+        if expected := self.unfit(shape, problem.threat):
+            raise UserError(f"a patch under {problem.threat} on inputs of shape {shape}: {expected}")
         side, (height, width) = _side(problem), problem.x.shape[2:]
         there_are = (height - side + 1) * (width - side + 1)
         places = problem.noise.at(0).uniform((there_are,)).argsort(dim=1, stable=True)
@@ -128,14 +136,7 @@ def _turns(places: int, steps: int, device: torch.device) -> tuple[Tensor, int]:
 
 def _side(problem: Problem) -> int:
     """Pixels along a side of the patch."""
-    if problem.x.ndim != 4:
-        raise UserError(f"a patch on inputs of shape {tuple(problem.x.shape[1:])}: expected images, (C, H, W)")
     channels, height, width = problem.x.shape[1:]
-    if problem.threat.eps < channels:
-        raise UserError(
-            f"a patch under {problem.threat}: one pixel of {channels} channels changes {channels} values; "
-            f"expected an eps of channels * side ** 2, such as {25 * channels}"
-        )
     return min(math.isqrt(int(problem.threat.eps) // channels), height, width)
 
 

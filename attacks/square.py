@@ -17,6 +17,7 @@ from robustbench_lite.parameters import PositiveInt, had_its_share
 from robustbench_lite.scorecard import Passes
 from robustbench_lite.stepper import Attack, Problem, Seen
 from robustbench_lite.target import Access
+from robustbench_lite.threat import ThreatModel
 
 _LEAST = 3  # pixels that a bump needs, up and down, to have a middle
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of a window's area, after so many of 10,000 steps
@@ -68,7 +69,7 @@ class Square(Attack):
     def loss(self) -> LossName:
         return "margin"
 
-    def unfit(self, shape: tuple[int, ...]) -> str | None:
+    def unfit(self, shape: tuple[int, ...], threat: ThreatModel) -> str | None:
         small = len(shape) != 3 or min(shape[1:]) < _LEAST
         return f"expected images (C, H, W) of at least {_LEAST}x{_LEAST} pixels" if small else None
 
@@ -78,7 +79,7 @@ class Square(Attack):
 
     def init(self, problem: Problem) -> State:
         x = problem.x
-        if expected := self.unfit(tuple(x.shape[1:])):
+        if expected := self.unfit(tuple(x.shape[1:]), problem.threat):
             raise UserError(f"Square: inputs of shape {tuple(x.shape[1:])}: {expected}")
         start = self._stripes(problem) if problem.threat.norm == "Linf" else self._grid(problem)
         lowest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)

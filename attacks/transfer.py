@@ -15,7 +15,7 @@ from robustbench_lite.engine import perturb
 from robustbench_lite.errors import UserError
 from robustbench_lite.stepper import Attack, Problem, Seen
 from robustbench_lite.target import Access, Target, as_target, load_target
-from robustbench_lite.threat import NORMS
+from robustbench_lite.threat import NORMS, ThreatModel
 
 _STRONG: dict[str, dict[str, Any]] = {"apgd": {"loss": "margin"}}
 """Parameters whose results carry over better than those of an attack's own defaults."""
@@ -73,6 +73,9 @@ class Transfer(Attack):
     @property
     def restarts(self) -> int:
         return self._made.restarts
+
+    def unfit(self, shape: tuple[int, ...], threat: ThreatModel) -> str | None:
+        return "expected an untargeted goal" if threat.goal == "targeted" else None
 
     def init(self, problem: Problem) -> State:
         threat = problem.threat

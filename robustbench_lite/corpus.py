@@ -21,7 +21,7 @@ from robustbench_lite.files import atomic_file, write_atomically
 from robustbench_lite.scorecard import NPZ_FAULTS
 from robustbench_lite.stepper import Attack, Problem, Seen
 from robustbench_lite.target import Access
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.threat import NORMS, ThreatModel
 
 REPLAY = "replay"
 LIMIT = 64 * 2**20
@@ -38,6 +38,7 @@ class State(NamedTuple):
 class Replay(Attack):
     """Propose what broke the sample once, and nothing else: one forward pass."""
 
+    norms: ClassVar[tuple[str, ...]] = NORMS
     access: ClassVar[Access] = "labels"
     gradients: ClassVar[bool] = False
 

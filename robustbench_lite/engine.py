@@ -395,17 +395,22 @@ class _Loop:
     def _cut_short(self) -> None:
         """Keep what was found. The others' passes count, but they are not settled for good."""
         if self.lanes is not None:
-            lanes = self._charge(self.lanes, self.model.take())
-            found = self._found(lanes)
-            self.unchecked.add(lanes.select(found))
-            self.last.add(lanes.select(~found))
-        if self.last.size:
-            self._settle(self.last.first(self.last.size), journal=False)
+            self.last.add(self._charge(self.lanes, self.model.take()))
         try:
             self._confirm(everything=True)
+            if self.last.size:
+                lanes = self.last.first(self.last.size)
+                self.last.drop(lanes.size)
+                found = self._found(lanes)
+                self._settle(lanes.select(~found), journal=False)
+                self.unchecked.add(lanes.select(found))
+                # Where the nearest example is looked for, their search is not over: a resumed run makes it again.
+                self._confirm(everything=True, journal=self.early_stop)
         except KeyboardInterrupt:  # in a hurry: what is not confirmed is not broken
-            waiting = self.unchecked.first(self.unchecked.size)
-            self._settle(waiting._replace(best=torch.full_like(waiting.best, torch.inf)), journal=False)
+            for pile in (self.unchecked, self.last):
+                if pile.size:
+                    waiting = pile.first(pile.size)
+                    self._settle(waiting._replace(best=torch.full_like(waiting.best, torch.inf)), journal=False)
 
     def _read_journal(self) -> None:
         for entry in self.journal.entries() if self.journal is not None else ():
@@ -539,14 +544,14 @@ class _Loop:
         )
         return lanes._replace(forward=lanes.forward + forward, backward=lanes.backward + backward)
 
-    def _confirm(self, everything: bool) -> None:
+    def _confirm(self, everything: bool, journal: bool = True) -> None:
         """Ask the model again about the candidates that broke a sample, in batches of their own."""
         while self.unchecked.size and (everything or self.unchecked.size >= self.capacity):
             lanes = self.unchecked.first(self.capacity)
-            self._confirm_batch(lanes)
+            self._confirm_batch(lanes, journal)
             self.unchecked.drop(lanes.size)
 
-    def _confirm_batch(self, lanes: Lanes) -> None:
+    def _confirm_batch(self, lanes: Lanes, journal: bool) -> None:
         origin = self.samples.data.fetch(lanes.rows.cpu()).to(lanes.x.device)
         logits = self.look(lanes.best_x, lanes.aim, gradient=False).logits
         self.meter.spend(lanes.size, 0)
@@ -560,6 +565,7 @@ class _Loop:
             good=good.cpu().numpy(),
             broken=broken.cpu().numpy(),
             prediction=torch.where(broken, logits.argmax(1), -1).cpu().numpy(),
+            journal=journal,
         )
 
     def _settle(

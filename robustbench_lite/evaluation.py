@@ -32,7 +32,7 @@ from robustbench_lite.stepper import Attack
 from robustbench_lite.suite import Budget, Suite, adversary, load_suite, once_each
 from robustbench_lite.tally import Bout, Clean
 from robustbench_lite.target import Target, as_target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.threat import NORMS, ThreatModel
 
 _log = logging.getLogger(__name__)
 _BATCH = {"cpu": 128, "cuda": 512}
@@ -319,22 +319,21 @@ def _fitting(
             f"no attack of suite {suite.name!r} can run: of {target.name} only the {target.access} are seen, and "
             f"{names} need more; give {ready}attacks such as {', '.join(can) or 'your own'}"
         )
-    unfit = {planned.name: expected for planned in seeing if (expected := planned.attack.unfit(shape))}
-    if len(unfit) == len(seeing):
-        reasons = "; ".join(f"{name} {expected}" for name, expected in unfit.items())
-        raise UserError(f"no attack of suite {suite.name!r} can run on inputs of shape {shape}: {reasons}")
-    fit = tuple(planned for planned in seeing if planned.name not in unfit)
-    skipped = tuple(
-        Skipped(
-            attack=planned.name,
-            threat=str(threat),
-            reason=unfit.get(planned.name, f"needs {planned.attack.access}"),
-        )
-        for threat in suite.threats
-        for planned in attacks
-        if planned not in fit
-    )
-    return fit, skipped
+    skipped = []
+    for threat in suite.threats:
+        reasons = {
+            planned.name: planned.attack.unfit(shape, threat) if planned in seeing else f"needs {planned.attack.access}"
+            for planned in attacks
+        }
+        left_out = {name: reason for name, reason in reasons.items() if reason}
+        if len(left_out) == len(attacks):
+            told = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
+            raise UserError(
+                f"no attack of suite {suite.name!r} can run under {threat} on inputs of shape {shape}: {told}"
+            )
+        skipped += [Skipped(attack=name, threat=str(threat), reason=reason) for name, reason in left_out.items()]
+    everywhere = {name for name in reasons if sum(one.attack == name for one in skipped) == len(suite.threats)}
+    return tuple(planned for planned in attacks if planned.name not in everywhere), tuple(skipped)
 
 
 def _enough(shown: Access, needed: Access) -> bool:
@@ -568,7 +567,9 @@ def _rounds(job: _Job, clean: Clean) -> Iterator[_Round]:
     norms = [adversary(threat) for threat in job.suite.threats]
     for threat in sorted(job.suite.threats, key=lambda threat: (norms.index(adversary(threat)), threat.eps)):
         samples = Samples(job.data, torch.from_numpy(clean.keys), _aims(job, threat, clean))
-        yield _Round(threat, samples, (*_replayed(job, threat, clean), *job.attacks))
+        left_out = {one.attack for one in job.skipped if one.threat == str(threat)}
+        attacks = (planned for planned in job.attacks if planned.name not in left_out)
+        yield _Round(threat, samples, (*_replayed(job, threat, clean), *attacks))
 
 
 def _fight_part(
@@ -650,7 +651,7 @@ def _broken(bouts: Mapping[str, Bout], size: int) -> NDArray[np.bool_]:
 
 def _replayed(job: _Job, threat: ThreatModel, clean: Clean) -> Iterator[_Planned]:
     """Put what the corpus knows against these samples before the suite."""
-    if job.corpus is None:
+    if job.corpus is None or threat.norm not in NORMS:
         return
     present = set(clean.keys.tolist())
     known = {key: x for key, x in witness_corpus.load(job.corpus, threat).items() if key in present}
@@ -659,7 +660,8 @@ def _replayed(job: _Job, threat: ThreatModel, clean: Clean) -> Iterator[_Planned
 
 
 def _remember_witnesses(folder: Path, clean: Clean, bouts: list[Bout]) -> None:
-    for threat in dict.fromkeys(bout.threat for bout in bouts):
+    # What a smaller transformation can make is not told by a distance: a witness of one is none of another for sure.
+    for threat in dict.fromkeys(bout.threat for bout in bouts if bout.threat.norm in NORMS):
         found = {
             int(clean.keys[row]): x
             for bout in bouts

@@ -122,8 +122,8 @@ class Attack(ABC):
         looks = self.restarts * (self.steps + 1)
         return Passes(forward=looks, backward=self.restarts * self.steps * self.gradients)
 
-    def unfit(self, shape: tuple[int, ...]) -> str | None:
-        """What it expects of inputs that it can't be run on, of shape (C, H, W) for images; None where it can."""
+    def unfit(self, shape: tuple[int, ...], threat: ThreatModel) -> str | None:
+        """What it expects in place of inputs of this shape or of this threat model; None where it can be run."""
         return None
 
     def rival(self, problem: Problem, state: Any) -> Tensor | None:

@@ -211,6 +211,9 @@ def _results(
     results, threats = [], []
     for threat in suite.threats:
         standing = right.copy()
+        for bout in bouts:  # a witness at an eps is one at every larger eps, where the attacks are independent, too
+            if adversary(bout.threat) == adversary(threat) and bout.threat.eps < threat.eps:
+                standing &= ~bout.run.broken
         for bout in (one for one in bouts if one.threat == threat):
             standing &= ~bout.run.broken
             results.append(_result(bout, right, int(standing.sum())))
@@ -282,8 +285,7 @@ def _nearest(suite: Suite, bouts: list[Bout], size: int) -> dict[int, list[Neare
         least, name = np.full(size, np.inf), np.full(size, "", object)
         for bout in bouts:
             if adversary(bout.threat) == adversary(threat):
-                # Where Ctrl-C came in a hurry, what is out of the ball may not have been confirmed.
-                sure = searched(suite, bout.attack, bout.threat) and bout.run.stopped != "interrupt"
+                sure = searched(suite, bout.attack, bout.threat)
                 distance = np.where(bout.run.broken | sure, bout.run.distance, np.inf)
                 name[distance < least] = bout.name
                 least = np.minimum(least, distance)

@@ -13,6 +13,7 @@ from torch import nn
 
 from robustbench_lite import ThreatModel, corpus, evaluate
 from robustbench_lite.errors import UserError
+from robustbench_lite.threat import NORMS
 
 LINF = ThreatModel.parse("Linf 0.2")
 L2 = ThreatModel.parse("L2 0.5")
@@ -234,3 +235,7 @@ def test_a_planted_witness_out_of_the_ball_breaks_nothing(tmp_path: Path) -> Non
     card = evaluate(Curved(), samples(), ["fgsm"], "Linf 0.01", corpus=tmp_path)
     assert replayed(card).broken == 0
     assert card.robust_accuracy.value == 1
+
+
+def test_a_replay_does_every_norm() -> None:
+    assert set(corpus.Replay(known={}).norms) == set(NORMS)

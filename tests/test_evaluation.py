@@ -21,6 +21,7 @@ from robustbench_lite import Budget, Gates, Scorecard, Suite, Target, ThreatMode
 from robustbench_lite.data import as_data
 from robustbench_lite.preflight import preflight
 from robustbench_lite.scorecard import Passes
+from robustbench_lite.suite import AttackSpec
 
 PGD = {"attack": "pgd", "params": {"steps": 5}}
 MARGIN = {"attack": "pgd", "name": "pgd-margin", "params": {"steps": 5, "loss": "margin", "restarts": 2}}
@@ -1085,5 +1086,40 @@ def test_an_attack_that_the_inputs_do_not_fit_is_left_out_and_told():
         ("square", "expected images (C, H, W) of at least 3x3 pixels")
     ]
     assert {result.name for result in card.attacks} == {"sprints", "sprints-long", "apgd-ce"}
-    with pytest.raises(ValueError, match=r"no attack of suite .* can run on inputs of shape \(12,\): square expected"):
+    with pytest.raises(ValueError, match=r"can run under Linf 0.01 on inputs of shape \(12,\): square expected"):
         evaluate(model, (x, y), ["square"], "Linf 0.01")
+
+
+def test_independent_attacks_share_their_witnesses_with_every_larger_eps():
+    torch.manual_seed(0)
+    x, y = torch.rand(60, 1, 4, 4), torch.arange(60) % 3
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    y = model(x).argmax(1)
+    weak_at_the_larger = Suite(
+        name="weak",
+        threats=("Linf 0.05", "Linf 0.06"),
+        attacks=(AttackSpec(attack="pgd", params={"steps": 1, "step_size": 0.05, "random_start": False}),),
+        independent=True,
+    )
+    small, large = (result.robust_accuracy.count for result in evaluate(model, (x, y), weak_at_the_larger).threats)
+    assert 0 < small < 60
+    assert large <= small
+
+
+def test_a_curve_that_was_cut_short_goes_on_to_the_same_distances(tmp_path):
+    torch.manual_seed(0)
+    x = torch.rand(30, 1, 4, 4)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    y = model(x).argmax(1)
+    suite = Suite(
+        name="nearest", threats=("L2 0.3",), curve=True, attacks=(AttackSpec(attack="fmn", params={"steps": 60}),)
+    )
+    whole = evaluate(model, (x, y), suite)
+    spent = whole.passes.total
+    for share in (0.5, 0.9, 0.99):
+        cut = evaluate(model, (x, y), suite, cache=tmp_path / str(share), budget=Budget(passes=int(share * spent)))
+        assert cut.interrupted == "passes"
+        for row in cut.outcomes:
+            assert all(found.distance > 0.3 for found in row.nearest) or row.breaks, "what is in the ball is a break"
+        resumed = evaluate(model, (x, y), suite, cache=tmp_path / str(share))
+        assert [row.nearest for row in resumed.outcomes] == [row.nearest for row in whole.outcomes]
