@@ -600,7 +600,7 @@ class _Loop:
             zero=sums.zero,
             seconds=time.perf_counter() - self.last_entry,
             witnesses={
-                int(row): lanes.best_x[place].float().cpu().numpy()
+                int(row): lanes.best_x[place].float().cpu().numpy().copy()  # a view would keep its whole batch
                 for place, row in enumerate(rows)
                 if broken[place] and row in self.keep
             },

@@ -367,9 +367,11 @@ def _check_ball(suite: Suite, data: Data) -> None:
 
 def _check_curve(suite: Suite, attacks: tuple[_Planned, ...]) -> None:
     if suite.curve and not any(attack.minimal for _, _, attack in attacks):
+        ready = [f"{threat.norm.lower()}_curve" for threat in suite.threats if threat.norm in NORMS]
+        advice = f"as the suite {' or '.join(dict.fromkeys(ready))} has; or " if ready else "and here there is none; "
         raise UserError(
             f"no attack of suite {suite.name!r} that can run looks for the smallest perturbation: a curve needs one, "
-            "such as carlini_wagner; or ask for several eps of one norm, without a curve"
+            f"{advice}ask for several eps of one norm, without a curve"
         )
 
 

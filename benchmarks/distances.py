@@ -1,0 +1,152 @@
+"""How near the nearest adversarial example is that a minimal attack finds, and what a sample costs it; beside peers'.
+
+    python benchmarks/distances.py [NET ...]
+
+Every attack, ours or another library's, runs in the engine's loop (`early_stop=False`), which clips, asks the model
+again and counts the passes. A run that was killed goes on: what is done is kept in ``CACHE/distances`` under a hash of
+the weights, the attack and the engine. The published medians are those that advertorch prints for these weights: 10,000
+test images, correctly classified ones, DDN with 1000 steps on values rounded to 256 levels, FAB with 20 steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from common import write
+from nets import CACHE, NETS
+from numpy.typing import NDArray
+
+from robustbench_lite import registry
+from robustbench_lite.cache import code_sha256
+from robustbench_lite.engine import Run, Samples, run
+from robustbench_lite.journal import Journal
+from robustbench_lite.losses import LOSSES
+from robustbench_lite.norms import GEOMETRIES
+from robustbench_lite.target import Target
+from robustbench_lite.threat import ThreatModel
+
+WIDEST = {"Linf": "1", "L2": "28", "L1": "784", "L0": "784"}
+"""A ball that holds the box: the distance is searched for, not a success within some eps."""
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Case:
+    """An attack under a norm."""
+
+    norm: str
+    attack: str
+    """Name in the registry."""
+    params: dict[str, Any] = field(default_factory=dict)
+    slow: bool = False
+    """Whether it runs on the first ``--peer-limit`` samples alone."""
+    published: dict[str, float] = field(default_factory=dict)
+    """Median distance by network."""
+
+
+CASES = (
+    Case("L2", "ddn", published={"lenet5_clean": 1.388, "lenet5_adv": 1.872}),
+    Case("L2", "carlini_wagner"),
+    Case("L2", "fmn"),
+    Case("L2", "fab", slow=True),
+    Case("L2", "deepfool"),
+    Case("L2", "foolbox:L2FMNAttack", {"steps": 200}),
+    Case("L2", "foolbox:DDNAttack", {"steps": 1000}, slow=True),
+    Case("L2", "foolbox:L2CarliniWagnerAttack", {"binary_search_steps": 9, "steps": 1000}, slow=True),
+    Case("L2", "art:CarliniL2Method", {"binary_search_steps": 6, "max_iter": 100, "initial_const": 1.0}, slow=True),
+    Case("Linf", "fmn"),
+    Case("Linf", "fab", published={"lenet5_clean": 0.112, "lenet5_adv": 0.3509}),
+    Case("Linf", "deepfool"),
+    Case("Linf", "foolbox:LInfFMNAttack", {"steps": 200}),
+    Case("L1", "fmn"),
+    Case("L1", "ead"),
+    Case("L1", "fab", slow=True),
+    Case("L1", "foolbox:L1FMNAttack", {"steps": 200}),
+    Case("L0", "fmn"),
+    Case("L0", "sigma_zero"),
+    Case("L0", "foolbox:L0FMNAttack", {"steps": 200}),
+)
+
+
+def measured(case: Case, target: Target, samples: Samples, rows: NDArray[np.int64], seed: int) -> Run:
+    """Run a case on some samples, or what is left of it."""
+    attack = registry.build("attacks", case.attack, case.params)
+    threat = ThreatModel.parse(f"{case.norm} {WIDEST[case.norm]}")
+    code = code_sha256((attack, run, GEOMETRIES, LOSSES))
+    asked = (target.weights_sha256(), repr(case), code, len(samples), rows.tolist(), seed)
+    folder = CACHE / "distances"
+    folder.mkdir(parents=True, exist_ok=True)
+    return run(
+        attack,
+        target,
+        samples,
+        rows,
+        threat,
+        name=case.attack,
+        seed=seed,
+        batch_size=BATCH,
+        early_stop=False,
+        journal=Journal(folder / f"{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}.jsonl"),
+    )
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(["lenet5_clean", "lenet5_adv"]))
+@click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=1), help="First test images.")
+@click.option(
+    "--peer-limit", default=200, show_default=True, type=click.IntRange(min=1), help="Those for slow attacks."
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--threads", default=1, show_default=True)
+def main(names: tuple[str, ...], limit: int, peer_limit: int, seed: int, threads: int) -> None:
+    """Measure and write the table."""
+    torch.set_num_threads(threads)
+    few = min(limit, peer_limit)
+    table: list[dict[str, Any]] = []
+    for name in names or ("lenet5_clean", "lenet5_adv"):
+        data, target = NETS[name].test(limit), Target(NETS[name].load())
+        samples = Samples(data, torch.arange(len(data)), data.labels)
+        with torch.no_grad():
+            said = torch.cat(
+                [target(data.fetch(part)).argmax(1) for part in torch.split(torch.arange(len(data)), BATCH)]
+            )
+        right = (said == data.labels).nonzero()[:, 0].numpy()
+        for case in CASES:
+            rows = right[right < few] if case.slow else right
+            started = time.perf_counter()
+            found = measured(case, target, samples, rows, seed)
+            table.append(
+                {
+                    "network": name,
+                    "norm": case.norm,
+                    "attack": case.attack,
+                    "parameters": ", ".join(f"{key} {value}" for key, value in case.params.items()),
+                    "not found": f"{int(np.isinf(found.distance[rows]).sum())} of {len(rows)}",
+                    "forward": found.passes.forward / len(rows),
+                    "backward": found.passes.backward / len(rows),
+                    "passes": found.passes.total / len(rows),
+                    f"median, first {few}": float(np.median(found.distance[right[right < few]])),
+                    f"median, first {limit}": "" if case.slow else float(np.median(found.distance[right])),
+                    "published": case.published.get(name, ""),
+                }
+            )
+            click.echo(f"{name} {case.norm} {case.attack}: {time.perf_counter() - started:.0f} s", err=True)
+    write(
+        "distances",
+        "Minimal distances",
+        "Median distance over the correctly classified of the first MNIST test images (not found: infinitely far), and "
+        f"passes a sample; slow attacks on the first {few} alone. Without parameters an attack has its defaults; seed "
+        f"{seed}. Published: the medians over all 10,000 that advertorch reports for these weights, of DDN with 1000 "
+        "steps, rounded to 256 levels, and of FAB with 20 steps. `python benchmarks/distances.py`",
+        table,
+    )
+
+
+if __name__ == "__main__":
+    main()
