@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +98,14 @@ def reference(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, eps: float, seed
     seed
         Of all its draws; torch's generator is left as it was.
     """
-    from pyautoattack import AutoAttack  # type: ignore[import-untyped]
-
+    try:
+        library = import_module("pyautoattack")
+    except ImportError as fault:
+        raise click.ClickException(f"pyautoattack can't be imported ({fault}): pip install pyautoattack") from fault
     target = Target(net)
     with target.attacking(), torch.random.fork_rng(devices=[]):
         ledger = _Ledger(net)
-        peer = AutoAttack(ledger, norm=norm, eps=eps, seed=seed, version="standard")
+        peer = library.AutoAttack(ledger, norm=norm, eps=eps, seed=seed, version="standard")
         for name, attack in (
             ("apgd-ce", peer.apgd),
             ("apgd-t", peer.apgd_targeted),
