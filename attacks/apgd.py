@@ -9,7 +9,6 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.errors import UserError
 from robustbench_lite.losses import LossName
 from robustbench_lite.noise import Noise
 from robustbench_lite.norms import GEOMETRIES, per_sample
@@ -129,7 +128,9 @@ class APGDTargeted(Attack):
         _refuse_repeats(self.restarts, self.random_start)
 
     def unfit(self, shape: tuple[int, ...], threat: ThreatModel) -> str | None:
-        return "chooses its classes itself: expected an untargeted goal" if threat.goal == "targeted" else None
+        if threat.goal == "targeted":
+            return "it chooses its classes itself; expected an untargeted threat model, or APGD for a targeted one"
+        return None
 
     @property
     def steps(self) -> int:
@@ -141,11 +142,6 @@ class APGDTargeted(Attack):
         return Passes(forward=self.restarts * (self.steps + 2), backward=self.restarts * backward)
 
     def init(self, problem: Problem) -> State:
-        if problem.targeted:
-            raise UserError(
-                f"APGDTargeted under {problem.threat}: it chooses its classes itself; expected an untargeted threat "
-                "model, or APGD for a targeted one"
-            )
         ranking = _ranked(problem, self.targets, weighted=self.ranking == "gap_over_gradient")
         return _start(problem, problem.noise.at(0) if self.random_start else None, ranking)
 

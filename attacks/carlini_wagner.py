@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustbench_lite.losses import LossName
 from robustbench_lite.norms import per_sample
-from robustbench_lite.parameters import Length, PositiveInt
+from robustbench_lite.parameters import Length, PositiveInt, next_weight
 from robustbench_lite.stepper import Attack, Problem, Seen
 
 _FIRST_C = 2.0  # first c over the least one that pays, were the margin linear
@@ -127,7 +127,7 @@ class CarliniWagner(Attack):
             w=w,
             mean=mean,
             square=square,
-            c=torch.where(ends, _between(too_small, too_large), state.c),
+            c=torch.where(ends, next_weight(too_small, too_large, _LARGEST_C), state.c),
             move=state.move,
             too_small=too_small,
             too_large=too_large,
@@ -149,13 +149,6 @@ class CarliniWagner(Attack):
             c=torch.where(first, (_FIRST_C * 2 * gap / steepness**2).clamp_max(_LARGEST_C), state.c),
             move=torch.where(first, move, state.move),
         )
-
-
-def _between(too_small: Tensor, too_large: Tensor) -> Tensor:
-    """Next c to try: the geometric mean of the bounds, or a leap where one of them is not known yet."""
-    middle = (too_small * too_large).sqrt()
-    middle = torch.where(too_large.isinf(), too_small * 10, middle)
-    return torch.where(too_small == 0, too_large / 10, middle).clamp_max(_LARGEST_C)
 
 
 class BallState(NamedTuple):

@@ -10,7 +10,6 @@ from pydantic import Field, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.errors import UserError
 from robustbench_lite.losses import LossName
 from robustbench_lite.norms import GEOMETRIES, per_sample
 from robustbench_lite.parameters import PositiveInt
@@ -66,8 +65,6 @@ class DeepFool(Attack):
         return "expected an untargeted goal; FAB has a targeted form" if threat.goal == "targeted" else None
 
     def init(self, problem: Problem) -> State:
-        if problem.targeted:
-            raise UserError(f"DeepFool under {problem.threat}: {self.unfit((), problem.threat)}")
         return State(problem.x, torch.zeros_like(problem.x), torch.zeros_like(problem.aim, dtype=torch.bool))
 
     def step(self, problem: Problem, state: State, seen: Seen) -> State:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustbench_lite.losses import LossName
 from robustbench_lite.norms import per_sample
-from robustbench_lite.parameters import Length, PositiveInt
+from robustbench_lite.parameters import Length, PositiveInt, next_weight
 from robustbench_lite.stepper import Attack, Problem, Seen
 
 _FIRST_C = 10.0  # first c over the least one that pays, were the margin linear; less leaves flat models unbroken
@@ -94,8 +94,7 @@ class EAD(Attack):
         """Where a value of c had its steps, choose the next one and start again."""
         too_large = torch.where(ends & state.won, state.c, state.too_large)
         too_small = torch.where(ends & ~state.won, state.c, state.too_small)
-        middle = torch.where(too_large.isinf(), too_small * 10, (too_small * too_large).sqrt())
-        c = torch.where(too_small == 0, too_large / 10, middle).clamp_max(_LARGEST_C)
+        c = next_weight(too_small, too_large, _LARGEST_C)
         return State(
             x=torch.where(per_sample(ends, state.x), problem.x, state.x),
             iterate=torch.where(per_sample(ends, state.x), problem.x, state.iterate),

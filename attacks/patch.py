@@ -10,7 +10,6 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.errors import UserError
 from robustbench_lite.losses import LossName
 from robustbench_lite.norms import per_sample
 from robustbench_lite.parameters import Length, PositiveInt
@@ -78,9 +77,6 @@ class AdversarialPatch(Attack):
         return None
 
     def init(self, problem: Problem) -> State:
-        shape = tuple(problem.x.shape[1:])
-        if expected := self.unfit(shape, problem.threat):
-            raise UserError(f"a patch under {problem.threat} on inputs of shape {shape}: {expected}")
         side, (height, width) = _side(problem), problem.x.shape[2:]
         there_are = (height - side + 1) * (width - side + 1)
         places = problem.noise.at(0).uniform((there_are,)).argsort(dim=1, stable=True)

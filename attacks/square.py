@@ -10,7 +10,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.errors import UserError
 from robustbench_lite.losses import LOSSES, LossName, cross_entropy
 from robustbench_lite.norms import GEOMETRIES, per_sample
 from robustbench_lite.parameters import PositiveInt, had_its_share
@@ -79,8 +78,6 @@ class Square(Attack):
 
     def init(self, problem: Problem) -> State:
         x = problem.x
-        if expected := self.unfit(tuple(x.shape[1:]), problem.threat):
-            raise UserError(f"Square: inputs of shape {tuple(x.shape[1:])}: {expected}")
         start = self._stripes(problem) if problem.threat.norm == "Linf" else self._grid(problem)
         lowest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         return State(start, start, lowest, lowest, lowest if self.patience is None else self._margin(problem))

@@ -75,12 +75,10 @@ class Transfer(Attack):
         return self._made.restarts
 
     def unfit(self, shape: tuple[int, ...], threat: ThreatModel) -> str | None:
-        return "expected an untargeted goal" if threat.goal == "targeted" else None
+        return "expected an untargeted threat model" if threat.goal == "targeted" else None
 
     def init(self, problem: Problem) -> State:
         threat = problem.threat
-        if problem.targeted:
-            raise UserError(f"Transfer under {threat}: expected an untargeted threat model")
         if threat.norm not in self._made.norms:
             raise UserError(f"Transfer of {self.attack} under {threat}: it does {', '.join(self._made.norms)}")
         self._target.to(problem.x.device).probe(problem.x[:1])

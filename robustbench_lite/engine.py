@@ -36,6 +36,12 @@ TOLERANCE = 1e-6
 """By how much a witness may leave the ball, and for an eps above 1 by how much of it: rounding, and no more."""
 
 
+def reach(threat: ThreatModel) -> float:
+    """Largest distance of a witness."""
+    # What a transformation may do is not told by a distance: no image is farther than 1.
+    return 1.0 if threat.norm in TRANSFORMATIONS else threat.eps + TOLERANCE * max(1.0, threat.eps)
+
+
 @dataclass(frozen=True)
 class Samples:
     """The data of an evaluation, with what the clean pass found out about each sample."""
@@ -206,6 +212,9 @@ def run(
     """
     if threat.norm not in attack.norms:
         raise UserError(f"{name} can't be run under {threat}: it does {', '.join(attack.norms)}")
+    shape = tuple(samples.data.shape)
+    if expected := attack.unfit(shape, threat):
+        raise UserError(f"{name} can't be run under {threat} on inputs of shape {shape}: {expected}")
     loop = _Loop(
         attack,
         target,
@@ -367,8 +376,7 @@ class _Loop:
         self.look = Look(target, attack.loss, threat.goal == "targeted", meter, batch_size)
         self.model = Counted(target)
         self.distance = GEOMETRIES[threat.norm].distance
-        # What a transformation may do is not told by a distance: no image is farther than 1.
-        self.reach = 1.0 if threat.norm in TRANSFORMATIONS else threat.eps + TOLERANCE * max(1.0, threat.eps)
+        self.reach = reach(threat)
         self.result = Run.empty(len(samples), attack.steps)
         self.queue: dict[int, int] = {}  # samples that wait, and which start it will be
         self.lanes: Lanes | None = None

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, PositiveInt
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Length", "PositiveInt", "Share", "had_its_share", "step_length"]
+__all__ = ["Length", "PositiveInt", "Share", "had_its_share", "next_weight", "step_length"]
 
 
 def _number(given: Any) -> Any:
@@ -30,6 +30,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 def step_length(step_size: float | None, eps: float, steps: int) -> float:
     """Length of a step: as given, or ``2.5 * eps / steps``, which can cross the ball and still turn back."""
     return min(eps, 2.5 * eps / steps) if step_size is None else step_size
+
+
+def next_weight(too_small: Tensor, too_large: Tensor, largest: float) -> Tensor:
+    """Next weight of a search to try, of those tried in vain and in success so far, shape (B,), at most ``largest``.
+
+    The geometric mean of the two, or a leap by ten where there is no such weight yet: 0 and infinity.
+    """
+    middle = (too_small * 10).where(too_large.isinf(), (too_small * too_large).sqrt())
+    return (too_large / 10).where(too_small == 0, middle).clamp_max(largest)
 
 
 def had_its_share(tries: Tensor, best: Tensor, first: Tensor, patience: int) -> Tensor:

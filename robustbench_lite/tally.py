@@ -22,7 +22,7 @@ from torch import Tensor
 import robustbench_lite
 from robustbench_lite import validity
 from robustbench_lite.data import Data
-from robustbench_lite.engine import TOLERANCE, Run
+from robustbench_lite.engine import Run, reach
 from robustbench_lite.meter import Meter
 from robustbench_lite.scorecard import (
     AttackResult,
@@ -106,7 +106,7 @@ class Bout(NamedTuple):
         """The same under another eps; of what was broken under a larger one, what is in the smaller ball too."""
         if threat.eps >= self.threat.eps:
             return self._replace(threat=threat)
-        broken = self.run.broken & (self.run.distance <= _reach(threat))
+        broken = self.run.broken & (self.run.distance <= reach(threat))
         run = replace(
             self.run,
             broken=broken,
@@ -126,10 +126,6 @@ class Bout(NamedTuple):
             witnesses=run.witnesses,
         )
         return self._replace(attempted=self.attempted if wholly else self.attempted[broken[self.attempted]], run=free)
-
-
-def _reach(threat: ThreatModel) -> float:
-    return threat.eps + TOLERANCE * max(1.0, threat.eps)
 
 
 def searched(suite: Suite, attack: Attack, threat: ThreatModel) -> bool:

@@ -160,3 +160,15 @@ def walled() -> Callable[..., Linear]:
         return Linear(x, y, model)
 
     return make
+
+
+@pytest.fixture
+def flat() -> Linear:
+    """A model whose scores are the same everywhere, with gradients of zero."""
+
+    class Flat(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            total = x.flatten(1).sum(1) * 0
+            return torch.stack([total + 1, total], 1)
+
+    return Linear(torch.rand(40, 1, 6, 6), torch.zeros(40, dtype=torch.int64), Flat())
