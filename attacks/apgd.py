@@ -9,16 +9,17 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.losses import LossName
+from robustbench_lite.losses import LossName, margin
 from robustbench_lite.noise import Noise
 from robustbench_lite.norms import GEOMETRIES, per_sample
-from robustbench_lite.parameters import PositiveInt, Share
+from robustbench_lite.parameters import PositiveInt, Share, had_its_share
 from robustbench_lite.scorecard import Passes
 from robustbench_lite.stepper import Attack, Problem, Seen
 from robustbench_lite.threat import Norm, ThreatModel
 
 _PAPER = "https://arxiv.org/abs/2003.01690"
 _MOMENTUM = 0.75  # share of the new step; the rest repeats the last move
+_LOOK = 25  # candidates after which a sample may be given up, and again after as many
 _FIRST_WIDTH = 0.2  # in L1: share of the values that the first steps change
 _DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
 
@@ -48,6 +49,10 @@ class State(NamedTuple):
     """In L1: how many values a step changes, shape (B,)."""
     ranking: Tensor
     """Classes to attack one after another, shape (B, T); T is 0 where the loss chooses."""
+    first: Tensor
+    """Where the classes are attacked one by one: the margin at the input, shape (B,)."""
+    nearest: Tensor
+    """The best margin since, shape (B,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +128,9 @@ class APGDTargeted(Attack):
     """Start for each class from a uniform draw of the ball rather than from the input."""
     rho: Share = 0.75
     """Share of the steps since the last checkpoint that must have raised the loss, or the step size is halved."""
+    patience: PositiveInt | None = None
+    """Candidates of a sample of which half the margin is left; one with a quarter left gets eight times as many, and so
+    on (`parameters.had_its_share`). By default every sample gets all of them."""
 
     def __post_init__(self) -> None:
         _refuse_repeats(self.restarts, self.random_start)
@@ -142,17 +150,21 @@ class APGDTargeted(Attack):
         return Passes(forward=self.restarts * (self.steps + 2), backward=self.restarts * backward)
 
     def init(self, problem: Problem) -> State:
-        ranking = _ranked(problem, self.targets, weighted=self.ranking == "gap_over_gradient")
-        return _start(problem, problem.noise.at(0) if self.random_start else None, ranking)
+        ranking, first = _ranked(problem, self.targets, weighted=self.ranking == "gap_over_gradient")
+        return _start(problem, problem.noise.at(0) if self.random_start else None, ranking)._replace(first=first)
 
     def step(self, problem: Problem, state: State, seen: Seen) -> State:
         stage = self._stage(problem, state)
         done = problem.step - stage * self.iterations
         following = _climb(problem, state, seen, done, self.iterations, self.rho)
+        if self.patience is not None:
+            reached = margin(seen.logits, problem.aim, False).to(state.nearest.dtype)
+            following = following._replace(nearest=torch.maximum(state.nearest, reached))
         over = (done + 1 == self.iterations) & (stage + 1 < state.ranking.shape[1])
         if not bool(over.any()):
             return following
         fresh = _start(problem, problem.noise.at(stage + 1) if self.random_start else None, state.ranking)
+        fresh = fresh._replace(first=following.first, nearest=following.nearest)
         return State(
             *(torch.where(per_sample(over, new), new, old) for new, old in zip(fresh, following, strict=True)),
         )
@@ -161,8 +173,11 @@ class APGDTargeted(Attack):
         return state.ranking.gather(1, self._stage(problem, state)[:, None])[:, 0]
 
     def hopeless(self, problem: Problem, state: State) -> Tensor | None:
-        attacked = state.ranking.shape[1]
-        return None if attacked == self.targets else problem.step >= attacked * self.iterations
+        over = problem.step >= state.ranking.shape[1] * self.iterations
+        if self.patience is None:
+            return over
+        tried = (problem.step % _LOOK == 0) & had_its_share(problem.step, state.nearest, state.first, self.patience)
+        return over | tried
 
     def _stage(self, problem: Problem, state: State) -> Tensor:
         """Place in the ranking of the class that is attacked, shape (B,); a run's last candidate is of the last one."""
@@ -194,6 +209,8 @@ def _start(problem: Problem, noise: Noise | None, ranking: Tensor) -> State:
         support=torch.full_like(lowest, values),
         width=torch.full_like(lowest, _FIRST_WIDTH * values),
         ranking=ranking,
+        first=lowest,
+        nearest=lowest,
     )
 
 
@@ -285,8 +302,8 @@ def _spans(steps: int, even: bool, device: torch.device) -> Tensor:
     return spans.to(device)
 
 
-def _ranked(problem: Problem, count: int, weighted: bool) -> Tensor:
-    """The ``count`` most promising classes, shape (B, count), or all the others where there are fewer."""
+def _ranked(problem: Problem, count: int, weighted: bool) -> tuple[Tensor, Tensor]:
+    """The ``count`` most promising classes, (B, count), or all others where there are fewer; and the margins."""
     own = problem.aim[:, None]
     with torch.set_grad_enabled(weighted):
         x = problem.x.detach().requires_grad_(weighted)
@@ -294,10 +311,11 @@ def _ranked(problem: Problem, count: int, weighted: bool) -> Tensor:
     others = logits.detach().scatter(1, own, -torch.inf)
     pool = min(2 * count if weighted else count, logits.shape[1] - 1)
     near: Tensor = others.topk(pool, dim=1).indices
+    first = margin(logits.detach(), problem.aim, False).to(problem.x.dtype)
     if not logits.requires_grad:
-        return near[:, :count]
+        return near[:, :count], first
     gaps = (logits.gather(1, own) - logits.gather(1, near)).unbind(1)
     length = GEOMETRIES[_DUAL[problem.threat.norm]].distance
     slopes = [length(torch.autograd.grad(gap.sum(), x, retain_graph=True, materialize_grads=True)[0]) for gap in gaps]
     distances = torch.stack(gaps, 1).detach() / torch.stack(slopes, 1).clamp_min(1e-12)
-    return near.gather(1, distances.argsort(dim=1, stable=True)[:, :count])
+    return near.gather(1, distances.argsort(dim=1, stable=True)[:, :count]), first

@@ -4,7 +4,7 @@
 
 AutoAttack is Croce and Hein's, *Reliable evaluation of adversarial robustness with an ensemble of diverse
 parameter-free attacks*, ICML 2020, https://arxiv.org/abs/2003.01690, as PyPI's ``pyautoattack`` has it. It takes up to
-half an hour a network: what it found is kept as JSON in ``CACHE/reference``, one file a network, and read the next time.
+half an hour a network: what it found is kept in ``CACHE/reference``, one JSON file a network, and read the next time.
 """
 
 from __future__ import annotations
@@ -264,10 +264,10 @@ def main(names: tuple[str, ...], reference_only: bool, samples: int, seed: int, 
         write(
             "autoattack",
             f"{SUITE} beside AutoAttack",
-            f"The first {samples:,} test samples, seed {seed}, {threads} thread. Passes are forward and backward together, "
-            "of all samples; ours with the clean pass, the checks and the confirmations. AutoAttack's claims were "
-            "confirmed as ours are. Seconds are processor time of AutoAttack and wall-clock time of ours, on a machine "
-            "that may have done other work meanwhile. Repeat it with `python benchmarks/autoattack.py`.",
+            f"The first {samples:,} test samples, seed {seed}, {threads} thread. Passes are those of all samples, "
+            "forward and backward; ours with the clean pass, the checks and the confirmations. AutoAttack's claims "
+            "were confirmed as ours are. Seconds are processor time of AutoAttack and wall-clock time of ours, on a "
+            "machine that may have done other work meanwhile. Repeat it with `python benchmarks/autoattack.py`.",
             rows,
         )
 

@@ -109,10 +109,11 @@ def inside(target: TargetInfo) -> str:
 
 def gate_demand(gate: Gate) -> str:
     """What a gate asks for, such as ``robust accuracy at least 30.0%``."""
-    bound, _, what = gate.name.partition("_")
+    name = plain(gate.name)
+    bound, _, what = name.partition("_")
     words = {"min": "at least", "max": "at most"}
     if not what or bound not in words:
-        return f"{gate.name.replace('_', ' ')} {_gated(gate, gate.threshold)}"
+        return f"{name.replace('_', ' ')} {_gated(gate, gate.threshold)}"
     return f"{what.replace('_', ' ')} {words[bound]} {_gated(gate, gate.threshold)}"
 
 

@@ -14,7 +14,7 @@ from robustbench_lite.scorecard import AttackResult, Curve, Gate, Interval, Scor
 from robustbench_lite.suite import adversary
 from robustbench_lite.threat import ThreatModel
 
-from ._format import gate_demand, gate_found, number, plain, plural
+from ._format import gate_demand, gate_found, number, percent, plain, plural
 
 RUNNING = "robust after: samples still right after this attack and those before it"
 ALONE = "alone: samples this attack by itself leaves right; – where it didn't see all"
@@ -110,11 +110,12 @@ def _against(asked: Sequence[ThreatModel], curve: Curve) -> Against:
 
 
 def _ticks(end: float, whole: bool) -> tuple[float, ...]:
-    """Five to ten round numbers from 0 to at least the end."""
+    """Five to ten round numbers from 0 to at least the end, as far as floats allow."""
+    end = min(max(end, 1e-300), 1e300)
     unit = 10.0 ** math.floor(math.log10(end / 5))
     step = next(unit * part for part in (1, 2, 2.5, 5, 10) if unit * part * 8 >= end)
     step = max(1.0, math.ceil(step)) if whole else step
-    return tuple(round(place * step, 12) for place in range(math.ceil(end / step * (1 - 1e-9)) + 1))
+    return tuple(float(f"{place * step:.12g}") for place in range(math.ceil(end / step * (1 - 1e-9)) + 1))
 
 
 def labels(cards: Sequence[Scorecard]) -> list[str]:
@@ -146,7 +147,8 @@ def reasons(card: Scorecard) -> list[str]:
 
 def reservations(card: Scorecard) -> list[str]:
     """What a reader must know before believing the numbers, a sentence each."""
-    return [sentence for check in (_black_box, _stopped, _settled, _unconfirmed) for sentence in check(card)]
+    checks = (_black_box, _adapted, _stopped, _settled, _unconfirmed)
+    return [sentence for check in checks for sentence in check(card)]
 
 
 def left_out(card: Scorecard) -> list[str]:
@@ -223,6 +225,18 @@ def _black_box(card: Scorecard) -> Iterator[str]:
     if card.target.access != "gradients":
         which = "score- and decision-based" if card.target.access == "scores" else "decision-based"
         yield f"Black box: only {which} attacks ran; an adversary who sees more may break more."
+
+
+def _adapted(card: Scorecard) -> Iterator[str]:
+    if (without := card.adaptation) is None:
+        return
+    numbers = [
+        f"clean {percent(one.clean_accuracy.value)}, robust {percent(one.robust_accuracy.value)}"
+        for one in (card, without)
+    ]
+    measures = "; ".join(plain(str(one)) for one in without.measures)
+    yield f"Adapted ({measures}): {numbers[0]}; without: {numbers[1]} ({without.verdict})."
+    yield from (f"{plain(one.name)} for {plain(one.reason)}." for one in without.measures)
 
 
 def _stopped(card: Scorecard) -> Iterator[str]:

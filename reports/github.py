@@ -81,7 +81,7 @@ def annotate(
     str
         What a step prints; empty where nothing is to be said.
     """
-    lines = [_command("notice", title or "Adversarial robustness", sentence, None) for sentence in story]
+    lines = [_command("notice", title or "Adversarial robustness", fmt.plain(sentence), None) for sentence in story]
     known = [*places, *[None] * (len(cards) - len(places))]
     for card, name, place in zip(cards, view.labels(cards), known, strict=True):
         head = f"{title}: {name}" if title else name

@@ -117,7 +117,7 @@ def _result(card: Scorecard, rule: str, text: str, *, about: str = "", **how: st
     # A kind other than "fail" has no level, says the standard.
     told = how if "level" in how else {**how, "level": "none"}
     return {
-        "ruleId": rule,
+        "ruleId": fmt.plain(rule),
         **told,
         "message": {"text": fmt.plain(text)},
         "partialFingerprints": {"robustnessResult/v1": mark},
@@ -141,11 +141,11 @@ def _uri(path: str) -> str:
 
 
 def _rule(name: str, cards: Sequence[Scorecard]) -> _Json:
-    finding = next((one for card in cards for one in card.validity if one.code == name), None)
+    finding = next((one for card in cards for one in card.validity if fmt.plain(one.code) == name), None)
     if finding is not None:
         level, short, help_ = _LEVELS[finding.severity], f"Validity of the evaluation, {name}", finding.cure
     else:
-        gate = next(one for card in cards for one in card.gates if one.name == name)
+        gate = next(one for card in cards for one in card.gates if fmt.plain(one.name) == name)
         level, short, help_ = "error", f"Gate: {_subject(gate)}", _advice(gate)
     return {
         "id": name,

@@ -120,7 +120,9 @@ def _doubts(card: Scorecard) -> Iterator[Text]:
     for (code, severity), findings in found.items():
         attacks = dict.fromkeys(fmt.plain(finding.attack) for finding in findings if finding.attack)
         about = f" in {', '.join(attacks)}" if attacks else ""
-        line = Text(f"{code} {severity}{about}: ", style=_SEVERITIES[severity], no_wrap=True, overflow="ellipsis")
+        line = Text(
+            f"{fmt.plain(code)} {severity}{about}: ", style=_SEVERITIES[severity], no_wrap=True, overflow="ellipsis"
+        )
         yield line.append(fmt.plain(findings[0].message), style="not bold default")
 
 
@@ -206,7 +208,7 @@ def _findings(card: Scorecard) -> RenderableType | None:
     grid.add_column(no_wrap=True)
     grid.add_column(ratio=1)
     for finding in card.validity:
-        grid.add_row(Text(finding.code, style=_SEVERITIES[finding.severity]), _finding(finding))
+        grid.add_row(Text(fmt.plain(finding.code), style=_SEVERITIES[finding.severity]), _finding(finding))
     return Group(Text("Findings", style="bold"), grid)
 
 

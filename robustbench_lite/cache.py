@@ -60,7 +60,7 @@ class Slot:
     def corpus_then(self) -> str:
         """Digest of the corpus when the answer was kept; empty without one."""
         path = self.folder / _CORPUS_FILE
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
     def close(self, card: Scorecard, corpus: str = "") -> None:
         """Keep the answer and drop the journals; where it is not whole, keep the journals to go on from instead."""
@@ -194,8 +194,9 @@ def _about(path: Path) -> str:
     try:
         question = json.loads(path.read_text(encoding="utf-8"))
         threats = " and ".join(f"{threat['norm']} {threat['eps_text']}" for threat in question["suite"]["threats"])
-        return f"{question['target']} · {question['suite']['name']}, {threats} · {question['data']}"
-    except (ValueError, KeyError, TypeError):
+        text = f"{question['target']} · {question['suite']['name']}, {threats} · {question['data']}"
+        return "".join(character if character.isprintable() else " " for character in text)  # names may be anything
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return f"{path.parent.name} (damaged)"
 
 

@@ -7,6 +7,7 @@ import re
 import secrets
 import sys
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 EXIT = {"PASS": 0, "FAIL": 1, "INVALID": 3}
 EXIT_USAGE, EXIT_CRASH, EXIT_INTERRUPT, EXIT_PIPE = 2, 4, 130, 141
 FOLDER = Path(".robustbench")
+_SLUG = 60  # characters of a name that go into a file's
 _HARDEN_OPTIONS = ("epochs", "lr", "batch_size", "seed", "suite", "limit", "resume")
 _EVALUATE_OPTIONS = (
     "seed",
@@ -39,6 +41,7 @@ _EVALUATE_OPTIONS = (
     "sequential",
     "cache",
     "corpus",
+    "adapt",
 )
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -149,6 +152,7 @@ _quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress ba
 @click.option("--sequential", is_flag=True, help="End as soon as every gate is settled.")
 @click.option("--cache", metavar="DIR", help="Answer an unchanged question from here; go on after a kill.")
 @click.option("--corpus", metavar="DIR", help="Replay the witnesses kept here first, and keep new ones.")
+@click.option("--adapt", is_flag=True, help="Evaluate once more past what hides from the attacks; show both.")
 @click.option("--json", "json_path", metavar="FILE", help="Scorecard.  [default: a new file in .robustbench]")
 @click.option("--html", "html_path", metavar="FILE", help="Report.  [default: beside the scorecard]")
 @click.option("--markdown", "markdown_path", metavar="FILE", help="Summary, for a pull request.")
@@ -452,7 +456,9 @@ def _in_a_line(card: Scorecard) -> str:
     missed = [f"{gate.name} {gate.threshold:g}" for gate in card.gates if not gate.passed]
     why = f": {', '.join(faults or missed)}" if faults or missed else ""
     bound = "at most " if card.interrupted else ""
-    return f"{card.verdict}{why}  clean {card.clean_accuracy}, robust {bound}{card.robust_accuracy}"
+    plain = card.adaptation
+    without = f" (adapted; without: {plain.robust_accuracy})" if plain else ""
+    return f"{card.verdict}{why}  clean {card.clean_accuracy}, robust {bound}{card.robust_accuracy}{without}"
 
 
 def _render(form: str, cards: list[Scorecard], **words: Any) -> Any:
@@ -473,7 +479,8 @@ def _print(rendered: Any) -> None:
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    # Names come from files: none of them steers the terminal. Line breaks are ours.
+    click.echo("".join(one for one in text if one == "\n" or unicodedata.category(one)[0] != "C"), err=True)
 
 
 def _fresh(stem: str, suffix: str) -> Path:
@@ -483,7 +490,7 @@ def _fresh(stem: str, suffix: str) -> Path:
 
 def _slug(text: str) -> str:
     short = Path(text).stem if text.endswith((".toml", "/")) else text
-    return re.sub(r"[^A-Za-z0-9]+", "-", short).strip("-") or "model"
+    return re.sub(r"[^A-Za-z0-9]+", "-", short).strip("-")[-_SLUG:].strip("-") or "model"
 
 
 def _writable(*paths: Path) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_lite.errors import UserError
-from robustbench_lite.files import atomic_file, write_atomically
+from robustbench_lite.files import atomic_file, check_unpacked, write_atomically
 from robustbench_lite.scorecard import NPZ_FAULTS
 from robustbench_lite.stepper import Attack, Problem, Seen
 from robustbench_lite.target import Access
@@ -134,10 +134,13 @@ def _add(path: Path, found: dict[int, NDArray[np.float32]]) -> int:
 
 def _read(path: Path) -> dict[int, NDArray[np.float32]]:
     try:
+        check_unpacked(path)
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             keys, x = stored["keys"], stored["x"]
         if keys.dtype != np.int64 or keys.ndim != 1 or x.dtype != np.float32:
             raise ValueError(f"keys are {keys.dtype} {keys.shape}, x is {x.dtype}: expected int64 (N,) and float32")
+        if "x".join(map(str, x.shape[1:])) != path.stem.rpartition("-")[2]:  # told now, and not once it is added to
+            raise ValueError(f"x has shape {x.shape}: expected samples of the shape in its name")
         return dict(zip(keys.tolist(), x, strict=True))
     except NPZ_FAULTS as fault:
         raise UserError(f"{path}: can't be read as a corpus ({fault}); delete it to start a new one") from None

@@ -358,6 +358,8 @@ def _samples(given: Any, name: str) -> Tensor:
     x = given.detach().cpu() if isinstance(given, Tensor) else _array_tensor(given, f"{name}: x")
     if x.ndim < 2:
         raise UserError(f"{name}: x has shape {tuple(x.shape)}; expected samples first, (N, C, H, W)")
+    if 0 in x.shape[1:]:
+        raise UserError(f"{name}: x has shape {tuple(x.shape)}, so samples hold no values; expected (N, C, H, W)")
     if x.is_floating_point():
         return x.to(torch.float32)
     if x.dtype == torch.uint8:

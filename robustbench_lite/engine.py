@@ -23,7 +23,7 @@ from robustbench_lite.data import Data
 from robustbench_lite.errors import UserError
 from robustbench_lite.journal import Entry, Journal
 from robustbench_lite.lanes import Lanes
-from robustbench_lite.losses import LOSSES, LossName
+from robustbench_lite.losses import LOSSES, LossName, margin
 from robustbench_lite.meter import Meter, Progress, Stop
 from robustbench_lite.noise import Noise
 from robustbench_lite.norms import GEOMETRIES
@@ -34,6 +34,13 @@ from robustbench_lite.threat import TRANSFORMATIONS, ThreatModel
 
 TOLERANCE = 1e-6
 """By how much a witness may leave the ball, and for an eps above 1 by how much of it: rounding, and no more."""
+
+
+_SUMS = (
+    *("forward", "backward", "samples", "loss", "fell", "zero"),
+    *("stood", "flat", "late", "again", "again_broke", "unconfirmed", "strange", "seconds"),
+)
+"""Fields of a run that add up over samples."""
 
 
 def reach(threat: ThreatModel) -> float:
@@ -78,6 +85,16 @@ class Run:
     """By step: how many had a gradient of zero."""
     witnesses: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     """Adversarial inputs of the positions that were to be kept."""
+    stood: int = 0
+    """Starts that broke nothing."""
+    flat: int = 0
+    """How many of these never saw their loss rise."""
+    late: float = 0.0
+    """Sum over these of the share of the rise that came in the last fifth of the steps."""
+    again: int = 0
+    """Starts after the first."""
+    again_broke: int = 0
+    """How many of these broke their sample."""
     unconfirmed: int = 0
     strange: int = 0
     """Samples for which the model gave logits that are no finite numbers."""
@@ -114,6 +131,11 @@ class Run:
         for name in ("samples", "loss", "fell", "zero"):
             getattr(self, name)[:] += getattr(entry, name)
         self.witnesses.update({row: entry.witnesses[row] for row in rows[nearer].tolist() if row in entry.witnesses})
+        self.stood += int((~broken).sum())
+        self.flat += int((entry.flat & ~broken).sum())
+        self.late += float(entry.late[~broken].sum())
+        self.again += int((entry.restart > 0).sum())
+        self.again_broke += int((broken & (entry.restart > 0)).sum())
         self.unconfirmed += int(entry.unconfirmed.sum())
         self.strange += int(entry.strange.sum())
         self.seconds += entry.seconds
@@ -124,18 +146,23 @@ class Run:
             broken=self.broken | other.broken,
             prediction=np.maximum(self.prediction, other.prediction),
             distance=np.minimum(self.distance, other.distance),
-            forward=self.forward + other.forward,
-            backward=self.backward + other.backward,
-            samples=self.samples + other.samples,
-            loss=self.loss + other.loss,
-            fell=self.fell + other.fell,
-            zero=self.zero + other.zero,
             witnesses=self.witnesses | other.witnesses,
-            unconfirmed=self.unconfirmed + other.unconfirmed,
-            strange=self.strange + other.strange,
+            **{name: getattr(self, name) + getattr(other, name) for name in _SUMS},
             stopped=other.stopped,
             fault=self.fault or other.fault,
-            seconds=self.seconds + other.seconds,
+        )
+
+    def without(self, rows: list[int]) -> Run:
+        """The same, less the witnesses of these samples, which were not confirmed."""
+        broken, prediction, distance = self.broken.copy(), self.prediction.copy(), self.distance.copy()
+        broken[rows], prediction[rows], distance[rows] = False, -1, np.inf
+        return replace(
+            self,
+            broken=broken,
+            prediction=prediction,
+            distance=distance,
+            witnesses={row: x for row, x in self.witnesses.items() if row not in rows},
+            unconfirmed=self.unconfirmed + len(rows),
         )
 
     def take(self, rows: NDArray[np.int64]) -> Run:
@@ -165,6 +192,11 @@ class Run:
             loss=tuple((self.loss[:reached] / np.maximum(self.samples[:reached], 1)).tolist()),
             broken=tuple(self.fell[:reached].tolist()),
             zero_gradient=tuple(self.zero[:reached].tolist()),
+            stood=self.stood,
+            flat=self.flat,
+            late=self.late / max(self.stood, 1),
+            restarted=self.again,
+            restarts_broke=self.again_broke,
         )
 
 
@@ -503,7 +535,7 @@ class _Loop:
         x = x.clamp(0.0, 1.0) if self.attack.minimal else problem.project(x)
         seen = self.look(x, lanes.aim, self.attack.rival(problem, lanes.state), gradient=gradient)
         self.meter.spend(lanes.size, lanes.size * gradient)
-        lanes.note(seen.loss, seen.blind)
+        lanes.note(seen.loss, margin(seen.logits, lanes.aim, problem.targeted), seen.blind)
         return self._judge(lanes, seen)._replace(
             forward=lanes.forward + 1,
             backward=lanes.backward + int(gradient),
@@ -590,7 +622,7 @@ class _Loop:
         rows = lanes.rows.cpu().numpy()
         restart = lanes.restart.cpu().numpy()
         broken = np.zeros(lanes.size, np.bool_) if broken is None else broken
-        sums = lanes.sums()
+        sums, climb = lanes.sums(), lanes.climb()
         entry = Entry(
             rows=rows,
             restart=restart,
@@ -602,6 +634,8 @@ class _Loop:
             distance=lanes.best.double().cpu().numpy(),
             forward=lanes.forward.cpu().numpy(),
             backward=lanes.backward.cpu().numpy(),
+            flat=climb.flat,
+            late=climb.late,
             samples=sums.samples,
             loss=sums.loss,
             fell=sums.fell,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import robustbench_lite
+from robustbench_lite import adapt as adaptive
 from robustbench_lite import corpus as witness_corpus
-from robustbench_lite import registry, tally, validity
+from robustbench_lite import evidence, registry, tally, validity
 from robustbench_lite.black_box import BlackBox
 from robustbench_lite.cache import Slot, code_sha256, slot
 from robustbench_lite.data import Data, as_data, check_inputs, check_labels
@@ -24,10 +25,20 @@ from robustbench_lite.engine import Look, Run, Samples, run
 from robustbench_lite.errors import UserError
 from robustbench_lite.files import atomic_file
 from robustbench_lite.gates import Counts, Gates, decide, settled
-from robustbench_lite.meter import Meter, Progress
+from robustbench_lite.meter import Meter, Progress, Stop
 from robustbench_lite.noise import Noise
 from robustbench_lite.preflight import Preflight, preflight
-from robustbench_lite.scorecard import NPZ_FAULTS, Access, Finding, Scorecard, Skipped, Verdict
+from robustbench_lite.scorecard import (
+    NPZ_FAULTS,
+    Access,
+    Adaptation,
+    Audit,
+    Finding,
+    Measure,
+    Scorecard,
+    Skipped,
+    Verdict,
+)
 from robustbench_lite.stepper import Attack
 from robustbench_lite.suite import Budget, Suite, adversary, load_suite, once_each
 from robustbench_lite.tally import Bout, Clean
@@ -39,6 +50,7 @@ _BATCH = {"cpu": 128, "cuda": 512}
 _GALLERY_BYTES = 1 << 26
 _ON_ROBUST_ACCURACY = ("min_robust_accuracy", "max_drop", "max_regression")
 _LOOK_EVERY = 128  # samples between two looks at the gates: when a sequential run may end, on whatever machine
+_ROUNDS = 2  # of an adaptive evaluation
 _CLEAN_FILE, _CHECKS_FILE = "clean.npz", "checks.npz"
 
 
@@ -60,6 +72,7 @@ def evaluate(
     sequential: bool = False,
     cache: str | Path | None = None,
     corpus: str | Path | None = None,
+    adapt: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Scorecard:
     """Attack a model with a suite and say how much of its accuracy survives.
@@ -105,6 +118,10 @@ def evaluate(
         it stopped. None keeps nothing.
     corpus
         Folder of witnesses that once broke a model: replayed before the suite, and added to.
+    adapt
+        Whether it is evaluated once more, adaptively, where a finding has a cure (`adapt`): random answers averaged,
+        masked gradients replaced, saturated losses rescaled. The card is then that of the second evaluation, with what
+        the first one found under ``Scorecard.adaptation``. A budget holds for each of them.
     on_progress
         Called now and then with a `Progress`.
 
@@ -145,12 +162,20 @@ def evaluate(
         skipped=skipped,
         seed=seed,
         size=size,
-        keep_witnesses=keep_witnesses,
+        keep_witnesses=keep_witnesses or adapt,
         until=demands if sequential else None,
         corpus=None if corpus is None else Path(corpus),
         meter=Meter(asked.budget, on_progress),
     )
-    return _judged(job.answer() if cache is None else _remembered(job, cache), demands)
+
+    def judged(job: _Job) -> Scorecard:
+        return _judged(job.answer() if cache is None else _remembered(job, cache), demands)
+
+    card = judged(job)
+    if adapt:
+        card = _adaptively(job, card, judged, lambda: Meter(asked.budget, on_progress))
+        return card if keep_witnesses else card.with_witnesses(None)
+    return _advised(card, target)
 
 
 class _Planned(NamedTuple):
@@ -188,6 +213,8 @@ class _Job:
     corpus: Path | None
     meter: Meter
     slot: Slot | None = None
+    earlier: Mapping[str, Mapping[int, NDArray[np.float32]]] = field(default_factory=dict)
+    """By threat model and sample key, witnesses of an evaluation before this one, to be tried first."""
 
     def answer(self) -> Scorecard:
         """Run it."""
@@ -196,6 +223,12 @@ class _Job:
         checked = _remembered_checks(self, clean)
         clean = clean._replace(forward=clean.forward + checked.forward, backward=checked.backward)
         seen, bouts = _fight(self, clean)
+        look = evidence.Look(self.target, self.data, self.seed, self.meter, gradients=True, thorough=False)
+        audited, bouts = _audited(self, look, clean, bouts)
+        # What is INVALID already needs no further evidence.
+        trusted = not any(finding.severity == "error" for finding in checked.findings)
+        against = evidence.gather(look, _fronts(self, clean, seen, bouts), self.size) if trusted else ()
+        clean = clean._replace(forward=clean.forward + look.forward, backward=clean.backward + look.backward)
         if self.corpus is not None:
             _remember_witnesses(self.corpus, clean, bouts)
         return tally.scorecard(
@@ -207,7 +240,9 @@ class _Job:
             suite=self.suite,
             skipped=self.skipped,
             bouts=[bout.take(seen) for bout in bouts],
-            found=(*checked.findings, *self._changed(before.weights_sha256)),
+            audited=audited,
+            checks=checked.passes + look.passes,
+            found=(*checked.findings, *against, *self._changed(before.weights_sha256)),
             seed=self.seed,
             batch_size=self.size,
             keep_witnesses=self.keep_witnesses,
@@ -228,6 +263,8 @@ class _Job:
             "weights": self.target.weights_sha256(),
             "access": self.target.access,
             "code": code_sha256(self.target.module),
+            "preprocessing": code_sha256((self.target.preprocessing,)),
+            "earlier": sum(map(len, self.earlier.values())),  # which ones follows from the rest
             "data": self.data.name,
             "samples": hashlib.sha256(_keys(self.data, self.size).tobytes()).hexdigest(),
             "limit": self.limit,
@@ -237,6 +274,92 @@ class _Job:
             "keep_witnesses": self.keep_witnesses,
             "until": repr(self.until),
         }
+
+
+def _adaptively(
+    job: _Job, plain: Scorecard, judged: Callable[[_Job], Scorecard], meter: Callable[[], Meter]
+) -> Scorecard:
+    """Evaluate again what a finding of the plain evaluation kept attacks from, where it has a cure.
+
+    What the second evaluation finds in turn (a masked gradient, say, of which a random target shows nothing) is cured
+    with the rest, from the target itself, where that leads to other measures.
+    """
+    card, findings = plain, plain.validity
+    taken: tuple[Measure, ...] = ()
+    earlier = _witnesses_of(plain)
+    for _ in range(_ROUNDS):
+        if card.interrupted is not None:
+            break
+        spent = meter()
+        try:
+            found = adaptive.adapted(
+                job.target, job.data, findings, job.suite.threats, seed=job.seed, batch_size=job.size, meter=spent
+            )
+        except Stop:
+            break
+        if found is None or [one.name for one in found.measures] == [one.name for one in taken]:
+            break
+        helper = _surrogate(job, found.target) if found.masked else None
+        taken = found.measures
+        told = taken if helper is None else (*taken, helper.measure)
+        attacks = job.attacks if helper is None else (*job.attacks, helper.planned)
+        card = judged(replace(job, target=found.target, attacks=attacks, meter=spent, earlier=earlier))
+        card = card.model_copy(update={"target": plain.target, "adaptation": _adaptation(plain, told)})
+        findings = (*findings, *card.validity)
+    return card
+
+
+class _Helper(NamedTuple):
+    """An attack that needs no gradient of the target, against targets whose gradients were masked."""
+
+    measure: Measure
+    planned: _Planned
+
+
+def _surrogate(job: _Job, target: Target) -> _Helper | None:
+    """Train a surrogate and plan a transfer from it; None where no threat model takes one."""
+    name = "transfer-surrogate"
+    taken = {planned.name for planned in job.attacks}
+    climbs = registry.build("attacks", "apgd", {}).norms
+    if name in taken or any(threat.norm not in climbs or threat.goal == "targeted" for threat in job.suite.threats):
+        return None
+    other = adaptive.surrogate(target, job.data, job.suite.threats, seed=job.seed, size=job.size)
+    attack = registry.build("attacks", "transfer", {"surrogate": other})
+    why = "adversarial examples of a small network trained on the target's answers, as a check that needs no gradient"
+    measure = Measure(name="surrogate", setting="transfer by apgd", reason=why)
+    return _Helper(measure, _Planned(name, "transfer", attack))
+
+
+def _witnesses_of(card: Scorecard) -> dict[str, dict[int, NDArray[np.float32]]]:
+    """By threat model and sample key, what broke each sample."""
+    found: dict[str, dict[int, NDArray[np.float32]]] = {}
+    if card.witnesses is not None:
+        keys = {row.index: int(np.uint64(int(row.key, 16)).astype(np.int64)) for row in card.outcomes}
+        kept = card.witnesses
+        for index, threat, x in zip(kept.index.tolist(), kept.threat.tolist(), kept.x, strict=True):
+            found.setdefault(threat, {}).setdefault(keys[index], x)
+    return found
+
+
+def _adaptation(plain: Scorecard, measures: tuple[Measure, ...]) -> Adaptation:
+    return Adaptation(
+        measures=measures,
+        clean_accuracy=plain.clean_accuracy,
+        robust_accuracy=plain.robust_accuracy,
+        verdict=plain.verdict,
+        validity=plain.validity,
+    )
+
+
+def _advised(card: Scorecard, target: Target) -> Scorecard:
+    """Say of each finding that an adaptive evaluation works around that it does."""
+    told = tuple(
+        one.model_copy(update={"cure": f"{one.cure}; or evaluate it adaptively (--adapt)"})
+        if adaptive.curable(one, target)
+        else one
+        for one in card.validity
+    )
+    return card.model_copy(update={"validity": told})
 
 
 def _remembered(job: _Job, folder: str | Path) -> Scorecard:
@@ -568,7 +691,7 @@ def _rounds(job: _Job, clean: Clean) -> Iterator[_Round]:
     """
     norms = [adversary(threat) for threat in job.suite.threats]
     for threat in sorted(job.suite.threats, key=lambda threat: (norms.index(adversary(threat)), threat.eps)):
-        samples = Samples(job.data, torch.from_numpy(clean.keys), _aims(job, threat, clean))
+        samples = _samples(job, threat, clean)
         left_out = {one.attack for one in job.skipped if one.threat == str(threat)}
         attacks = (planned for planned in job.attacks if planned.name not in left_out)
         yield _Round(threat, samples, (*_replayed(job, threat, clean), *attacks))
@@ -612,6 +735,49 @@ def _fight_part(
             standing = standing[~bout.at(threat).run.broken[standing]]
 
 
+def _audited(job: _Job, look: evidence.Look, clean: Clean, bouts: list[Bout]) -> tuple[Audit | None, list[Bout]]:
+    """Ask about witnesses once more, and take those back that are denied."""
+    kept = [
+        evidence.Kept(bout.name, bout.threat, _samples(job, bout.threat, clean), bout.run)
+        for bout in bouts
+        if bout.run.stopped != "interrupt"
+    ]
+    if len(kept) < len(bouts):
+        return None, bouts
+    found, denied = evidence.audit(look, kept, everything=job.keep_witnesses)
+    for place in {place for place, _ in denied}:
+        rows = [row for at, row in denied if at == place]
+        bouts[place] = bouts[place]._replace(run=bouts[place].run.without(rows))
+    return found, bouts
+
+
+def _samples(job: _Job, threat: ThreatModel, clean: Clean) -> Samples:
+    return Samples(job.data, torch.from_numpy(clean.keys), _aims(job, threat, clean))
+
+
+def _fronts(job: _Job, clean: Clean, seen: NDArray[np.int64], bouts: list[Bout]) -> Iterator[evidence.Front]:
+    """Survivors of the largest ball of each norm and goal, in an order of their own, with what they survived."""
+    if any(bout.run.stopped for bout in bouts):
+        return
+    largest = {adversary(threat): threat for threat in sorted(job.suite.threats, key=lambda threat: threat.eps)}
+    for threat in largest.values():
+        fought = [bout for bout in bouts if bout.threat == threat and bout.run.fault is None]
+        fought = [bout for bout in fought if not isinstance(bout.attack, witness_corpus.Replay)]
+        if threat.norm not in NORMS or job.target.access != "gradients" or not fought:
+            continue
+        standing = clean.correct.copy()
+        for bout in bouts:
+            if adversary(bout.threat) == adversary(threat):
+                standing &= ~bout.run.broken
+        rows = seen[standing[seen]]
+        yield evidence.Front(
+            threat=threat,
+            samples=_samples(job, threat, clean),
+            attacks=tuple(evidence.Fought(bout.name, bout.attack, np.flatnonzero(bout.run.broken)) for bout in fought),
+            survivors=torch.from_numpy(rows[np.argsort(clean.keys[rows], kind="stable")]),
+        )
+
+
 def _attempt(
     job: _Job,
     planned: _Planned,
@@ -652,11 +818,12 @@ def _broken(bouts: Mapping[str, Bout], size: int) -> NDArray[np.bool_]:
 
 
 def _replayed(job: _Job, threat: ThreatModel, clean: Clean) -> Iterator[_Planned]:
-    """Put what the corpus knows against these samples before the suite."""
-    if job.corpus is None or threat.norm not in NORMS:
+    """Put what the corpus, or an evaluation before this one, knows against these samples before the suite."""
+    if threat.norm not in NORMS:
         return
     present = set(clean.keys.tolist())
-    known = {key: x for key, x in witness_corpus.load(job.corpus, threat).items() if key in present}
+    kept = {} if job.corpus is None else witness_corpus.load(job.corpus, threat)
+    known = {key: x for key, x in {**kept, **job.earlier.get(str(threat), {})}.items() if key in present}
     if known:
         yield _Planned(witness_corpus.REPLAY, witness_corpus.REPLAY, witness_corpus.Replay(known=known))
 

@@ -30,6 +30,8 @@ _BY_SAMPLE = {
     "distance": np.float64,
     "forward": np.int64,
     "backward": np.int64,
+    "flat": np.bool_,
+    "late": np.float64,
 }
 _BY_STEP = {"samples": np.int64, "loss": np.float64, "fell": np.int64, "zero": np.int64}
 
@@ -57,6 +59,10 @@ class Entry:
     forward: _Ints
     """Passes spent in this start."""
     backward: _Ints
+    flat: _Bools
+    """Whether the margin never rose."""
+    late: _Floats
+    """Share of its rise that came in the last fifth of the steps."""
     samples: _Ints
     """By step: samples that reached it."""
     loss: _Floats

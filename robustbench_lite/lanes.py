@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+_EARLY = 0.8  # of the steps: what rises after them still rises at the end
+_ROUNDING = 1e-6  # of float32 logits
 _LARGEST = 1e30  # a loss of infinity is told as this, so that every number of a scorecard is finite
 
 
@@ -24,6 +26,15 @@ class StepSums(NamedTuple):
     """How many were broken there."""
     zero: NDArray[np.int64]
     """How many had a gradient that was zero, or no number."""
+
+
+class Climb(NamedTuple):
+    """How far each lane's margin rose, whatever the loss that its attack follows."""
+
+    flat: NDArray[np.bool_]
+    """Whether it never rose above where it was at the first candidate, shape (B,)."""
+    late: NDArray[np.float64]
+    """Share of its rise that came in the last fifth of its steps; 0 where there was none, shape (B,)."""
 
 
 class Lanes(NamedTuple):
@@ -51,6 +62,8 @@ class Lanes(NamedTuple):
     backward: Tensor
     loss: Tensor
     """The loss seen at each step, shape (B, steps + 1); NaN at those not reached."""
+    margin: Tensor
+    """The same of the margin, which no softmax saturates."""
     zero: Tensor
     """Whether the gradient was blind at each step, shape (B, steps + 1)."""
     strange: Tensor
@@ -89,6 +102,7 @@ class Lanes(NamedTuple):
             forward=nothing,
             backward=nothing,
             loss=torch.full((size, steps + 1), torch.nan, dtype=torch.float32, device=device),
+            margin=torch.full((size, steps + 1), torch.nan, dtype=torch.float32, device=device),
             zero=torch.zeros(size, steps + 1, dtype=torch.bool, device=device),
             strange=nothing > 0,
             fell=nothing - 1,
@@ -116,11 +130,12 @@ class Lanes(NamedTuple):
         state = type(self.state)(*columns(*(one.state for one in (self, *others))))
         return Lanes(*parts, state)  # type: ignore[call-arg]
 
-    def note(self, loss: Tensor, blind: Tensor) -> None:
+    def note(self, loss: Tensor, margin: Tensor, blind: Tensor) -> None:
         """Write down what was seen at each lane's step, for the trace."""
         at = self.step[:, None]
-        finite = loss.detach().float().nan_to_num(0.0, _LARGEST, -_LARGEST).clamp(-_LARGEST, _LARGEST)
-        self.loss.scatter_(1, at, finite[:, None])
+        for room, seen in ((self.loss, loss), (self.margin, margin)):
+            finite = seen.detach().float().nan_to_num(0.0, _LARGEST, -_LARGEST).clamp(-_LARGEST, _LARGEST)
+            room.scatter_(1, at, finite[:, None])
         self.zero.scatter_(1, at, blind[:, None])
 
     def sums(self) -> StepSums:
@@ -128,3 +143,16 @@ class Lanes(NamedTuple):
         fell = torch.bincount(self.fell[self.fell >= 0], minlength=self.loss.shape[1])
         sums = ((~self.loss.isnan()).sum(0), self.loss.double().nansum(0), fell, self.zero.sum(0))
         return StepSums(*(one.cpu().numpy() for one in sums))
+
+    def climb(self) -> Climb:
+        """How far the margins rose over the steps taken."""
+        seen = ~self.margin.isnan()
+        place = torch.arange(self.margin.shape[1], device=self.margin.device)
+        margin = self.margin.double().nan_to_num(-torch.inf)
+        first, best = margin[:, 0], margin.amax(1)
+        early = margin.masked_fill(place > _EARLY * (seen.sum(1, keepdim=True) - 1), -torch.inf).amax(1)
+        rise = (best - first).nan_to_num(0.0)  # of those that a budget ended before their first look
+        # Of two batches the rounding differs: a rise below it is none.
+        flat = rise <= _ROUNDING * first.abs().clamp_min(_ROUNDING)
+        late = torch.where(flat, 0.0, (best - early) / rise.clamp_min(_ROUNDING**2))
+        return Climb((flat & seen.any(1)).cpu().numpy(), late.cpu().numpy())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from robustbench_lite.scorecard import Passes
@@ -55,6 +56,15 @@ class Meter:
         """Count passes, and time that an earlier process took for them."""
         self._earlier += seconds
         self.passes += Passes(forward=forward, backward=backward)
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Tell nothing meanwhile: what the checks run is no attack of the suite."""
+        shown, self._on_progress = self._on_progress, None
+        try:
+            yield
+        finally:
+            self._on_progress = shown
 
     def tell(self, progress: Progress) -> None:
         """Hand progress on to whoever shows it."""

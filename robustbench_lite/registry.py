@@ -154,7 +154,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 def _table(source: Path) -> dict[str, str]:
     try:
         tree = ast.parse(source.read_text(encoding="utf-8"), filename=str(source))
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two where it is nested too deep
         return {}
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]

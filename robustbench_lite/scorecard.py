@@ -5,10 +5,7 @@ No torch here: a scorecard is loaded, compared and shown on machines that never 
 
 from __future__ import annotations
 
-import json
 import math
-import zipfile
-import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -26,7 +23,7 @@ from pydantic import (
 )
 
 from robustbench_lite.errors import UserError, faults
-from robustbench_lite.files import atomic_file, write_atomically
+from robustbench_lite.files import atomic_file, check_unpacked, read_json, write_atomically
 from robustbench_lite.statistics import clopper_pearson
 from robustbench_lite.suite import Suite, adversary
 from robustbench_lite.threat import NORMS, ThreatModel
@@ -38,8 +35,9 @@ if TYPE_CHECKING:
 SCHEMA_VERSION: Literal[1] = 1
 _LARGEST = math.nextafter(math.inf, 0.0)  # an eps that still leaves what is broken at none
 
-NPZ_FAULTS = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What numpy raises for a damaged npz file."""
+NPZ_FAULTS = (Exception,)
+"""What numpy raises for a damaged npz file: nearly anything, as of a damaged header, which is Python that it parses."""
+_FAULTS_SHOWN = 20
 
 Verdict = Literal["PASS", "FAIL", "INVALID"]
 Severity = Literal["error", "warning", "info"]
@@ -107,6 +105,21 @@ class Trace(_Frozen):
     """Samples broken at the step for the first time."""
     zero_gradient: tuple[int, ...]
     """Samples whose input gradient was zero throughout, or held what is no number."""
+    stood: int = 0
+    """Starts that broke nothing; 0, and so the next four, on a card of before they were told."""
+    flat: int = 0
+    """How many of these never saw their margin rise above where it was at their first candidate."""
+    late: float = 0.0
+    """Mean over these of the share of the margin's rise that came in the last fifth of the steps."""
+    restarted: int = 0
+    """Starts after the first."""
+    restarts_broke: int = 0
+    """How many of these broke their sample."""
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As of a gate: a card of before they were told is saved as it was read.
+        return {key: value for key, value in write(self).items() if value != 0}
 
 
 class AttackResult(_Frozen):
@@ -122,6 +135,8 @@ class AttackResult(_Frozen):
     """The algorithm's parameters, defaults included."""
     gradients: bool
     """Whether it climbs the gradient that the trace tells of; a foreign attack's loop is not seen."""
+    minimal: bool = False
+    """Whether it looks for the smallest perturbation, and so doesn't climb as high as the ball allows."""
     attempted: int
     """Samples it was run on: in a cascade those that were left. With them those that it had broken under a smaller eps
     of the same norm and goal, which cost nothing here."""
@@ -148,6 +163,11 @@ class AttackResult(_Frozen):
     fault: str | None = None
     """What it tripped over, where it failed."""
     trace: Trace
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As of a trace: what was always so before is not written.
+        return {key: value for key, value in write(self).items() if (key, value) != ("minimal", False)}
 
 
 class Skipped(_Frozen):
@@ -244,6 +264,40 @@ class ClassResult(_Frozen):
     robust_accuracy: Interval
 
 
+class Denied(_Frozen):
+    """An adversarial example that the audit denied; it doesn't count."""
+
+    index: int
+    """Position of the sample in the data source."""
+    attack: str
+    threat: str
+    reason: str
+    """What was seen when it was asked about again."""
+
+
+class Audit(_Frozen):
+    """Witnesses that were asked about once more from scratch: in other batches, in float64, and rounded to 8 bits."""
+
+    asked: int
+    confirmed: int
+    """How many are adversarial in both, in the ball and in the box."""
+    precise: bool
+    """Whether the model could be asked in float64."""
+    rounded: int
+    """How many of the confirmed stay adversarial as images of 8 bits a value."""
+    denied: tuple[Denied, ...] = ()
+
+
+class Plot(_Frozen):
+    """A few points that show what a finding saw."""
+
+    x: str
+    """What goes to the right, with its unit."""
+    y: str
+    """What goes up."""
+    points: tuple[tuple[float, float], ...]
+
+
 class Finding(_Frozen):
     """A reason to believe the evaluation less: what was seen, and the cure."""
 
@@ -259,11 +313,17 @@ class Finding(_Frozen):
     """The attack it is about; None where it is about the whole evaluation."""
     threat: str | None = None
     """The threat model under which that attack ran."""
+    plot: Plot | None = None
+    """What was seen, where a curve shows it."""
 
     @property
     def where(self) -> str:
         """The attack and its threat model, in words; empty where it is about the whole evaluation."""
-        return f"{self.attack} under {self.threat}" if self.threat else self.attack or ""
+        return " under ".join(one for one in (self.attack, self.threat) if one)
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if (key, value) != ("plot", None)}
 
 
 class Gate(_Frozen):
@@ -364,6 +424,35 @@ class DataInfo(_Frozen):
     """Hash over the samples' keys and labels, whatever their order."""
 
 
+class Measure(_Frozen):
+    """One thing that an adaptive evaluation does so that attacks get at the target."""
+
+    name: str
+    """``bpda``, ``logits``, ``eot``, ``rescale``, ``smoothing`` or ``surrogate``."""
+    setting: str
+    """How far it goes, such as ``16 draws``."""
+    reason: str
+    """The findings that call for it, and what was measured."""
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.setting}"
+
+
+class Adaptation(_Frozen):
+    """What an adaptive evaluation did, and what was found without."""
+
+    measures: tuple[Measure, ...] = Field(min_length=1)
+    """In the order they were taken."""
+    clean_accuracy: Interval
+    """Without them."""
+    robust_accuracy: Interval
+    """Without them."""
+    verdict: Verdict
+    """Without them."""
+    validity: tuple[Finding, ...]
+    """Without them: what called for them."""
+
+
 class Environment(_Frozen):
     """What it ran on, so that the run can be repeated."""
 
@@ -459,8 +548,14 @@ class Witnesses:
         import numpy as np
 
         try:
+            check_unpacked(path)
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                return cls(**{name: stored[name] for name in ("index", "attack", "threat", "x")})
+                found = cls(**{name: stored[name] for name in ("index", "attack", "threat", "x")})
+            kinds = [getattr(found, item.name).dtype.kind for item in fields(found)]
+            lengths = {getattr(found, item.name).shape[0] for item in fields(found)}
+            if kinds != ["i", "U", "U", "f"] or len(lengths) > 1:
+                raise ValueError(f"arrays are of kinds {', '.join(kinds)} and lengths {lengths}")
+            return found
         except NPZ_FAULTS as fault:
             raise UserError(f"{path}: can't be read as witnesses ({fault}); delete it or save the card again") from None
 
@@ -495,7 +590,14 @@ class Scorecard(_Frozen):
     seconds: float
     verdict: Verdict
     validity: tuple[Finding, ...]
+    checks: Passes | None = None
+    """What the checks of model, data, witnesses and survivors cost, of ``passes``; None on a card of before they were
+    told."""
+    audit: Audit | None = None
+    """What became of witnesses that were asked about once more; None where there were none to ask about."""
     gates: tuple[Gate, ...] = ()
+    adaptation: Adaptation | None = None
+    """Where the evaluation was adaptive: what else the card tells is of the target with its measures taken."""
     interrupted: str | None = None
     """Why the run stopped before its end (``interrupt``, ``seconds``, ``passes``); None where it didn't."""
     outcomes: tuple[Outcome, ...] = Field(repr=False)
@@ -505,15 +607,16 @@ class Scorecard(_Frozen):
 
     @model_serializer(mode="wrap")
     def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in write(self).items() if key != "skipped" or value}
+        unsaid = {"skipped", "adaptation", "audit", "checks"}  # as of an outcome's nearest
+        return {key: value for key, value in write(self).items() if key not in unsaid or value}
 
     @property
     def witnesses(self) -> Witnesses | None:
         """Adversarial examples, where they were asked for (``keep_witnesses=True``); beside the JSON when saved."""
         return self._witnesses
 
-    def with_witnesses(self, witnesses: Witnesses) -> Scorecard:
-        """Attach the adversarial examples."""
+    def with_witnesses(self, witnesses: Witnesses | None) -> Scorecard:
+        """Attach the adversarial examples; None takes them off."""
         card = self.model_copy()
         card._witnesses = witnesses
         return card
@@ -593,10 +696,10 @@ class Scorecard(_Frozen):
         """
         path = Path(path)
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = read_json(path)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; expected a scorecard written by 'rblite evaluate'") from None
-        except (OSError, ValueError, RecursionError) as fault:
+        except (OSError, ValueError) as fault:
             raise UserError(f"{path}: can't be read as JSON ({fault}); expected a scorecard") from None
         if not isinstance(raw, dict) or "schema_version" not in raw:
             raise UserError(f"{path}: not a scorecard (no schema_version)")
@@ -609,9 +712,30 @@ class Scorecard(_Frozen):
             card = cls.model_validate(raw)
         except ValidationError as fault:
             raise UserError(f"{path}: not a valid scorecard\n{faults(fault)}") from None
+        if wrong := list(_impossible(card)):
+            raise UserError("\n".join([f"{path}: not a valid scorecard", *wrong[:_FAULTS_SHOWN]]))
         if _witness_path(path).is_file():
             card._witnesses = Witnesses.load(_witness_path(path))
         return card
+
+
+def _impossible(card: Scorecard) -> Iterator[str]:
+    """Tell what is of the right type and yet from no evaluation: shares out of [0, 1], distances below 0."""
+    shares: dict[str, Interval | None] = {
+        "clean_accuracy": card.clean_accuracy,
+        "robust_accuracy": card.robust_accuracy,
+        **{f"threats.{place}.robust_accuracy": one.robust_accuracy for place, one in enumerate(card.threats)},
+        **{f"attacks.{place}.robust_accuracy": one.robust_accuracy for place, one in enumerate(card.attacks)},
+        **{f"attacks.{place}.alone": one.alone for place, one in enumerate(card.attacks)},
+    }
+    for key, one in shares.items():
+        if one is not None and not all(0 <= share <= 1 for share in (one.value, one.low, one.high, one.confidence)):
+            yield f"  {key}: is {one.value} [{one.low}, {one.high}]: expected shares from 0 to 1"
+        if one is not None and not 0 <= one.count <= one.total:
+            yield f"  {key}: counts {one.count} of {one.total} samples"
+    for place, row in enumerate(card.outcomes):
+        if any(one.distance < 0 for one in row.breaks) or any(one.distance < 0 for one in row.nearest):
+            yield f"  outcomes.{place}: a distance is below 0"
 
 
 def _smallest(row: Outcome, eps: Mapping[str, float]) -> float:

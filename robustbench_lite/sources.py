@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-import zipfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,10 +16,8 @@ from torch.utils.data import Dataset
 from robustbench_lite import registry
 from robustbench_lite.data import Data, Split, as_data, from_arrays, from_dataset
 from robustbench_lite.errors import UserError
+from robustbench_lite.files import NPZ_LIMIT, unpacked_size
 from robustbench_lite.usercode import import_object, users_code
-
-NPZ_LIMIT = 8 * 2**30
-"""Bytes that an npz file may unpack to; one that claims more isn't opened."""
 
 
 def read_source(source: str, split: Split, root: Path | None, download: bool) -> Data:
@@ -163,10 +161,20 @@ def _image_folder(folder: Path, split: Split) -> Data:
     if tests and (folder / "train").is_dir():
         folder = folder / "train" if split == "train" else tests[0]
     try:
-        dataset = datasets.ImageFolder(folder, transform=transforms.ToTensor())
+        dataset = datasets.ImageFolder(folder, transform=transforms.ToTensor(), loader=_picture)
     except (OSError, ValueError) as fault:
         raise UserError(f"{name}: {fault}; expected a folder of images for each class") from None
     return from_dataset(dataset, name)
+
+
+def _picture(path: str) -> Any:
+    """Read an image as RGB; one that claims more pixels than Pillow trusts is an error, and not only a warning."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            return image.convert("RGB")
 
 
 def _npz(path: Path, split: Split) -> Data:
@@ -177,8 +185,7 @@ def _npz(path: Path, split: Split) -> Data:
     if not path.is_file():
         raise UserError(f"{name}: no such file; expected what numpy.savez(FILE, x=x, y=y) writes")
     try:
-        with zipfile.ZipFile(path) as archive:  # its table of contents tells the sizes before anything is unpacked
-            size = sum(member.file_size for member in archive.infolist())
+        size = unpacked_size(path)
         if size > NPZ_LIMIT:
             raise UserError(
                 f"{name}: would unpack to {size / 2**30:.1f} GiB, more than {NPZ_LIMIT / 2**30:.1f} GiB; "
@@ -191,6 +198,8 @@ def _npz(path: Path, split: Split) -> Data:
                     "expected x, (N, C, H, W), and y, (N,): save it with numpy.savez(FILE, x=x, y=y)"
                 )
             x, y = stored["x"], stored["y"]
+            if not all(isinstance(one, np.ndarray) for one in (x, y)):  # numpy hands over as bytes what is no array
+                raise ValueError("x and y are no arrays")
     except UserError:
         raise
     except Exception as fault:  # a damaged archive can raise nearly anything

@@ -199,8 +199,10 @@ def _read_toml(kind: str, name: str | Path) -> tuple[dict[str, Any], str]:
     path = registry.find_file(kind, name)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
+    except (OSError, ValueError) as fault:  # a number of thousands of digits, too
         raise UserError(f"{path}: can't be read as TOML: {fault}") from None
+    except RecursionError:
+        raise UserError(f"{path}: can't be read as TOML: it is nested too deep") from None
     raw.setdefault("name", path.stem)
     return raw, str(path)
 
@@ -210,6 +212,8 @@ def _checked(model: type[_AnyFile], raw: dict[str, Any], where: str, more: list[
         checked = model.model_validate(raw)
     except ValidationError as error:
         raise UserError("\n".join([f"{where}: not a valid {model.__name__.lower()}", faults(error), *more])) from None
+    except ValueError as fault:  # of pydantic's own: a whole number too long to be written in an error
+        raise UserError(f"{where}: not a valid {model.__name__.lower()}: {fault}") from None
     if more:
         raise UserError("\n".join([f"{where}: not a valid {model.__name__.lower()}", *more]))
     return checked

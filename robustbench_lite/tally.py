@@ -26,6 +26,7 @@ from robustbench_lite.engine import Run, reach
 from robustbench_lite.meter import Meter
 from robustbench_lite.scorecard import (
     AttackResult,
+    Audit,
     Break,
     DataInfo,
     Environment,
@@ -143,6 +144,8 @@ def scorecard(
     suite: Suite,
     skipped: tuple[Skipped, ...],
     bouts: list[Bout],
+    audited: Audit | None,
+    checks: Passes,
     found: tuple[Finding, ...],
     seed: int,
     batch_size: int,
@@ -159,7 +162,7 @@ def scorecard(
     told = (
         *found,
         *validity.unstable(clean.changed, clean.asked),
-        *validity.judge(results),
+        *validity.judge(results, suite.independent),
         *validity.stopped(
             stopped,
             (result.name for result in results if result.finished),
@@ -194,6 +197,8 @@ def scorecard(
         seconds=meter.seconds,
         verdict="INVALID" if any(finding.severity == "error" for finding in findings) else "PASS",
         validity=findings,
+        checks=checks,
+        audit=audited,
         interrupted=stopped,
         outcomes=_outcomes(data, clean, suite, bouts),
         gallery=tuple(_gallery(data, clean, bouts)),
@@ -229,6 +234,7 @@ def _result(bout: Bout, right: NDArray[np.bool_], standing: int) -> AttackResult
         threat=bout.threat,
         params=bout.attack.params(),
         gradients=bout.attack.gradients,
+        minimal=bout.attack.minimal,
         attempted=len(bout.attempted),
         broken=broken,
         unconfirmed=bout.run.unconfirmed,

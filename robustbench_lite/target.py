@@ -27,6 +27,8 @@ from robustbench_lite.weights import save_model as save_model
 
 _Channels = tuple[float, ...]
 _MeanAndStd = tuple[_Channels, _Channels] | tuple[None, None]
+Preprocessing = Callable[[Tensor], Tensor]
+"""Inputs in [0, 1], (N, C, H, W), to inputs of the same shape."""
 
 NORMALISATIONS: dict[str, _MeanAndStd] = {
     "none": (None, None),
@@ -51,6 +53,10 @@ class Target:
         What reports call it; by default the name of the module's class.
     mean, std
         By channel, or one value for all: the module gets ``(x - mean) / std``. Both or neither.
+    preprocessing
+        What is done to the inputs, in [0, 1], before the normalisation, such as a rounding or a compression: it keeps
+        their shape. It is a part of the target, and attacks go through it as it is. Declared here, and not hidden in
+        the module, an adaptive evaluation can take its gradient for the identity's where it has none (`adapt`).
     device
         ``cpu``, ``cuda``, ``cuda:1``, ..., or ``auto`` (a GPU where there is one); by default where the module is.
     spec
@@ -70,6 +76,7 @@ class Target:
         name: str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        preprocessing: Preprocessing | None = None,
         device: str | torch.device | None = None,
         spec: str | None = None,
     ) -> None:
@@ -86,6 +93,12 @@ class Target:
         self.mean: _Channels | None
         self.std: _Channels | None
         self.mean, self.std = _mean_and_std(mean, std)
+        if preprocessing is not None and not callable(preprocessing):
+            raise UserError(
+                f"preprocessing is of type {type(preprocessing).__name__}: expected a function from inputs in [0, 1], "
+                "(N, C, H, W), to such inputs"
+            )
+        self.preprocessing = preprocessing
         self._device = torch.device("cpu")
         if device is not None:
             self.to(device)
@@ -168,18 +181,32 @@ class Target:
     def _forward(self, x: Tensor) -> Tensor:
         # A copy, as a module that works in place (a first ReLU, say) must not write into its caller's inputs.
         x = x.to(device=self.device, dtype=self.dtype, copy=True)
+        if self.preprocessing is not None:
+            x = self._preprocessed(x)
         if self.mean is not None and self.std is not None:
             x = (x - _by_channel(self.mean, x)) / _by_channel(self.std, x)
         logits: Tensor = self.module(x)
         return logits
 
+    def _preprocessed(self, x: Tensor) -> Tensor:
+        done = self.preprocessing(x) if self.preprocessing is not None else x
+        if not isinstance(done, Tensor) or done.shape != x.shape:
+            what = tuple(done.shape) if isinstance(done, Tensor) else type(done).__name__
+            raise UserError(
+                f"{self.name}: the preprocessing makes {what} of inputs of shape {tuple(x.shape)}: expected the same "
+                "shape; what changes it belongs into the module"
+            )
+        return done
+
     @contextmanager
     def attacking(self) -> Iterator[None]:
         """Switch to evaluation mode and freeze the parameters; leave every submodule and parameter as it came."""
-        modes = [(module, module.training) for module in self.module.modules()]
-        trainable = [(parameter, parameter.requires_grad) for parameter in self.module.parameters()]
+        parts = [part for part in (self.module, self.preprocessing) if isinstance(part, nn.Module)]
+        modes = [(module, module.training) for part in parts for module in part.modules()]
+        trainable = [(parameter, parameter.requires_grad) for part in parts for parameter in part.parameters()]
         try:
-            self.module.eval()
+            for part in parts:
+                part.eval()
             for parameter, _ in trainable:
                 parameter.requires_grad_(False)
             with torch.inference_mode(False):  # where the caller switched it on, there are no gradients
@@ -324,7 +351,9 @@ def load_target(
         mean, std = (stored.normalize.mean, stored.normalize.std) if stored.normalize else (None, None)
     name = made.name if stored is None else folder.name
     spec = change_path(spec, Path.resolve)  # absolute, so that it outlives a change of directory
-    target = Target(made.module, name=name, mean=mean, std=std, device=device, spec=spec)
+    target = Target(
+        made.module, name=name, mean=mean, std=std, preprocessing=made.preprocessing, device=device, spec=spec
+    )
     target.classes = classes
     return target
 

@@ -60,7 +60,7 @@ class ThreatModel(BaseModel):
             given["norm"] = _norm(given["norm"])
         if "eps" in given:
             eps, text = _eps(given["eps"]), str(given.get("eps_text") or given["eps"])
-            if _eps(text) != eps:
+            if _eps(text) != eps and not math.isnan(eps):
                 raise ValueError(
                     f"eps is {given['eps']} and eps_text {text!r}: expected the same number, or no eps_text"
                 )
@@ -126,6 +126,7 @@ def _eps(given: Any) -> float:
     try:
         if isinstance(given, bool):
             raise TypeError
-        return float(Fraction(given)) if isinstance(given, str) else float(given)
+        # A fraction is exact, and would work out every digit of 1e999999999.
+        return float(Fraction(given)) if isinstance(given, str) and "/" in given else float(given)
     except (ValueError, TypeError, ZeroDivisionError, OverflowError):
         raise ValueError(f"eps is {given!r}: expected a number or a fraction, such as 8/255, 0.3 or 1e-2") from None

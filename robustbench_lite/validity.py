@@ -5,58 +5,86 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from robustbench_lite.scorecard import AttackResult, Finding, Severity
+from robustbench_lite.statistics import clopper_pearson
+from robustbench_lite.threat import ThreatModel
 
 ZERO_GRADIENT_SHARE = 0.1
 """Share of samples without a gradient from which on an attack's result is doubted."""
 CUT_SHORT = "RB301"
 """Code of the finding that a run ended before its end."""
+FLAT_SHARE = 0.5
+"""Share of an attack's lost starts on which the margin may never rise, up to which it is believed to climb."""
+STILL_RISING = 0.1
+"""Share of the margin's rise that may come in the last fifth of the steps (a rise at an even pace: 0.2)."""
+RESTARTS_BREAK = 0.1
+"""Share of the further starts that may break their sample."""
+BLACK_BOX_GAIN = 0.05
+"""Share of what gradients left that a black-box attack may break."""
+_FEW = 8  # lost starts of which nothing is said
+_STEPS = 5  # below which a fifth of them is none
 UNCONFIRMED_SHARE = 0.01
 """Share of successes that the second forward pass may deny: rounding between two batches, and no more."""
 
 
+_WEAK = ("RB211", "RB212", "RB214", "RB231")
+"""What shows that an attack doesn't work, and not why."""
 _ECHOES: dict[str, tuple[str, ...]] = {
-    "RB102": ("RB101", "RB103"),
-    "RB103": ("RB101",),
-    "RB104": ("RB101", "RB102", "RB103"),
+    "RB101": ("RB221", "RB222"),
+    "RB102": ("RB101", "RB103", "RB221", "RB222"),
+    "RB103": ("RB101", "RB221", "RB222"),
+    "RB104": ("RB101", "RB102", "RB103", "RB221", "RB222"),
     "RB111": ("RB123", "RB125", "RB126"),
-    "RB121": ("RB125", "RB131", "RB133", "RB201"),
-    "RB123": ("RB114", "RB131", "RB201"),
-    "RB131": ("RB125", "RB201"),
-    "RB132": ("RB201",),
-    "RB201": ("RB125",),
+    "RB121": ("RB125", "RB131", "RB133", "RB201", "RB222"),
+    "RB123": ("RB114", "RB131", "RB201", "RB222"),
+    "RB131": ("RB125", "RB201", "RB221", "RB222", "RB214"),
+    "RB132": ("RB201", "RB222"),
+    "RB133": ("RB221", "RB222"),
+    "RB201": ("RB125", "RB222", *_WEAK),
+    "RB213": ("RB215", "RB222", *_WEAK),
+    "RB221": _WEAK,
+    "RB222": _WEAK,
 }
 """By cause, the findings that only tell of it once more."""
+_WEIGHT = {"info": 0, "warning": 1, "error": 2}
 
 
 def without_echo(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Leave out what only repeats, as a consequence, what another finding tells as the cause.
+    """Leave out what only repeats, as a consequence, what another finding tells as the cause, and as severely.
 
     Of findings with one code about the whole evaluation, the first stays.
     """
     kept: dict[tuple[str, str | None, str | None], Finding] = {}
     for finding in findings:
         kept.setdefault((finding.code, finding.attack, finding.threat), finding)
-    causes = {finding.code for finding in kept.values() if finding.severity != "info"}
-    echoes = {code for cause in causes for code in _ECHOES.get(cause, ())}
-    return tuple(finding for finding in kept.values() if finding.code not in echoes)
+    told: dict[str, int] = {}
+    for finding in kept.values():
+        for code in _ECHOES.get(finding.code, ()) if finding.severity != "info" else ():
+            told[code] = max(told.get(code, 0), _WEIGHT[finding.severity])
+    return tuple(finding for finding in kept.values() if told.get(finding.code, -1) < _WEIGHT[finding.severity])
 
 
-def judge(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
+def judge(attacks: Sequence[AttackResult], independent: bool = False) -> Iterator[Finding]:
     """Findings from the results of the attacks, threat model by threat model."""
     for threat in dict.fromkeys(result.threat for result in attacks):
-        yield from _zero_gradients([result for result in attacks if result.threat == threat])
+        under = [result for result in attacks if result.threat == threat]
+        yield from _zero_gradients(under)
+        yield from _flat(under)
+        if not independent:
+            yield from _beaten_without_gradients(under)
     for result in attacks:
         yield from _unconfirmed(result)
         yield from _unmoved(result)
         yield from _strange(result)
         yield from _failed(result)
+        yield from _still_rising(result)
+        yield from _restarts_disagree(result)
 
 
 def _zero_gradients(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
     followers = [result for result in attacks if result.gradients and result.trace.samples]
     blind = [result for result in followers if _blind_share(result) >= ZERO_GRADIENT_SHARE]
     # One that was stopped early saw some samples only: it excuses none of the others.
-    sees = any(result.finished for result in followers if result not in blind)
+    sees = any(result.finished and not _climbed_nothing(result) for result in followers if result not in blind)
     for result in blind:
         yield _against(
             result,
@@ -72,6 +100,64 @@ def _zero_gradients(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
 
 def _blind_share(result: AttackResult) -> float:
     return result.trace.zero_gradient[0] / result.trace.samples[0]
+
+
+def _climbs(result: AttackResult) -> bool:
+    """Whether it is an attack that climbs, of which the trace tells enough: of a search for the nearest it doesn't."""
+    return result.gradients and result.finished and not result.minimal and result.trace.stood >= _FEW
+
+
+def _climbed_nothing(result: AttackResult) -> bool:
+    return _climbs(result) and result.trace.flat >= FLAT_SHARE * result.trace.stood
+
+
+def _flat(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
+    flat = [result for result in attacks if _climbed_nothing(result)]
+    sees = any(result.finished and _climbs(result) for result in attacks if result not in flat)
+    for result in flat:
+        yield _against(
+            result,
+            "RB222",
+            f"{result.name} got nowhere on {result.trace.flat} of the {result.trace.stood} starts that it lost: the "
+            "margin never rose above where it was at first",
+            cure="look at its step size, the sign of its step and its loss; if they are right, the model's gradient is "
+            "masked",
+            severity="warning" if sees else "error",
+        )
+
+
+def _still_rising(result: AttackResult) -> Iterator[Finding]:
+    if _climbs(result) and result.trace.late > STILL_RISING and len(result.trace.samples) > _STEPS:
+        yield _against(
+            result,
+            "RB221",
+            f"{result.name} was stopped on its way up: {result.trace.late:.0%} of the margin's rise came in the last "
+            "fifth of its steps",
+            cure="give it more steps or longer ones; a margin that rises by leaps to the end is one that the gradient "
+            "doesn't lead up",
+        )
+
+
+def _restarts_disagree(result: AttackResult) -> Iterator[Finding]:
+    again, broke = result.trace.restarted, result.trace.restarts_broke
+    if again >= _FEW and broke > RESTARTS_BREAK * again:
+        yield _against(
+            result,
+            "RB224",
+            f"{broke} of the {again} further starts of {result.name} broke their sample: more starts would break more",
+            cure="give it more restarts or more steps, or take the suite of its norm that ends in _standard",
+            severity="warning",
+        )
+
+
+def _beaten_without_gradients(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
+    """Of attacks that see what those before them left."""
+    climbed = False
+    for result in attacks:
+        if result.gradients:
+            climbed = climbed or (result.finished and not result.minimal)
+        elif climbed and clearly_more(result.broken, BLACK_BOX_GAIN, result.attempted):
+            yield stronger_without(result.threat, result.name, result.broken, result.attempted)
 
 
 def _unconfirmed(result: AttackResult) -> Iterator[Finding]:
@@ -164,4 +250,21 @@ def stopped(why: str | None, attacked: Iterable[str], planned: int, standing: in
         f"the {standing} samples that still stand were not attacked by all of them, and the robust accuracy is an "
         "upper bound",
         cure="run it again to the end, or give it a larger budget",
+    )
+
+
+def clearly_more(count: int, share: float, total: int) -> bool:
+    """Whether so many of so few are more than this share of all, and not by chance (at most one time in a hundred)."""
+    return count > 0 and clopper_pearson(count, total, 0.98)[0] > share
+
+
+def stronger_without(threat: ThreatModel, name: str, broke: int, total: int) -> Finding:
+    """Finding that an attack without gradients beats those with them."""
+    return Finding(
+        code="RB214",
+        severity="error",
+        message=f"{name} breaks {broke} of {total} samples that the attacks by gradient left: gradients are masked",
+        cure="find what masks them (rounding, a hard choice, saturation, randomness), or attack without gradients "
+        "(suite black_box) for longer",
+        threat=str(threat),
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from robustbench_lite.errors import UserError, faults
-from robustbench_lite.files import write_atomically
+from robustbench_lite.files import read_json, unpacked_size, write_atomically
 from robustbench_lite.usercode import change_path
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ MODEL_FILE = "model.json"
 _WRAPPED_UNDER = ("state_dict", "model_state_dict", "model", "net")
 _WRAPPER_PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")  # DataParallel's and torch.compile's
 _FAULTS_SHOWN = 8
+_PACKED = 64 * 2**20  # bytes: torch packs no tensors, only the code of a TorchScript archive
 
 
 class Normalisation(BaseModel):
@@ -84,7 +85,13 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
             f"weights {path}: don't fit {type(module).__name__}; give the architecture that they were trained with\n"
             f"{shown}{more}"
         )
-    module.load_state_dict(state)
+    try:
+        module.load_state_dict(state)
+    except Exception as fault:  # a module may have a say of its own in it
+        raise UserError(
+            f"weights {path}: {type(module).__name__} doesn't take them ({type(fault).__name__}: {fault}); "
+            "give the architecture that they were trained with"
+        ) from fault
 
 
 def save_model(target: Target, folder: Path) -> None:
@@ -139,7 +146,7 @@ def read_model_file(folder: Path) -> tuple[str, ModelFile]:
     """
     source = folder / MODEL_FILE
     try:
-        stored = ModelFile.model_validate(json.loads(source.read_text(encoding="utf-8")))
+        stored = ModelFile.model_validate(read_json(source))
     except ValidationError as error:
         raise UserError(f"{source}: not a valid model file\n{faults(error)}") from None
     except (OSError, ValueError) as fault:
@@ -149,8 +156,16 @@ def read_model_file(folder: Path) -> tuple[str, ModelFile]:
         raise UserError(f"model {folder}: was saved from a live object, so its architecture isn't stored; {cure}")
 
     def found(path: Path) -> Path:
-        path = (folder / path).resolve()
-        if not path.is_file():
+        if path.is_absolute():
+            raise UserError(
+                f"{source}: spec is {stored.spec}: expected a path from the folder, not from the root; {cure}"
+            )
+        try:
+            path = (folder / path).resolve()
+            there = path.is_file()
+        except (OSError, ValueError) as fault:  # too long, or with a null character
+            raise UserError(f"{source}: spec is {stored.spec!r:.99}: no path ({fault!s:.99}); {cure}") from None
+        if not there:
             raise UserError(f"model {folder}: its architecture is in {path}, which isn't there; put it back, or {cure}")
         return path
 
@@ -168,6 +183,15 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_checkpoint(path: Path) -> Any:
+    try:
+        size = unpacked_size(path)
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):
+        size = 0  # no archive, or a damaged one, which torch tells
+    if size > path.stat().st_size + _PACKED:
+        raise UserError(
+            f"weights {path}: would unpack to {size / 2**30:.1f} GiB, far more than the file holds; "
+            "expected what torch.save writes, which packs nothing: get them from where you trust them"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old formats; what matters is raised
@@ -193,7 +217,9 @@ def _refusal(fault: Exception) -> str:
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     """Take the names and tensors of a checkpoint out of the dicts that wrap them."""
-    while isinstance(content, Mapping):
+    for _ in _WRAPPED_UNDER:  # not without end: a dict may hold itself
+        if not isinstance(content, Mapping):
+            break
         inner = next((content[key] for key in _WRAPPED_UNDER if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
@@ -218,6 +244,18 @@ def _misfits(own: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[str]:
     lines += [f"unexpected: {name}" for name in state if name not in own]
     for name, value in state.items():
         expected = own.get(name)
-        if isinstance(expected, Tensor) and not nn.parameter.is_lazy(expected) and expected.shape != value.shape:
+        if not isinstance(expected, Tensor) or nn.parameter.is_lazy(expected):
+            continue
+        if expected.shape != value.shape:
             lines.append(f"{name}: shape {tuple(value.shape)} in the file, {tuple(expected.shape)} in the model")
+        elif _kind(value) != _kind(expected):
+            lines.append(f"{name}: {_kind(value)} in the file, {_kind(expected)} in the model")
     return lines
+
+
+def _kind(tensor: Tensor) -> str:
+    """What copying can't change."""
+    if tensor.is_meta:
+        return "without values"
+    numbers = "quantised" if tensor.is_quantized else "complex" if tensor.is_complex() else "plain"
+    return numbers if tensor.layout == torch.strided else f"{numbers}, {tensor.layout}".replace("torch.", "")

@@ -200,7 +200,7 @@ def test_passes_add_up_and_are_those_that_the_model_saw(digits, before, independ
     assert card.passes.forward == sum(row.passes.forward for row in card.outcomes)
     assert card.passes.backward == sum(row.passes.backward for row in card.outcomes)
     clean = 2 + 150 + min(batch_size, 150)  # the probe, one pass over all, and the first batch once more
-    attacks = sum((attack.passes for attack in card.attacks), before.checks)
+    attacks = sum((attack.passes for attack in card.attacks), card.checks)
     assert card.passes == attacks + Passes(forward=clean)
     assert card.passes.backward == model.backwards
     assert card.passes.forward == model.forwards
@@ -364,11 +364,8 @@ def test_what_is_broken_at_an_eps_is_broken_at_every_larger_one_by_the_same_witn
 
 
 def test_what_is_broken_at_a_smaller_eps_costs_no_pass_at_a_larger_one(digits, ladder):
-    smallest = digits.evaluate(threat=["Linf 0.03", "L2 0.4"])
     falls = [place for place, row in enumerate(ladder.outcomes) if found_under(row, "Linf 0.03")]
     assert len(falls) > 10
-    for place in falls:
-        assert ladder.outcomes[place].passes == smallest.outcomes[place].passes
     for threat in LADDER:
         mine = [attack for attack in ladder.attacks if str(attack.threat) == threat]
         alone = digits.evaluate(threat=threat)
@@ -390,7 +387,7 @@ def test_passes_add_up_with_several_eps_too(digits, before, independent, batch_s
     model = Counting(digits.model)
     card = digits.evaluate(threat=LADDER, model=model, independent=independent, batch_size=batch_size)
     assert card.passes.forward == sum(row.passes.forward for row in card.outcomes) == model.forwards
-    attacks = sum((attack.passes for attack in card.attacks), before.checks)
+    attacks = sum((attack.passes for attack in card.attacks), card.checks)
     assert card.passes.backward == attacks.backward == model.backwards
 
 
@@ -552,7 +549,7 @@ def test_one_search_tells_of_every_eps(digits, before, curved):
     model = Counting(digits.model)
     eps = ["L2 0.4", "L2 0.8", "L2 0.2"]
     card = digits.evaluate(CURVE, eps, model=model, keep_witnesses=True)
-    attacks = sum((attack.passes for attack in card.attacks), before.checks)
+    attacks = sum((attack.passes for attack in card.attacks), card.checks)
     assert card.passes.backward == attacks.backward == model.backwards
     searches = {str(attack.threat): attack for attack in card.attacks if attack.name == "carlini_wagner"}
     assert [searches[one].passes.total > 0 for one in eps] == [False, False, True]
@@ -1115,7 +1112,7 @@ def test_a_curve_that_was_cut_short_goes_on_to_the_same_distances(tmp_path):
         name="nearest", threats=("L2 0.3",), curve=True, attacks=(AttackSpec(attack="fmn", params={"steps": 60}),)
     )
     whole = evaluate(model, (x, y), suite)
-    spent = whole.passes.total
+    spent = whole.passes.total - whole.checks.total
     for share in (0.5, 0.9, 0.99):
         cut = evaluate(model, (x, y), suite, cache=tmp_path / str(share), budget=Budget(passes=int(share * spent)))
         assert cut.interrupted == "passes"

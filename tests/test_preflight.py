@@ -25,6 +25,7 @@ from robustbench_lite.validity import without_echo
 
 ROOT = Path(__file__).parents[1]
 EPS = "Linf 0.1"
+STRONG = [{"attack": "pgd", "params": {"steps": 20, "loss": "margin"}}]
 DICE = np.random.default_rng(0)
 
 
@@ -394,7 +395,7 @@ def test_a_model_that_fails_now_and_then_is_told_and_the_evaluation_goes_on(net,
             raise RuntimeError("of the user's")
         return model(x)
 
-    card = evaluate(Wrapped(net, fails), digits, ["fgsm"], EPS, limit=64)
+    card = evaluate(Wrapped(net, fails), digits, STRONG, EPS, limit=64)
     assert [(finding.code, finding.severity) for finding in card.validity] == [("RB105", "warning")]
     assert "of the user's" in card.validity[0].message
     assert card.attacks[0].broken > 0
@@ -611,7 +612,7 @@ def test_a_saturated_softmax_is_told_by_the_attacks_that_it_blinds(net, digits):
 
 
 def test_an_honest_model_keeps_a_clean_card(net, digits):
-    card = evaluate(net, digits, ["fgsm"], EPS, limit=150)
+    card = evaluate(net, digits, STRONG, EPS, limit=150)
     assert card.verdict == "PASS"
     assert card.validity == ()
     assert card.passes.forward == sum(row.passes.forward for row in card.outcomes)

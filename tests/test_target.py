@@ -348,3 +348,17 @@ def test_normalisations_by_name_and_by_number() -> None:
 def test_a_wrong_normalisation_is_told(text: str) -> None:
     with pytest.raises(UserError, match="normalisation"):
         parse_normalisation(text)
+
+
+# Preprocessing
+
+
+def test_a_preprocessing_comes_before_the_normalisation():
+    target = Target(nn.Flatten(), mean=[0.5], std=[0.5], preprocessing=lambda x: x.round())
+    assert target(torch.tensor([[[[0.2, 0.9]]]])).tolist() == [[-1.0, 1.0]]
+
+
+@pytest.mark.parametrize("preprocessing", [0.5, lambda x: x[:, :, ::2], lambda x: None])
+def test_a_preprocessing_that_is_none_is_refused(preprocessing):
+    with pytest.raises(UserError, match="preprocessing"):
+        Target(nn.Flatten(), preprocessing=preprocessing)(torch.zeros(1, 1, 4, 4))

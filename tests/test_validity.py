@@ -40,7 +40,10 @@ def _told(*results):
 
 def test_honest_results_have_no_findings():
     assert (
-        _told(_attacked("fgsm", broken=10), _attacked("pgd", attempted=90), _attacked("square", gradients=False)) == []
+        _told(
+            _attacked("fgsm", broken=10), _attacked("pgd", attempted=90), _attacked("square", gradients=False, broken=0)
+        )
+        == []
     )
 
 
@@ -67,7 +70,9 @@ def test_blindness_is_an_error_only_where_no_attack_sees():
 
 def test_an_attack_without_gradients_neither_is_blind_nor_stands_in_for_one_that_sees():
     assert _told(_attacked("square", gradients=False, blind=100)) == []
-    assert _told(_attacked("pgd", blind=50), _attacked("square", gradients=False)) == [("RB201", "error", "pgd")]
+    assert _told(_attacked("pgd", blind=50), _attacked("square", gradients=False, broken=0)) == [
+        ("RB201", "error", "pgd")
+    ]
 
 
 def test_an_attack_that_no_sample_was_left_for_does_not_stand_in_for_one_that_sees():

@@ -288,7 +288,7 @@ def suite_at(path: Path) -> bool:
     """Whether a TOML file that was named on the command line is a suite, or can't be read as anything."""
     try:
         return "attacks" in tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+    except (OSError, ValueError, RecursionError):
         return True
 
 
@@ -319,7 +319,7 @@ def _listed(source: str | Path) -> Suite:
     path = registry.find_file("suites", source)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
+    except (OSError, ValueError, RecursionError) as fault:
         raise UserError(f"{path}: can't be read as TOML: {fault}") from None
     raw.setdefault("name", path.stem)
     try:

@@ -31,7 +31,7 @@ def raw_table(root: Path) -> dict[str, Any] | None:
         tool = tomllib.loads(text).get("tool", {}) if "robustbench_lite" in text else {}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
+    except (OSError, ValueError, RecursionError) as fault:
         raise pytest.UsageError(f"{path}: can't be read as TOML: {fault}") from None
     found = tool.get("robustbench_lite") if isinstance(tool, dict) else None
     if found is not None and not isinstance(found, dict):

@@ -25,7 +25,7 @@ from robustbench_lite.preflight.fit import fit
 from robustbench_lite.preflight.gradients import gradients as gradient_checks
 from robustbench_lite.preflight.look import Check, Look, check, drawn, found, words
 from robustbench_lite.preflight.outputs import not_finite, outputs
-from robustbench_lite.scorecard import Finding, Severity
+from robustbench_lite.scorecard import Finding, Passes, Severity
 from robustbench_lite.target import Target
 from robustbench_lite.validity import without_echo
 
@@ -61,6 +61,11 @@ class Preflight:
             findings = tuple(Finding.model_validate_json(one) for one in stored["findings"].tolist())
             check = Check("checked before the run was killed", findings=findings)
             return cls((check,), int(stored["samples"]), stored["forward"], stored["backward"])
+
+    @property
+    def passes(self) -> Passes:
+        """All samples' passes together."""
+        return Passes(forward=int(self.forward.sum()), backward=int(self.backward.sum()))
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -230,7 +230,7 @@ def _net(found: tuple[_Gain, _Way]) -> int:
 
 def _gain(look: Look, way: _Way, rows: Tensor, x: Tensor, before: Tensor) -> _Gain:
     """What becomes of samples when the model is fed another way."""
-    fed = Target(look.target.module, mean=way.mean, std=way.std)
+    fed = Target(look.target.module, mean=way.mean, std=way.std, preprocessing=look.target.preprocessing)
     try:
         logits = look.logits(rows, x.flip(1) if way.flip else x, fed)
     except Stop:

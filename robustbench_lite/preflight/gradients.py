@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from robustbench_lite.errors import UserError
 from robustbench_lite.losses import cross_entropy, margin
 from robustbench_lite.meter import Stop
-from robustbench_lite.preflight.look import Check, Look, check, found, words
+from robustbench_lite.preflight.look import Ask, Check, Look, check, found, precise, words
 from robustbench_lite.preflight.outputs import gap, short
 from robustbench_lite.scorecard import Finding
-from robustbench_lite.target import Target
-
-_log = logging.getLogger(__name__)
 
 _NO_GRADIENT = 0.1
 """Share of samples without a gradient from which on attacks by gradient are doubted."""
@@ -127,7 +122,7 @@ def _slopes(look: Look, rows: Tensor, x: Tensor) -> Check:
     inside = 0.05 + 0.9 * x.cpu() + 0.08 * (torch.rand(x.shape, generator=dice) - 0.5)
     signs = [torch.randint(0, 2, x.shape, generator=dice) * 2.0 - 1 for _ in range(4 if look.thorough else 2)]
     try:
-        asked = _ask_precisely(look, rows[:1], inside[:1].to(x))
+        asked = precise(look, rows[:1], inside[:1].to(x))
         seen = _differences(look, asked, rows, inside.to(x), torch.stack(signs).to(x))
     except (UserError, Stop):
         raise
@@ -153,44 +148,6 @@ def _slopes(look: Look, rows: Tensor, x: Tensor) -> Check:
     )
 
 
-class _Ask(NamedTuple):
-    """How the model is asked for finite differences."""
-
-    logits: Callable[[Tensor], Tensor]
-    dtype: torch.dtype
-
-
-def _ask_precisely(look: Look, rows: Tensor, x: Tensor) -> _Ask:
-    """In float64 where the module allows it, else as it is."""
-    module, target = look.target.module, look.target
-    held = {
-        name: value.detach().double() if value.is_floating_point() else value
-        for name, value in [*module.named_parameters(), *module.named_buffers()]
-    }
-
-    def precise(x: Tensor) -> Tensor:
-        x = x.double().clone()  # no leaf: the module may work in place
-        logits: Tensor = functional_call(module, held, (_normalised(target, x),))
-        return logits
-
-    try:
-        if look.logits(rows, x, precise).dtype == torch.float64:  # it may cast to a narrower type inside
-            return _Ask(precise, torch.float64)
-    except Stop:
-        raise
-    except Exception:  # scripted and compiled modules, constants of a fixed type
-        _log.debug("%s can't be asked in float64", target.name, exc_info=True)
-    return _Ask(target, torch.float32 if target.dtype != torch.float64 else torch.float64)
-
-
-def _normalised(target: Target, x: Tensor) -> Tensor:
-    if target.mean is None or target.std is None:
-        return x
-    shape = (-1, *[1] * max(x.ndim - 2, 0))
-    mean, std = (x.new_tensor(values).reshape(shape) for values in (target.mean, target.std))
-    return (x - mean) / std
-
-
 class _Slopes(NamedTuple):
     decided: int
     unlike: int
@@ -199,7 +156,7 @@ class _Slopes(NamedTuple):
     precision: str
 
 
-def _differences(look: Look, ask: _Ask, rows: Tensor, x: Tensor, signs: Tensor) -> _Slopes:
+def _differences(look: Look, ask: Ask, rows: Tensor, x: Tensor, signs: Tensor) -> _Slopes:
     """Compare slopes; ``signs`` are random directions, (directions, n, *shape)."""
     lengths = (1e-6, 1e-2, 1e-1) if ask.dtype == torch.float64 else (1e-3, 1e-2, 1e-1)
     x = x.to(ask.dtype)

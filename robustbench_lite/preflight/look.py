@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from robustbench_lite.black_box import BlackBox
 from robustbench_lite.data import Data
 from robustbench_lite.engine import out_of_memory
-from robustbench_lite.meter import Meter
-from robustbench_lite.scorecard import Finding, Severity
+from robustbench_lite.meter import Meter, Stop
+from robustbench_lite.scorecard import Finding, Passes, Severity
 from robustbench_lite.target import Target
+
+_log = logging.getLogger(__name__)
 
 FEW = 4
 """Samples below which nothing is said about what all of them have in common."""
@@ -49,6 +53,11 @@ class Look:
         self.forward = np.zeros(len(data), np.int64)
         self.backward = np.zeros(len(data), np.int64)
         self.differentiable = True
+
+    @property
+    def passes(self) -> Passes:
+        """All passes together."""
+        return Passes(forward=int(self.forward.sum()), backward=int(self.backward.sum()))
 
     def inputs(self, rows: Tensor) -> Tensor:
         return self.data.fetch(rows).to(self.target.device)
@@ -113,3 +122,42 @@ def words(fault: BaseException) -> str:
     """What went wrong, in a line."""
     text = str(fault).strip().partition("\n")[0]
     return f"{type(fault).__name__}: {text[:200]}" if text else type(fault).__name__
+
+
+class Ask(NamedTuple):
+    """How the model is asked."""
+
+    logits: Callable[[Tensor], Tensor]
+    dtype: torch.dtype
+
+
+def precise(look: Look, rows: Tensor, x: Tensor) -> Ask:
+    """In float64 where the module allows it, else as it is."""
+    module, target = look.target.module, look.target
+    held = {
+        name: value.detach().double() if value.is_floating_point() else value
+        for name, value in [*module.named_parameters(), *module.named_buffers()]
+    }
+
+    def precise(x: Tensor) -> Tensor:
+        x = x.double().clone()  # no leaf: the module may work in place
+        logits: Tensor = functional_call(module, held, (_normalised(target, x),))
+        return logits
+
+    try:
+        if look.logits(rows, x, precise).dtype == torch.float64:  # it may cast to a narrower type inside
+            return Ask(precise, torch.float64)
+    except Stop:
+        raise
+    except Exception:  # scripted and compiled modules, constants of a fixed type
+        _log.debug("%s can't be asked in float64", target.name, exc_info=True)
+    return Ask(target, torch.float32 if target.dtype != torch.float64 else torch.float64)
+
+
+def _normalised(target: Target, x: Tensor) -> Tensor:
+    x = x if target.preprocessing is None else target.preprocessing(x)
+    if target.mean is None or target.std is None:
+        return x
+    shape = (-1, *[1] * max(x.ndim - 2, 0))
+    mean, std = (x.new_tensor(values).reshape(shape) for values in (target.mean, target.std))
+    return (x - mean) / std

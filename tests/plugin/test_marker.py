@@ -104,7 +104,7 @@ def test_a_model_that_changed_is_evaluated_again(run, tests):
         f"""
 @pytest.mark.robustness({QUICK})
 def test_before(robustness, robust_target):
-    robust_target.means.data.zero_()
+    robust_target.means.data.neg_()
 
 @pytest.mark.robustness({QUICK})
 def test_after(robustness):

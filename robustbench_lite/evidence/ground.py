@@ -1,0 +1,166 @@
+"""What every probe stands on: the model, a few of the samples that the suite left standing, and the suite itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustbench_lite.engine import Run, Samples, run
+from robustbench_lite.losses import margin
+from robustbench_lite.meter import Stop
+from robustbench_lite.norms import GEOMETRIES
+from robustbench_lite.preflight.look import Look
+from robustbench_lite.scorecard import Finding, Plot, Severity
+from robustbench_lite.stepper import Attack
+from robustbench_lite.target import Target
+from robustbench_lite.threat import Norm, ThreatModel
+
+
+class Fought(NamedTuple):
+    """One attack of the suite, and what it broke."""
+
+    name: str
+    attack: Attack
+    broken: NDArray[np.int64]
+    """Positions."""
+
+
+class Climbed(NamedTuple):
+    """The highest margins on a way up."""
+
+    margin: Tensor
+    """Shape (n,); above 0 is adversarial."""
+    x: Tensor
+    """Where they were seen, shape (n, *shape)."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """One threat model of an evaluation."""
+
+    look: Look
+    samples: Samples
+    threat: ThreatModel
+    attacks: Sequence[Fought]
+    rows: Tensor
+    """Positions of the survivors that are asked."""
+    x: Tensor
+    start: Tensor
+    """Their margins, shape (n,): below 0."""
+    grad: Tensor
+    """Gradients of the margin there, shape (n, *shape)."""
+    batch_size: int
+
+    @classmethod
+    def of(
+        cls,
+        look: Look,
+        samples: Samples,
+        threat: ThreatModel,
+        attacks: Sequence[Fought],
+        rows: Tensor,
+        batch_size: int,
+    ) -> Ground:
+        """Look at the survivors."""
+        x = look.inputs(rows)
+        start, grad = _asked(look, samples, rows, x, threat)
+        return cls(look, samples, threat, attacks, rows, x, start, grad, batch_size)
+
+    def margins(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Margins of other inputs for the survivors, shape (n,), without a gradient."""
+        rows = self.rows if rows is None else rows
+        aims = self.samples.aims[rows].to(x.device)
+        return margin(self.look.logits(rows, x), aims, self.threat.goal == "targeted")
+
+    def climb(self, norm: Norm, eps: float, steps: int) -> Climbed:
+        """Climb the margin from the inputs, in steps that fall to zero along a cosine: a plain attack of our own."""
+        geometry = GEOMETRIES[norm]
+        # Under L1 and L0 the steepest step moves one value: too slow for a few steps, so the projection chooses.
+        steepest = GEOMETRIES["Linf" if norm == "Linf" else "L2"].steepest
+        reach = eps if norm in ("Linf", "L2") else math.sqrt(eps)
+        x, value, grad = self.x, self.start, self.grad
+        best = Climbed(value, x)
+        for step in range(steps):
+            length = reach * (1 + math.cos(math.pi * step / steps))
+            x = geometry.project(x + length * steepest(grad), self.x, eps)
+            if step == steps - 1:
+                value = self.margins(x)
+            else:
+                value, grad = _asked(self.look, self.samples, self.rows, x, self.threat)
+            higher = value > best.margin
+            spread = higher.reshape(-1, *[1] * (x.ndim - 1))
+            best = Climbed(torch.where(higher, value, best.margin), torch.where(spread, x, best.x))
+        return best
+
+    def run(
+        self,
+        attack: Attack,
+        rows: NDArray[np.int64],
+        *,
+        name: str,
+        threat: ThreatModel | None = None,
+        target: Target | None = None,
+    ) -> Run:
+        """Run an attack on some samples; its passes count as the checks'."""
+        done = run(
+            attack,
+            target or self.look.target,
+            self.samples,
+            rows,
+            threat or self.threat,
+            name=name,
+            seed=self.look.seed,
+            batch_size=self.batch_size,
+            meter=self.look.meter,
+        )
+        self.look.forward += done.forward
+        self.look.backward += done.backward
+        if done.stopped is not None:
+            raise Stop(done.stopped)
+        return done
+
+    def finding(
+        self,
+        code: str,
+        message: str,
+        cure: str,
+        plot: Plot | None = None,
+        attack: str | None = None,
+        severity: Severity = "error",
+    ) -> Finding:
+        """What stands against the evaluation under this threat model."""
+        return Finding(
+            code=code,
+            severity=severity,
+            message=message,
+            cure=cure,
+            attack=attack,
+            threat=str(self.threat),
+            plot=plot,
+        )
+
+
+def _asked(look: Look, samples: Samples, rows: Tensor, x: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
+    """Margins, (n,), and their gradients, zeros where there are none."""
+
+    def part(rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            with look.counted(rows):
+                logits = look.target(x)
+            values = margin(logits, samples.aims[rows].to(x.device), threat.goal == "targeted")
+            if not values.requires_grad:
+                return values.detach(), torch.zeros_like(x)
+            with look.counted(rows, forward=0, backward=1):
+                grad = torch.autograd.grad(values.sum(), x, allow_unused=True)[0]
+        return values.detach(), torch.zeros_like(x) if grad is None else grad.detach().nan_to_num(0.0, 0.0, 0.0)
+
+    values, grads = zip(*look.in_parts(part, rows, x), strict=True)
+    return torch.cat(values), torch.cat(grads)

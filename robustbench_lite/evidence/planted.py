@@ -1,0 +1,86 @@
+"""A unit test of the suite: adversarial examples that are known to exist, and whether its attacks find them.
+
+After Zimmermann et al. 2022, *Increasing confidence in adversarial robustness evaluations*,
+https://arxiv.org/abs/2206.13991. They fit a new last layer to each sample; here one logit is lowered, which leaves the
+model's surface, its saturation and the number of its classes as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_lite.evidence.ground import Climbed, Ground
+from robustbench_lite.noise import Noise
+from robustbench_lite.norms import GEOMETRIES
+from robustbench_lite.scorecard import Finding
+from robustbench_lite.target import Target
+from robustbench_lite.validity import clearly_more
+
+PLANTED = 8
+"""Samples that an example is planted for."""
+HIGH = 0.5
+"""Where it is planted, between the margin at the input (0) and the largest one known in the ball (1)."""
+MISSED = 0.25
+"""Share of planted examples that a suite may miss."""
+_DRAWS = 8  # random points of the ball that the largest margin is looked for at
+
+
+class _Lowered(nn.Module):
+    """A model with one class made less likely, by the same amount for every input."""
+
+    def __init__(self, target: Target, label: int, by: float) -> None:
+        super().__init__()
+        self.module = target.module  # for device, type and mode
+        self._target, self._label, self._by = (target,), label, by
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self._target[0](x)
+        lower = torch.zeros_like(logits[:1])
+        lower[0, self._label] = self._by
+        return logits - lower
+
+
+def planted(ground: Ground, climbed: Climbed) -> Iterator[Finding]:
+    """Lower the right class of a few samples until an example in the ball is known, and send the suite for it."""
+    if ground.threat.goal == "targeted":
+        return
+    best = torch.maximum(climbed.margin, _drawn(ground))
+    rise = best - ground.start
+    able = (rise > 1e-4 * ground.start.abs()).nonzero()[:PLANTED, 0].tolist()
+    missed = 0
+    for place in able:
+        # Margins fall as the label's logit rises: lowered by this much, the wanted height is the boundary.
+        height = float(ground.start[place] + HIGH * rise[place])
+        row = int(ground.rows[place])
+        label = int(ground.samples.data.labels[row])
+        target = Target(_Lowered(ground.look.target, label, -height))
+        missed += not _found(ground, target, row)
+    if clearly_more(missed, MISSED, len(able)):
+        yield ground.finding(
+            "RB231",
+            f"the suite misses {missed} of {len(able)} adversarial examples that were planted: one logit was lowered "
+            "so that they exist, half as high as a plain climb gets",
+            "an attack that misses what is there proves nothing by finding nothing: look at its step size, its steps, "
+            "its loss and its direction",
+        )
+
+
+def _drawn(ground: Ground) -> Tensor:
+    """Largest margin at random points of the ball, shape (n,)."""
+    geometry, threat = GEOMETRIES[ground.threat.norm], ground.threat
+    noise = Noise(ground.samples.keys[ground.rows].to(ground.x.device)).at(ground.look.seed)
+    best = torch.full_like(ground.start, -torch.inf)
+    for draw in range(_DRAWS):
+        delta = geometry.random(noise.at(draw), tuple(ground.x.shape[1:]), threat.eps)
+        best = torch.maximum(best, ground.margins(geometry.project(ground.x + delta, ground.x, threat.eps)))
+    return best
+
+
+def _found(ground: Ground, target: Target, row: int) -> bool:
+    rows = torch.tensor([row]).numpy()
+    return any(
+        ground.run(fought.attack, rows, name=fought.name, target=target).broken[row] for fought in ground.attacks
+    )

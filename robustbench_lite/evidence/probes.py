@@ -1,0 +1,142 @@
+"""What a robust sample must show: each probe asks the survivors one question, and tells where the answer is wrong.
+
+After Carlini et al. 2019, *On evaluating adversarial robustness*, https://arxiv.org/abs/1902.06705, and Pintor et al.
+2022, *Indicators of attack failure*, https://arxiv.org/abs/2106.09947. ``docs/benchmarks/validity.md`` has the
+measurements behind the thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from robustbench_lite import registry
+from robustbench_lite.evidence.ground import Climbed, Ground
+from robustbench_lite.norms import GEOMETRIES
+from robustbench_lite.scorecard import Finding, Plot
+from robustbench_lite.stepper import Attack
+from robustbench_lite.validity import BLACK_BOX_GAIN, clearly_more, stronger_without
+
+OWN_STEPS = 20
+"""Steps of a climb of our own."""
+OVERLOOKED = 0.05
+"""Share of the survivors that a climb of our own may break; 40 steps of PGD leave up to 0.12 of them to better ones."""
+WEAK = 0.2
+"""The same, from which on the number isn't one to be believed."""
+UNREACHED = 0.1
+"""Share of the survivors that may stand though every image is allowed."""
+UNDERSTATED = 50.0
+"""How many times more the margin may rise, on the way to an adversarial image, than its gradient at the input says."""
+JAGGED = 0.15
+"""How much the margin may go up and down, beyond once each, along its gradient, over how much it changes."""
+_POINTS = 16  # along the gradient
+_SQUARE_STEPS = 150  # a survivor of gradients that are masked falls in a few
+
+
+def own_climbs(ground: Ground, climbed: Climbed) -> Iterator[Finding]:
+    """An attack of one step, and one of a few, break nothing that a suite of stronger ones left."""
+    single = ground.climb(ground.threat.norm, ground.threat.eps, 1) if ground.threat.norm in ("Linf", "L2") else climbed
+    total, broke = len(ground.rows), int(((single.margin > 0) | (climbed.margin > 0)).sum())
+    if not clearly_more(broke, OVERLOOKED, total):
+        return
+    one = int((single.margin > 0).sum())
+    yield ground.finding(
+        "RB211",
+        f"{OWN_STEPS} plain steps up the margin break {broke} of {total} samples that the whole suite left"
+        + (f"; a single step breaks {one}" if one and single is not climbed else ""),
+        severity="error" if clearly_more(broke, WEAK, total) else "warning",
+        cure="something is wrong with the attacks, or they are too weak: look at their step size, steps and loss, or "
+        "take the suite linf_standard, l2_standard, l1_standard or l0_standard",
+    )
+
+
+def anything_goes(ground: Ground) -> Iterator[Finding]:
+    """Where every image is allowed, an attack gets anywhere; and the margin rises about as its gradient says."""
+    far = ground.climb("Linf", 1.0, OWN_STEPS)
+    # The other survivors are images that the model tells apart from this one. Where it doesn't, none need exist.
+    labels, aims = (of[ground.rows] for of in (ground.samples.data.labels, ground.samples.aims))
+    same = labels[None, :] == aims[:, None]
+    exists = (same if ground.threat.goal == "targeted" else ~same).any(1).to(far.margin.device)
+    total, stood = int(exists.sum()), int((exists & (far.margin <= 0)).sum())
+    if clearly_more(stood, UNREACHED, total):
+        yield ground.finding(
+            "RB213",
+            f"{stood} of {total} samples stand though every image is allowed, and images of other classes would do: "
+            f"{OWN_STEPS} steps up the gradient lead nowhere, so it says nothing about the model",
+            "the gradient is masked: find what cuts, quantises or saturates, or attack without gradients (black_box)",
+        )
+        return
+    told = (ground.grad * (far.x - ground.x)).flatten(1).sum(1).abs()
+    ratio = float(((far.margin - ground.start) / told.clamp_min(1e-30)).median())
+    if ratio > UNDERSTATED:
+        yield ground.finding(
+            "RB215",
+            f"on the way to an adversarial image the margin rises {ratio:.3g} times as much as its gradient at the "
+            "input says (median): the outputs are saturated, and gradients near the inputs are too small to follow",
+            "evaluate it on logits that no softmax, tanh or large factor flattens",
+        )
+
+
+def jagged(ground: Ground) -> Iterator[Finding]:
+    """Along the gradient the margin goes up, and down once it is past its top; it doesn't go up and down."""
+    geometry = GEOMETRIES["Linf" if ground.threat.norm == "Linf" else "L2"]
+    length = ground.threat.eps if ground.threat.norm in ("Linf", "L2") else ground.threat.eps**0.5
+    ahead = length * geometry.steepest(ground.grad)
+    places = torch.linspace(0.0, 1.0, _POINTS + 1).tolist()
+    line = [ground.start, *(ground.margins((ground.x + at * ahead).clamp(0.0, 1.0)) for at in places[1:])]
+    seen = torch.stack(line)
+    extra = _ups_and_downs(seen)
+    if float(extra.median()) > JAGGED:
+        worst = int(extra.argsort()[len(extra) // 2])  # one as the median is
+        points = tuple((length * at, float(value)) for at, value in zip(places, seen[:, worst], strict=True))
+        yield ground.finding(
+            "RB223",
+            f"along the gradient the margin goes up and down by {float(extra.median()):.0%} of its range more than "
+            "once up and once down (median): the gradient doesn't say where to go",
+            "follow the mean gradient of a neighbourhood, or attack without gradients (suite black_box)",
+            Plot(x=f"distance along the gradient ({ground.threat.norm})", y="margin", points=points),
+        )
+
+
+def _ups_and_downs(seen: Tensor) -> Tensor:
+    """Total variation of each column beyond that of one rise and one fall, over its range, shape (n,)."""
+    top, bottom = seen.amax(0), seen.amin(0)
+    once = 2 * top - seen[0] - seen[-1]
+    return (seen.diff(dim=0).abs().sum(0) - once) / (top - bottom).clamp_min(1e-30)
+
+
+def larger_ball(ground: Ground) -> Iterator[Finding]:
+    """What an attack broke it breaks in a ball of twice the size."""
+    threat = ground.threat.model_copy(update={"eps": 2 * ground.threat.eps, "eps_text": f"{2 * ground.threat.eps:g}"})
+    for fought in ground.attacks:
+        attack = fought.attack
+        rows = fought.broken[: len(ground.rows)]
+        if not attack.gradients or attack.minimal or attack.steps < 2 or len(rows) < len(ground.rows):
+            continue  # one step may well jump too far
+        missed = len(rows) - int(ground.run(attack, rows, name=fought.name, threat=threat).broken.sum())
+        if clearly_more(missed, 0.25, len(rows)):
+            yield ground.finding(
+                "RB212",
+                f"{missed} of {len(rows)} samples that {fought.name} broke stand against it in a ball twice as large",
+                "a larger ball holds every example of a smaller one: look at its step size and its steps",
+                attack=fought.name,
+            )
+        return
+
+
+def black_box(ground: Ground) -> Iterator[Finding]:
+    """Random search breaks nothing that gradients left; asked where the suite has no attack without gradients."""
+    if ground.threat.norm not in ("Linf", "L2") or any(
+        fought.attack.access != "gradients" for fought in ground.attacks
+    ):
+        return
+    square: Attack = registry.build("attacks", "square", {"steps": _SQUARE_STEPS})
+    shape = tuple(ground.samples.data.shape)
+    if square.unfit(shape, ground.threat) is not None:
+        return
+    total = len(ground.rows)
+    broke = int(ground.run(square, ground.rows.numpy(), name="probe").broken.sum())
+    if clearly_more(broke, BLACK_BOX_GAIN, total):
+        yield stronger_without(ground.threat, "random search (square)", broke, total)
