@@ -1,0 +1,122 @@
+"""Whether evaluations that can't be trusted are told from honest ones: a zoo of both, each with known truth.
+
+    python benchmarks/validity.py [CASE ...]
+
+The zoo is that of the tests (``tests/zoo``). A broken evaluation is caught where its verdict is INVALID, or where the
+suite gets to the true number all the same; an honest one must not be INVALID. No number is further down than it can be
+shown to be: each adversarial example was confirmed, so the lowest robust accuracy seen of a model bounds the true one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from common import write
+
+from robustbench_lite import evaluate
+from robustbench_lite.scorecard import Scorecard
+from robustbench_lite.suite import Suite
+
+ZOO = Path(__file__).parents[1] / "tests" / "zoo"
+sys.path.insert(0, str(ZOO))
+
+from zoo import CASES, NAIVE, Case  # noqa: E402 - the zoo stands among the tests
+
+SUBSET = 200
+"""Samples of the dearer evaluations: of the standard suite, and adaptive ones."""
+CLOSE = 0.05
+"""By how much a number may be above the lowest one known."""
+
+
+def evaluated(case: Case, suite: Suite | str, limit: int | None = None, adapt: bool = False) -> Scorecard:
+    """Evaluate a case; in the zoo's folder, whose own attacks are found by name there."""
+    with contextlib.chdir(ZOO):
+        return evaluate(case.make(), case.data(), suite, case.threat, limit=limit, adapt=adapt)
+
+
+def cards(case: Case) -> dict[str, Scorecard]:
+    """By name, what is evaluated of a case: its own suite, the standard one, and, of a broken one, adaptively."""
+    found = {"own": evaluated(case, case.suite)}
+    if case.suite is NAIVE:
+        found["standard"] = evaluated(case, "linf_standard", SUBSET)
+    if case.broken and case.suite is NAIVE:
+        found["adapted"] = evaluated(case, case.suite, SUBSET, adapt=True)
+    return found
+
+
+def row(case: Case, found: dict[str, Scorecard], least: float) -> dict[str, Any]:
+    """One line of the table."""
+    own, standard, adapted = (found.get(name) for name in ("own", "standard", "adapted"))
+    assert own is not None
+    assert own.checks is not None
+    return {
+        "case": case.name,
+        "truth": "broken" if case.broken else "honest",
+        "clean": own.clean_accuracy.value,
+        "lowest known": least,
+        "first suite": own.robust_accuracy.value,
+        "findings": _codes(own),
+        "outcome": outcome(case, own, least),
+        "linf_standard": "" if standard is None else standard.robust_accuracy.value,
+        "its findings": "" if standard is None else _codes(standard),
+        "its outcome": "" if standard is None else outcome(case, standard, least),
+        "adapted": "" if adapted is None else adapted.robust_accuracy.value,
+        "its verdict": "" if adapted is None or adapted.adaptation is None else adapted.verdict,
+        "checks, % of passes": 100 * own.checks.total / own.passes.total,
+    }
+
+
+def outcome(case: Case, card: Scorecard, least: float) -> str:
+    """What the verdict is worth."""
+    if not case.broken:
+        return "false alarm" if card.verdict == "INVALID" else "trusted"
+    if card.verdict == "INVALID":
+        return "caught"
+    return "true number" if card.robust_accuracy.value <= least + CLOSE else "missed"
+
+
+def _codes(card: Scorecard) -> str:
+    return " ".join(dict.fromkeys(one.code for one in card.validity if one.severity == "error"))
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--threads", default=1, show_default=True)
+def main(names: tuple[str, ...], threads: int) -> None:
+    """Evaluate the cases (by default all) and write the table."""
+    torch.set_num_threads(threads)
+    asked = [case for case in CASES if not names or case.name in names]
+    found = {}
+    for case in asked:
+        found[case.name] = cards(case)
+        told = {name: (round(card.robust_accuracy.value, 3), card.verdict) for name, card in found[case.name].items()}
+        click.echo(f"{case.name}: {told}")
+    rows = []
+    for case in asked:
+        akin = [*found[case.name].values(), *(found.get(case.like, {}) if case.like else {}).values()]
+        rows.append(row(case, found[case.name], min(card.robust_accuracy.value for card in akin)))
+    outcomes = [one[name] for one in rows for name in ("outcome", "its outcome") if one[name]]
+    own = [of["own"] for of in found.values()]
+    share = sum(card.checks.total for card in own if card.checks) / sum(card.passes.total for card in own)
+    told = ", ".join(f"{name}: {outcomes.count(name)}" for name in sorted(set(outcomes)))
+    click.echo(f"{told}; the checks cost {share:.1%} of the passes")
+    if not names:
+        write(
+            "validity",
+            "Evaluations that can't be trusted, and honest ones",
+            f"A zoo of small networks for the embedded digits ({len(rows)} cases, 539 test samples, seed 0; the "
+            f"standard suite and adaptive evaluations on {SUBSET}), under Linf 0.1. *Caught*: INVALID. *True number*: "
+            f"valid, and within {CLOSE} of the lowest robust accuracy known of the model. *Trusted*: not INVALID. "
+            f"{told[0].upper()}{told[1:]}. The checks cost {share:.1%} of all passes of the first suite. "
+            "Repeat it with `python benchmarks/validity.py`.",
+            rows,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""After the attacks: broken evaluations are told from honest ones, and witnesses are asked about again."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from robustbench_lite import Target, evaluate
+from robustbench_lite.data import from_arrays
+from robustbench_lite.engine import Run, Samples
+from robustbench_lite.evidence import Front, Kept, Look, audit, gather
+from robustbench_lite.evidence.ground import Ground
+from robustbench_lite.evidence.probes import _ups_and_downs
+from robustbench_lite.lanes import Lanes
+from robustbench_lite.meter import Meter
+from robustbench_lite.threat import ThreatModel
+from robustbench_lite.validity import clearly_more
+
+ZOO = Path(__file__).with_name("zoo")
+_SPEC = importlib.util.spec_from_file_location("rblite_zoo", ZOO / "zoo.py")
+zoo = importlib.util.module_from_spec(_SPEC)
+sys.modules["rblite_zoo"] = zoo
+_SPEC.loader.exec_module(zoo)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# The zoo
+
+
+@pytest.mark.parametrize("case", zoo.CASES, ids=lambda case: case.name)
+def test_broken_evaluations_are_invalid_and_honest_ones_are_not(case, monkeypatch):
+    monkeypatch.chdir(ZOO)
+    card = evaluate(case.make(), case.data(), case.suite, case.threat)
+    assert (card.verdict == "INVALID") == case.broken, card.validity
+    if card.passes.total > 20_000:  # below, the least that is asked costs more
+        assert card.checks.total <= 0.1 * card.passes.total
+
+
+# Linear models, of which everything is known
+
+
+@pytest.fixture
+def linear():
+    """Two classes, a margin that is linear: inputs in the middle of the box, all of class 0."""
+    dice = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.randn(2, 16, generator=dice))
+        model[1].bias.zero_()
+    x = 0.4 + 0.2 * torch.rand(40, 1, 4, 4, generator=dice)
+    y = model(x).argmax(1)
+    return model, from_arrays(x, y.numpy(), "linear")
+
+
+def ground(model, data, threat, attacks=()):
+    look = Look(Target(model), data, 0, Meter(), gradients=True, thorough=False)
+    samples = Samples(data, torch.arange(len(data)), data.labels)
+    return Ground.of(look, samples, ThreatModel.parse(threat), attacks, torch.arange(len(data)), 64)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_a_climb_reaches_the_optimum_of_a_linear_model(linear, norm):
+    model, data = linear
+    here = ground(model, data, f"{norm} 0.05")
+    slope = model[1].weight[1] - model[1].weight[0]
+    length = slope.abs().sum() if norm == "Linf" else slope.norm()
+    found = here.climb(norm, 0.05, 20)
+    torch.testing.assert_close(found.margin - here.start, (0.05 * length).expand(40), rtol=1e-3, atol=0)
+    assert int(here.look.forward.sum()) == 40 * 21
+    assert int(here.look.backward.sum()) == 40 * 20
+
+
+@pytest.mark.parametrize("norm", ["L1", "L0"])
+def test_a_climb_stays_in_sparse_balls_and_rises(linear, norm):
+    model, data = linear
+    here = ground(model, data, f"{norm} 3")
+    found = here.climb(norm, 3, 20)
+    change = (found.x - here.x).flatten(1)
+    assert ((change != 0).sum(1) <= 3).all() if norm == "L0" else (change.abs().sum(1) <= 3 + 1e-5).all()
+    assert (found.margin > here.start).all()
+
+
+def test_nothing_is_asked_where_nothing_stands(linear):
+    model, data = linear
+    look = Look(Target(model), data, 0, Meter(), gradients=True, thorough=False)
+    samples = Samples(data, torch.arange(40), data.labels)
+    front = Front(ThreatModel.parse("Linf 0.1"), samples, (), torch.arange(0))
+    assert gather(look, [front], 64) == ()
+    assert look.passes.total == 0
+
+
+# How jagged a line is
+
+
+@pytest.mark.parametrize(
+    ("line", "extra"),
+    [([0, 1, 2, 3], 0), ([0, 2, 3, 1], 0), ([3, 2, 1, 0], 0), ([0, 2, 0, 2], 2), ([0, 1, 0, 1, 0, 1], 4), ([1, 1], 0)],
+)
+def test_ups_and_downs_beyond_one_of_each(line, extra):
+    assert float(_ups_and_downs(torch.tensor(line, dtype=torch.float32)[:, None])) == pytest.approx(extra)
+
+
+def test_few_of_few_are_no_evidence():
+    assert not clearly_more(0, 0.05, 0)
+    assert not clearly_more(1, 0.05, 8)
+    assert not clearly_more(2, 0.05, 32)
+    assert clearly_more(4, 0.2, 4)
+    assert clearly_more(8, 0.05, 32)
+
+
+# What the lanes tell of a climb
+
+
+def test_a_climb_is_told_by_its_margins():
+    some = Lanes.start(*(torch.arange(3) for _ in range(2)), torch.rand(3, 4), *(torch.arange(3) for _ in range(4)), 10)
+    rows = [
+        [-1.0] * 11,  # flat
+        [-1 + 0.1 * step for step in range(11)],  # at an even pace
+        [-1.0, *[-0.5] * 10],  # at once
+    ]
+    some.margin.copy_(torch.tensor(rows))
+    flat, late = some.climb()
+    assert flat.tolist() == [True, False, False]
+    np.testing.assert_allclose(late, [0, 0.2, 0], atol=1e-6)
+
+
+def test_a_lane_that_was_never_looked_at_tells_nothing():
+    some = Lanes.start(*(torch.arange(2) for _ in range(2)), torch.rand(2, 4), *(torch.arange(2) for _ in range(4)), 5)
+    flat, late = some.climb()
+    assert not flat.any()
+    assert np.isfinite(late).all()
+
+
+# The audit
+
+
+def kept(data, witnesses, threat="Linf 0.3"):
+    run = Run.empty(len(data), 1)
+    run.broken[list(witnesses)] = True
+    run.witnesses.update({row: x.numpy() for row, x in witnesses.items()})
+    samples = Samples(data, torch.arange(len(data)), data.labels)
+    return Kept("attack", ThreatModel.parse(threat), samples, run)
+
+
+def test_what_is_no_witness_is_denied_for_its_reason(linear):
+    model, data = linear
+    x = data.fetch(range(40))
+    slope = (model[1].weight[1] - model[1].weight[0]).reshape(1, 4, 4).detach()
+    away = [-1.0 if label else 1.0 for label in data.labels.tolist()]
+    strong = {row: (x[row] + 0.3 * away[row] * slope.sign()).clamp(0, 1) for row in range(4)}
+    given = strong | {4: x[4], 5: (x[5] + 0.39 * away[5] * slope.sign()).clamp(0, 1)}
+    look = Look(Target(model), data, 0, Meter(), gradients=True, thorough=False)
+    found, denied = audit(look, [kept(data, given)], everything=True)
+    assert found.asked == 6
+    assert found.precise
+    assert found.confirmed == found.rounded == 4
+    assert denied == [(0, 4), (0, 5)]
+    assert {one.index: one.reason for one in found.denied} == {
+        4: "not adversarial in another batch",
+        5: "out of the ball or the box",
+    }
+
+
+def test_an_example_that_rounding_undoes_is_told_and_counts(linear):
+    model, data = linear
+    x = (data.fetch(range(40)) * 255).round() / 255
+    slope = (model[1].weight[1] - model[1].weight[0]).detach()
+    step = 0.3 / 255  # less than half a grey level
+    with torch.no_grad():  # the first sample lies so near to the boundary
+        logits = model(x[:1])[0]
+        model[1].bias[1] += logits[0] - logits[1] - 0.9 * step * slope.abs().sum()
+    exact = from_arrays(x, model(x).argmax(1).numpy(), "on the grid")
+    assert int(exact.labels[0]) == 0
+    witness = x[0] + step * slope.sign().reshape(1, 4, 4)
+    look = Look(Target(model), exact, 0, Meter(), gradients=True, thorough=False)
+    found, denied = audit(look, [kept(exact, {0: witness})], everything=True)
+    assert (found.confirmed, found.rounded, denied) == (1, 0, [])
+
+
+def test_what_is_denied_doesnt_count(linear):
+    data = linear[1]
+    run = kept(data, {3: data.fetch([3])[0]}).run
+    less = run.without([3])
+    assert not less.broken.any()
+    assert less.unconfirmed == 1
+    assert not less.witnesses
+    assert run.broken[3], "the run it came from stays as it was"
