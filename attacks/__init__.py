@@ -6,7 +6,7 @@ CATALOGUE = {
     "pgd": "pgd:PGD",
     "sprints": "sprints:Sprints",
     "apgd": "apgd:APGD",
-    "apgd_targeted": "apgd:APGDTargeted",
+    "apgd_targeted": "apgd_targeted:APGDTargeted",
     "square": "square:Square",
     "carlini_wagner": "carlini_wagner:CarliniWagner",
     "carlini_wagner_linf": "carlini_wagner:CarliniWagnerLinf",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from robustbench_lite.suite import Suite
 ZOO = Path(__file__).parents[1] / "tests" / "zoo"
 sys.path.insert(0, str(ZOO))
 
-from zoo import CASES, NAIVE, Case  # noqa: E402 - the zoo stands among the tests
+zoo = import_module("zoo")  # it stands among the tests
 
 SUBSET = 200
 """Samples of the dearer evaluations: of the standard suite, and adaptive ones."""
@@ -33,23 +34,23 @@ CLOSE = 0.05
 """By how much a number may be above the lowest one known."""
 
 
-def evaluated(case: Case, suite: Suite | str, limit: int | None = None, adapt: bool = False) -> Scorecard:
+def evaluated(case: Any, suite: Suite | str, limit: int | None = None, adapt: bool = False) -> Scorecard:
     """Evaluate a case; in the zoo's folder, whose own attacks are found by name there."""
     with contextlib.chdir(ZOO):
         return evaluate(case.make(), case.data(), suite, case.threat, limit=limit, adapt=adapt)
 
 
-def cards(case: Case) -> dict[str, Scorecard]:
+def cards(case: Any) -> dict[str, Scorecard]:
     """By name, what is evaluated of a case: its own suite, the standard one, and, of a broken one, adaptively."""
     found = {"own": evaluated(case, case.suite)}
-    if case.suite is NAIVE:
+    if case.suite is zoo.NAIVE:
         found["standard"] = evaluated(case, "linf_standard", SUBSET)
-    if case.broken and case.suite is NAIVE:
+    if case.broken and case.suite is zoo.NAIVE:
         found["adapted"] = evaluated(case, case.suite, SUBSET, adapt=True)
     return found
 
 
-def row(case: Case, found: dict[str, Scorecard], least: float) -> dict[str, Any]:
+def row(case: Any, found: dict[str, Scorecard], least: float) -> dict[str, Any]:
     """One line of the table."""
     own, standard, adapted = (found.get(name) for name in ("own", "standard", "adapted"))
     assert own is not None
@@ -71,7 +72,7 @@ def row(case: Case, found: dict[str, Scorecard], least: float) -> dict[str, Any]
     }
 
 
-def outcome(case: Case, card: Scorecard, least: float) -> str:
+def outcome(case: Any, card: Scorecard, least: float) -> str:
     """What the verdict is worth."""
     if not case.broken:
         return "false alarm" if card.verdict == "INVALID" else "trusted"
@@ -90,7 +91,7 @@ def _codes(card: Scorecard) -> str:
 def main(names: tuple[str, ...], threads: int) -> None:
     """Evaluate the cases (by default all) and write the table."""
     torch.set_num_threads(threads)
-    asked = [case for case in CASES if not names or case.name in names]
+    asked = [case for case in zoo.CASES if not names or case.name in names]
     found = {}
     for case in asked:
         found[case.name] = cards(case)
@@ -98,13 +99,13 @@ def main(names: tuple[str, ...], threads: int) -> None:
         click.echo(f"{case.name}: {told}")
     rows = []
     for case in asked:
-        akin = [*found[case.name].values(), *(found.get(case.like, {}) if case.like else {}).values()]
+        akin = [*found[case.name].values(), *(found.get(case.like, {})).values()]
         rows.append(row(case, found[case.name], min(card.robust_accuracy.value for card in akin)))
     outcomes = [one[name] for one in rows for name in ("outcome", "its outcome") if one[name]]
     own = [of["own"] for of in found.values()]
     share = sum(card.checks.total for card in own if card.checks) / sum(card.passes.total for card in own)
-    told = ", ".join(f"{name}: {outcomes.count(name)}" for name in sorted(set(outcomes)))
-    click.echo(f"{told}; the checks cost {share:.1%} of the passes")
+    summary = ", ".join(f"{name}: {outcomes.count(name)}" for name in sorted(set(outcomes)))
+    click.echo(f"{summary}; the checks cost {share:.1%} of the passes")
     if not names:
         write(
             "validity",
@@ -112,7 +113,7 @@ def main(names: tuple[str, ...], threads: int) -> None:
             f"A zoo of small networks for the embedded digits ({len(rows)} cases, 539 test samples, seed 0; the "
             f"standard suite and adaptive evaluations on {SUBSET}), under Linf 0.1. *Caught*: INVALID. *True number*: "
             f"valid, and within {CLOSE} of the lowest robust accuracy known of the model. *Trusted*: not INVALID. "
-            f"{told[0].upper()}{told[1:]}. The checks cost {share:.1%} of all passes of the first suite. "
+            f"{summary.capitalize()}. The checks cost {share:.1%} of all passes of the first suite. "
             "Repeat it with `python benchmarks/validity.py`.",
             rows,
         )

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from robustbench_lite.scorecard import Trace
+from robustbench_lite.scorecard import Plot, Trace
 
 from ._format import number
-from ._view import Against
+from ._view import Against, plotted
 
 _POINTS = 240  # as many as a small chart can show
 _BINS = 40
@@ -96,6 +96,25 @@ def eps_chart(found: Against) -> EpsChart:
     )
 
 
+@dataclass(frozen=True)
+class Sketch:
+    """The plot of a finding."""
+
+    curve: Curve
+    left: float
+    right: float
+
+
+def sketch(plot: Plot) -> Sketch | None:
+    """Draw the plot of a finding; None where none of its points is a number."""
+    points = plotted(plot)
+    if not points:
+        return None
+    left, right = points[0][0], points[-1][0]
+    curve = _curve([y for _, y in points], places=[(x - left) / ((right - left) or 1.0) for x, _ in points])
+    return Sketch(curve, left, right) if curve else None
+
+
 def loss_curve(trace: Trace) -> Curve | None:
     """Mean loss by step; None where no step has a finite one."""
     return _curve(trace.loss)
@@ -106,7 +125,8 @@ def broken_curve(trace: Trace) -> Curve | None:
     return _curve([0, *accumulate(trace.broken)], floor=0)
 
 
-def _curve(values: Sequence[float], floor: float | None = None) -> Curve | None:
+def _curve(values: Sequence[float], floor: float | None = None, places: Sequence[float] | None = None) -> Curve | None:
+    """Draw values at places from 0 to 1; by default they stand in steps as wide as one another."""
     kept = _thin(values)
     finite = [value for _, value in kept if math.isfinite(value)]
     if not finite:
@@ -114,11 +134,11 @@ def _curve(values: Sequence[float], floor: float | None = None) -> Curve | None:
     low = min(finite) if floor is None else floor
     high = max(finite)
     span = (high - low) or 1.0
-    last = max(len(values) - 1, 1)
+    places = places or [step / max(len(values) - 1, 1) for step in range(len(values))]
     stretches: list[list[str]] = [[]]
     for step, value in kept:
         if math.isfinite(value):
-            stretches[-1].append(f"{100 * step / last:.2f},{100 - 100 * (value - low) / span:.2f}")
+            stretches[-1].append(f"{100 * places[step]:.2f},{100 - 100 * (value - low) / span:.2f}")
         elif stretches[-1]:
             stretches.append([])
     return Curve(tuple(" ".join(points) for points in stretches if points), finite[0], finite[-1], low, high)

@@ -6,7 +6,7 @@ import math
 import unicodedata
 from datetime import datetime
 
-from robustbench_lite.scorecard import AttackResult, DataInfo, Gate, Interval, Passes, TargetInfo
+from robustbench_lite.scorecard import AttackResult, DataInfo, Finding, Gate, Interval, Passes, TargetInfo
 
 _BLANKS = {"Cc", "Zl", "Zp"}
 _GONE = {"Cf", "Cs", "Co", "Cn"}
@@ -105,6 +105,13 @@ def shape(data: DataInfo) -> str:
 def inside(target: TargetInfo) -> str:
     """What is seen of a target, such as ``1,234 parameters`` or ``scores only``."""
     return plural(target.parameters, "parameter") if target.access == "gradients" else f"{target.access} only"
+
+
+def about(finding: Finding) -> str:
+    """What a finding is about, such as ``in pgd under Linf 0.3`` or ``under Linf 0.3``; empty where it is about all."""
+    if not finding.where:
+        return ""
+    return f"{'in' if finding.attack else 'under'} {plain(finding.where)}"
 
 
 def gate_demand(gate: Gate) -> str:

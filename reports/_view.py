@@ -10,14 +10,16 @@ from typing import Literal
 
 from robustbench_lite.compare import Comparison, compare, differences, same_adversary
 from robustbench_lite.errors import UserError
-from robustbench_lite.scorecard import AttackResult, Curve, Gate, Interval, Scorecard
+from robustbench_lite.scorecard import AttackResult, Audit, Curve, Gate, Interval, Plot, Scorecard
 from robustbench_lite.suite import adversary
 from robustbench_lite.threat import ThreatModel
 
-from ._format import gate_demand, gate_found, number, percent, plain, plural
+from ._format import count, gate_demand, gate_found, number, percent, plain, plural
 
 RUNNING = "robust after: samples still right after this attack and those before it"
 ALONE = "alone: samples this attack by itself leaves right; – where it didn't see all"
+_NAMED = 8  # samples of those that the audit denied
+_FAR = 1e300
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,23 @@ def reservations(card: Scorecard) -> list[str]:
     return [sentence for check in checks for sentence in check(card)]
 
 
+def checked(card: Scorecard) -> list[tuple[str, list[str]]]:
+    """What was checked beside the attacks, and sentences on it; nothing on a card of before it was told."""
+    found: list[tuple[str, list[str]]] = []
+    if card.audit is not None:
+        found.append(("witnesses", [_audited(card.audit), *_denied(card.audit)]))
+    if card.checks is not None:
+        all_of_it = card.passes.total
+        share = f", {percent(card.checks.total / all_of_it)} of all" if all_of_it else ""
+        found.append(("checks", [f"{count(card.checks.total)} passes{share}"]))
+    return found
+
+
+def plotted(plot: Plot) -> list[tuple[float, float]]:
+    """Points of a plot from left to right, without those that are no numbers or too large to take differences."""
+    return sorted((x, y) for x, y in plot.points if abs(x) < _FAR and abs(y) < _FAR)
+
+
 def left_out(card: Scorecard) -> list[str]:
     """Attacks of the suite that were not run, a sentence for each reason."""
     reasons: dict[str, dict[str, None]] = {}
@@ -259,6 +278,26 @@ def _unconfirmed(card: Scorecard) -> Iterator[str]:
                 f"{plain(result.name)}: {plural(result.unconfirmed, 'claim')} of success not confirmed by an "
                 "independent forward pass, so not counted."
             )
+
+
+def _audited(audit: Audit) -> str:
+    how = "other batches, float64" if audit.precise else "other batches"
+    stay = "stays" if audit.rounded == 1 else "stay"
+    return (
+        f"{audit.asked:,} asked again from scratch ({how}): {audit.confirmed:,} confirmed, "
+        f"{audit.rounded:,} {stay} adversarial as 8-bit images"
+    )
+
+
+def _denied(audit: Audit) -> Iterator[str]:
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for one in audit.denied:
+        groups.setdefault((one.attack, one.threat, one.reason), []).append(one.index)
+    for (attack, threat, reason), samples in groups.items():
+        named = ", ".join(map(str, samples[:_NAMED]))
+        more = f" and {len(samples) - _NAMED:,} more" if len(samples) > _NAMED else ""
+        who = "sample" if len(samples) == 1 else "samples"
+        yield f"denied, {plain(reason)}: {plain(attack)} under {plain(threat)}, {who} {named}{more}"
 
 
 def _and(names: Sequence[str]) -> str:

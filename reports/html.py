@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from robustbench_lite.compare import Comparison
-from robustbench_lite.scorecard import AttackResult, ClassResult, Example, Interval, Scorecard
+from robustbench_lite.scorecard import AttackResult, ClassResult, Example, Finding, Interval, Scorecard
 from robustbench_lite.threat import ThreatModel
 
 from . import _charts, _format, _repeat, _view
@@ -68,6 +68,8 @@ class Section:
     classes_left_out: int
     gallery: list[Exhibit]
     courses: list[Course]
+    findings: list[tuple[Finding, _charts.Sketch | None]]
+    checked: list[tuple[str, list[str]]]
     against: list[tuple[_view.Against, _charts.EpsChart]]
     suite: str
     requirements: str
@@ -119,6 +121,8 @@ def _section(place: int, card: Scorecard, name: str) -> Section:
         classes_left_out=max(0, len(classes) - _CLASSES),
         gallery=[_exhibit(card, example) for example in card.gallery],
         courses=[_course(result) for result in card.attacks if result.trace.loss],
+        findings=[(finding, _charts.sketch(finding.plot) if finding.plot else None) for finding in card.validity],
+        checked=_view.checked(card),
         against=[(found, _charts.eps_chart(found)) for found in _view.against_eps(card)],
         suite=_repeat.suite_toml(card.suite),
         requirements=_repeat.requirements(card),
@@ -158,6 +162,7 @@ def _environment() -> Environment:
         finalize=_printed,
     )
     for function in (
+        _format.about,
         _format.confidence,
         _format.count,
         _format.gate_demand,

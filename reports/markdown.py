@@ -75,6 +75,8 @@ def _card(card: Scorecard) -> Iterator[str]:
     yield "  \n".join([view.RUNNING, view.ALONE, *map(escape, view.left_out(card))])
     yield from _findings(card)
     yield from _gates(card)
+    if checked := view.checked(card):
+        yield "  \n".join(f"{what.capitalize()}: {'; '.join(map(escape, sentences))}" for what, sentences in checked)
     weights = f"weights {_code(card.target.weights_sha256[:12])}" if card.target.weights_sha256 else "a function"
     yield (
         f"{escape(card.target.name)} ({weights}) on "

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robustbench_lite.compare import Change
-from robustbench_lite.scorecard import AttackResult, Finding, Interval, Scorecard, Severity, Verdict
+from robustbench_lite.scorecard import AttackResult, Finding, Interval, Plot, Scorecard, Severity, Verdict
 
 from . import _format as fmt
 from . import _view as view
@@ -29,7 +29,10 @@ _SEVERITIES: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "i
 _STATES = {"met": "green", "undecided": "yellow", "failed": "bold red"}
 _ASCII = str.maketrans(
     {"–": "-", "−": "-", "—": "-", "·": "-", "×": "x", "█": "#", "░": ".", "│": "|", "…": "~", "→": ">"}
+    | dict(zip("▁▂▃▄▅▆▇", "_.:-=+*", strict=True))
 )
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_SPARKS = 32  # blocks of a line, at most
 _BAR = 24
 _COLUMN = 16
 _ABREAST = 3  # columns of an overview that fit beside its labels
@@ -59,10 +62,10 @@ def render(cards: Sequence[Scorecard], *, title: str | None = None, story: Seque
 
 
 def scorecard(card: Scorecard) -> RenderableType:
-    """One scorecard: verdict, accuracy, attacks, findings, gates, cost."""
+    """One scorecard: verdict, accuracy, attacks, findings, gates, checks, cost."""
     curves = map(_against, view.against_eps(card))
     parts = [_verdict(card), _about(card), _accuracies(card), *curves, _attacks(card), _findings(card), _gates(card)]
-    return _Portable(Group(*_spaced(parts), _cost(card)))
+    return _Portable(Group(*_spaced(parts), *_checked(card), _cost(card)))
 
 
 def comparison(cards: Sequence[Scorecard]) -> RenderableType:
@@ -213,10 +216,23 @@ def _findings(card: Scorecard) -> RenderableType | None:
 
 
 def _finding(finding: Finding) -> Text:
-    about = f" in {fmt.plain(finding.where)}" if finding.where else ""
-    text = Text(f"{finding.severity}{about}: ", style=_SEVERITIES[finding.severity])
-    text.append(fmt.plain(finding.message), style="not bold default")
-    return text.append(f"\n→ {fmt.plain(finding.cure)}", style="not bold default")
+    head = f"{finding.severity} {fmt.about(finding)}".rstrip()
+    text = Text.assemble((f"{head}: ", _SEVERITIES[finding.severity]))
+    text.append(f"{fmt.plain(finding.message)}\n→ {fmt.plain(finding.cure)}")
+    if finding.plot and (line := _sparkline(finding.plot)):
+        y, x = fmt.plain(finding.plot.y), fmt.plain(finding.plot.x)
+        text.append(f"\n{y} ", style="dim").append(line).append(f" against {x}", style="dim")
+    return text
+
+
+def _sparkline(plot: Plot) -> str:
+    values = [y for _, y in view.plotted(plot)]
+    if not values:
+        return ""
+    if len(values) > _SPARKS:
+        values = [values[round(place * (len(values) - 1) / (_SPARKS - 1))] for place in range(_SPARKS)]
+    low, span = min(values), (max(values) - min(values)) or 1.0
+    return "".join(_BLOCKS[round((len(_BLOCKS) - 1) * (value - low) / span)] for value in values)
 
 
 def _gates(card: Scorecard) -> RenderableType | None:
@@ -229,6 +245,16 @@ def _gates(card: Scorecard) -> RenderableType | None:
             Text(state, style=_STATES[state]), Text(fmt.plain(fmt.gate_demand(gate))), Text(fmt.gate_found(gate))
         )
     return Group(Text("Gates", style="bold"), grid)
+
+
+def _checked(card: Scorecard) -> Iterator[RenderableType]:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column()
+    grid.add_column(ratio=1)
+    for what, sentences in view.checked(card):
+        grid.add_row(Text(what, style="dim"), Text("\n".join(sentences)))
+    if grid.row_count:
+        yield Padding(grid, (0, 0, 1, 0))
 
 
 def _cost(card: Scorecard) -> RenderableType:

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 import robustbench_lite
 from robustbench_lite import validity
+from robustbench_lite.clean import Clean
 from robustbench_lite.data import Data
 from robustbench_lite.engine import Run, reach
 from robustbench_lite.meter import Meter
@@ -49,39 +49,6 @@ from robustbench_lite.threat import NORMS, ThreatModel
 
 _GALLERY = 12
 _PACKAGES = ("robustbench_lite", "torch", "torchvision", "numpy", "foolbox", "adversarial-robustness-toolbox")
-
-
-class Clean(NamedTuple):
-    """What the clean pass found, one a sample; with the passes of the checks after it."""
-
-    prediction: NDArray[np.int64]
-    keys: NDArray[np.int64]
-    least_likely: Tensor
-    labels: NDArray[np.int64]
-    classes: int
-    forward: NDArray[np.int64]
-    backward: NDArray[np.int64]
-    asked: int
-    """Samples that were asked about a second time."""
-    changed: int
-    """Samples of these whose prediction was another one then."""
-
-    @property
-    def correct(self) -> NDArray[np.bool_]:
-        """Whether each prediction is right."""
-        right: NDArray[np.bool_] = self.prediction == self.labels
-        return right
-
-    def take(self, rows: NDArray[np.int64]) -> Clean:
-        """The same of some samples."""
-        return self._replace(
-            prediction=self.prediction[rows],
-            keys=self.keys[rows],
-            least_likely=self.least_likely[torch.from_numpy(rows)],
-            labels=self.labels[rows],
-            forward=self.forward[rows],
-            backward=self.backward[rows],
-        )
 
 
 class Bout(NamedTuple):

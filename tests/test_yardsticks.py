@@ -136,3 +136,11 @@ def test_no_attack_goes_below_what_was_proved(mnist):
             others = logits.clone()
             others[part.labels[index]] = -torch.inf
             assert others.max() > logits[part.labels[index]] - 1e-4, "adversarial but for float32 rounding"
+
+
+def test_nothing_falls_on_all_images_that_was_proved_to_stand(mnist):
+    """Of the 10,000, 9,562 are proved robust at Linf 0.1: less than that, and the ball is broken."""
+    card = evaluate(Target(wk17a()), mnist, ["sprints"], "Linf 0.1")
+    assert card.clean_accuracy.total == 10_000
+    assert 9562 <= card.robust_accuracy.count <= 9600
+    assert card.verdict == "PASS"

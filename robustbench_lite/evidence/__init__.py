@@ -23,9 +23,11 @@ from robustbench_lite.preflight.look import Look as Look
 from robustbench_lite.scorecard import Finding
 from robustbench_lite.threat import ThreatModel
 
-MOST, LEAST = 32, 4
+MOST, LEAST = 32, 8
 """Survivors that are asked; what they cost is to stay below `SHARE` of what the evaluation cost, where the least allow
 it."""
+SUSPECT = 16
+"""The same, after a first evaluation that can't be trusted."""
 SHARE = 0.1
 _PASSES = 450  # of a survivor that is asked, where the suite has no attack without gradients and finds what is planted
 
@@ -41,7 +43,7 @@ class Front(NamedTuple):
     """Positions, in the order in which they are to be asked."""
 
 
-def gather(look: Look, fronts: Iterable[Front], batch_size: int) -> tuple[Finding, ...]:
+def gather(look: Look, fronts: Iterable[Front], batch_size: int, least: int = LEAST) -> tuple[Finding, ...]:
     """Ask a few survivors of each threat model.
 
     Parameters
@@ -52,6 +54,8 @@ def gather(look: Look, fronts: Iterable[Front], batch_size: int) -> tuple[Findin
         What was fought under each threat model.
     batch_size
         Most samples at once.
+    least
+        Survivors that are asked whatever it costs; `SUSPECT` where there is a suspicion already.
 
     Returns
     -------
@@ -61,11 +65,16 @@ def gather(look: Look, fronts: Iterable[Front], batch_size: int) -> tuple[Findin
     found: list[Finding] = []
     asked = [front for front in fronts if len(front.survivors) >= LEAST and _by_gradient(front)]
     most = int(SHARE * look.meter.passes.total / _PASSES / max(1, len(asked)))
-    count = min(MOST, max(LEAST, most))
+    count = min(MOST, max(least, most))
     try:
         with look.target.attacking(), look.meter.quietly():
             for threat, samples, attacks, survivors in asked:
-                found += _probed(Ground.of(look, samples, threat, attacks, survivors[:count], batch_size))
+                ground = Ground.of(look, samples, threat, attacks, survivors[:count], batch_size)
+                told = tuple(_probed(ground))
+                if ground.fallen and len(survivors) > count and not any(one.severity == "error" for one in told):
+                    # What a few can't tell from chance, more can; honest evaluations seldom come here.
+                    told = (*_fallen(Ground.of(look, samples, threat, attacks, survivors[:MOST], batch_size)), *told)
+                found += told
     except Stop:
         pass  # a card whose budget is spent says so
     except KeyboardInterrupt:
@@ -80,8 +89,14 @@ def _by_gradient(front: Front) -> bool:
 def _probed(ground: Ground) -> Iterator[Finding]:
     climbed = ground.climb(ground.threat.norm, ground.threat.eps, OWN_STEPS)
     yield from own_climbs(ground, climbed)
+    yield from black_box(ground)
     yield from anything_goes(ground)
     yield from jagged(ground)
     yield from larger_ball(ground)
-    yield from black_box(ground)
     yield from planted(ground, climbed)
+
+
+def _fallen(ground: Ground) -> Iterator[Finding]:
+    """The probes that break survivors, once more on many."""
+    yield from own_climbs(ground, ground.climb(ground.threat.norm, ground.threat.eps, OWN_STEPS))
+    yield from black_box(ground)

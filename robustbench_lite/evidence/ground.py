@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +57,8 @@ class Ground:
     grad: Tensor
     """Gradients of the margin there, shape (n, *shape)."""
     batch_size: int
+    fallen: set[int] = field(default_factory=set)
+    """Positions of survivors that a probe broke all the same."""
 
     @classmethod
     def of(

@@ -27,7 +27,7 @@ WEAK = 0.2
 """The same, from which on the number isn't one to be believed."""
 UNREACHED = 0.1
 """Share of the survivors that may stand though every image is allowed."""
-UNDERSTATED = 50.0
+UNDERSTATED = 500.0
 """How many times more the margin may rise, on the way to an adversarial image, than its gradient at the input says."""
 JAGGED = 0.15
 """How much the margin may go up and down, beyond once each, along its gradient, over how much it changes."""
@@ -38,7 +38,9 @@ _SQUARE_STEPS = 150  # a survivor of gradients that are masked falls in a few
 def own_climbs(ground: Ground, climbed: Climbed) -> Iterator[Finding]:
     """An attack of one step, and one of a few, break nothing that a suite of stronger ones left."""
     single = ground.climb(ground.threat.norm, ground.threat.eps, 1) if ground.threat.norm in ("Linf", "L2") else climbed
-    total, broke = len(ground.rows), int(((single.margin > 0) | (climbed.margin > 0)).sum())
+    over = ((single.margin > 0) | (climbed.margin > 0)).cpu()
+    ground.fallen.update(ground.rows[over].tolist())
+    total, broke = len(ground.rows), int(over.sum())
     if not clearly_more(broke, OVERLOOKED, total):
         return
     one = int((single.margin > 0).sum())
@@ -127,16 +129,16 @@ def larger_ball(ground: Ground) -> Iterator[Finding]:
 
 
 def black_box(ground: Ground) -> Iterator[Finding]:
-    """Random search breaks nothing that gradients left; asked where the suite has no attack without gradients."""
-    if ground.threat.norm not in ("Linf", "L2") or any(
-        fought.attack.access != "gradients" for fought in ground.attacks
-    ):
+    """Random search breaks nothing that gradients left; asked where the suite has no search by scores."""
+    if ground.threat.norm not in ("Linf", "L2") or any(fought.attack.access == "scores" for fought in ground.attacks):
         return
     square: Attack = registry.build("attacks", "square", {"steps": _SQUARE_STEPS})
     shape = tuple(ground.samples.data.shape)
     if square.unfit(shape, ground.threat) is not None:
         return
     total = len(ground.rows)
-    broke = int(ground.run(square, ground.rows.numpy(), name="probe").broken.sum())
+    broken = ground.run(square, ground.rows.numpy(), name="probe").broken
+    ground.fallen.update(broken.nonzero()[0].tolist())
+    broke = int(broken.sum())
     if clearly_more(broke, BLACK_BOX_GAIN, total):
         yield stronger_without(ground.threat, "random search (square)", broke, total)

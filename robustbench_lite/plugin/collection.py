@@ -203,7 +203,7 @@ class CleanItem(RobustnessItem):
     """Clean accuracy, and its gate."""
 
     def concerns(self, finding: Finding) -> bool:
-        return finding.attack is None
+        return finding.attack is None and finding.threat is None
 
     def faults(self, outcome: Evaluated) -> Iterator[str]:
         return _missed(outcome.card, "min_clean_accuracy")

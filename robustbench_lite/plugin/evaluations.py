@@ -157,11 +157,13 @@ def evaluate(
     threats: Sequence[ThreatModel],
     gates: Mapping[str, float],
     allow_invalid: str | None,
+    adapt: bool | None = None,
     **options: Any,
 ) -> Evaluated:
     """Evaluate, and compare with the baseline that bears the evaluation's name.
 
-    The one place where the plugin does: what `robustbench_lite.evaluate` learns is passed on here.
+    The one place where the plugin does: what `robustbench_lite.evaluate` learns is passed on here. Where nobody says
+    whether it is adaptive, the plan does.
     """
     from robustbench_lite import evaluation
 
@@ -174,6 +176,7 @@ def evaluate(
         list(threats) or None,
         gates=counted,
         sequential=_may_end_early(plan, gates),
+        adapt=plan.adapt if adapt is None else adapt,
         cache=plan.cache,
         corpus=plan.corpus,
         keep_witnesses=plan.corpus is not None,  # an answer in the cache that kept none is none: the corpus lacks them
@@ -187,6 +190,7 @@ def evaluate(
         return Evaluated(card, cached=cached)
     try:
         before = baseline.load_like(plan.baselines / plan.baseline, slug(name), card)
+        _keep_apart(card, before)
         found = baseline.check(card, before, gates["max_regression"])
     except UserError as fault:
         return Evaluated(card, refused=str(fault), cached=cached)
@@ -195,6 +199,18 @@ def evaluate(
         card.model_copy(update={"gates": (*card.gates, found.gate), "verdict": verdict}),
         regression=str(found),
         cached=cached,
+    )
+
+
+def _keep_apart(card: Scorecard, before: Scorecard) -> None:
+    """Refuse to compare an adapted evaluation with a plain one: between them lies more than a change of the model."""
+    if (card.adaptation is None) == (before.adaptation is None):
+        return
+    adapted, plain = ("the baseline", "this one") if card.adaptation is None else ("this one", "the baseline")
+    raise UserError(
+        f"{card.target.name} can't be compared with its baseline: {adapted} was adapted, {plain} was not "
+        "(--robustness-adapt was not given, or nothing called for it); run it as the baseline was run, or save a new "
+        "baseline"
     )
 
 

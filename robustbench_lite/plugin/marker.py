@@ -56,6 +56,8 @@ class Arguments(BaseModel):
     """Whether each attack sees every sample."""
     batch_size: int | None = Field(default=None, ge=1)
     """Most samples in flight."""
+    adapt: bool | None = None
+    """Whether what hides from the attacks is evaluated once more, past it."""
     allow_invalid: str | None = Field(default=None, min_length=1)
     """Why an INVALID evaluation is let through."""
 
@@ -136,6 +138,7 @@ def evaluate_test(item: pytest.Item, model: Any, data: Any) -> Scorecard:
         "seed": plan.seed if arguments.seed is None else arguments.seed,
         "independent": arguments.independent,
         "batch_size": arguments.batch_size,
+        "adapt": plan.adapt if arguments.adapt is None else arguments.adapt,
         "allow_invalid": arguments.allow_invalid or plan.options.allow_invalid,
     }
     with _told_plainly():

@@ -51,6 +51,8 @@ class Options:
     """Folder of the witnesses that are replayed; None where it was not asked for."""
     sequential: bool
     """Whether an evaluation ends as soon as its gates are settled."""
+    adapt: bool
+    """Whether what hides from the attacks is evaluated once more, past it."""
     root: Path
     """The project's folder: what ``pyproject.toml`` says is meant from here."""
     invoked_from: Path
@@ -101,6 +103,7 @@ class Options:
             no_cache=cache is False,
             corpus=config.rootpath / CORPUS if corpus == "" else path("corpus"),
             sequential=config.getoption("robustness_sequential"),
+            adapt=config.getoption("robustness_adapt"),
             root=config.rootpath,
             invoked_from=folder,
             is_worker=worker is not None,
@@ -201,6 +204,11 @@ def register(parser: pytest.Parser) -> None:
         "--robustness-sequential",
         action="store_true",
         help="End an evaluation as soon as its gates are settled, their error kept; one with a baseline sees all.",
+    )
+    group.addoption(
+        "--robustness-adapt",
+        action="store_true",
+        help="Evaluate once more past what hides from the attacks; show both.",
     )
 
 

@@ -74,6 +74,8 @@ class Plan:
     """Folder of witnesses to replay and to add to; None for neither."""
     sequential: bool
     """Whether an evaluation ends as soon as its gates are settled, where they can be."""
+    adapt: bool
+    """Whether what hides from the attacks is evaluated once more, past it."""
 
     @property
     def root(self) -> Path:
@@ -172,6 +174,7 @@ def _plan(options: Options, table: Table) -> Plan:
         cache=_cache(options, table),
         corpus=options.corpus or _corpus(options.root, table),
         sequential=options.sequential or table.sequential,
+        adapt=options.adapt or table.adapt,
     )
 
 

@@ -82,7 +82,7 @@ def _ends(accuracy: Interval) -> str:
 def _reasons(result: Result) -> Iterator[RenderableType]:
     card = result.card
     for finding in card.validity:
-        about = f" in {finding.where}" if finding.where else ""
+        about = f" {'in' if finding.attack else 'under'} {finding.where}" if finding.where else ""
         yield Text(f"{finding.code} {finding.severity}{about}: {finding.message}")
         yield Padding(Text(f"cure: {finding.cure}", style="dim"), (0, 0, 0, 6))
     for gate in card.gates:

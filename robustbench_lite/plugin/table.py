@@ -81,6 +81,8 @@ class Table(_Section):
     """Folder of the witnesses that are replayed, or true for ``.robustbench/corpus``."""
     sequential: bool = False
     """Whether an evaluation ends as soon as its gates are settled."""
+    adapt: bool = False
+    """Whether what hides from the attacks is evaluated once more, past it."""
 
     @field_validator("suites", "threats", mode="before")
     @classmethod

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from robustbench_lite import registry
-from robustbench_lite.attacks.apgd import APGD, APGDTargeted, _spans, _sparse
+from robustbench_lite.attacks._auto_pgd import _spans, _sparse
+from robustbench_lite.attacks.apgd import APGD
+from robustbench_lite.attacks.apgd_targeted import APGDTargeted
 from robustbench_lite.attacks.pgd import PGD
 from robustbench_lite.data import as_data
 from robustbench_lite.engine import Samples, run

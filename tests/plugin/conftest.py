@@ -54,6 +54,13 @@ class Moody(NearestMean):
         return super().forward(x) + 5 * torch.randn(len(x), 10)
 
 
+class Soft(NearestMean):
+    """One that gives probabilities, from which an adaptive evaluation gets logits."""
+
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+
 class Interrupted(NearestMean):
     """One whose user presses Ctrl-C in the first attack."""
 
@@ -84,6 +91,10 @@ def weak():
 
 def moody():
     return Moody()
+
+
+def soft():
+    return Soft()
 
 
 def interrupted():

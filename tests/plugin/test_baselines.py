@@ -14,6 +14,8 @@ limit = 200
 net = "models.py:{model}"
 """
 
+SHORT = ("--limit", "20")
+
 
 @pytest.fixture
 def saved(project, run):
@@ -52,6 +54,23 @@ def test_the_table_names_one_and_saving_replaces_it(run):
     run(table=table).assert_outcomes(failed=1, passed=5)
     run("--robustness-save", "main").assert_outcomes(passed=5)
     run().assert_outcomes(passed=6)
+
+
+@pytest.mark.parametrize(
+    ("saved", "compared", "told"),
+    [
+        ("plain", "soft", "this one was adapted, the baseline was not"),
+        ("soft", "plain", "the baseline was adapted, this one was not"),
+        ("soft", "soft", None),
+    ],
+)
+def test_adapted_and_plain_are_not_compared(run, saved, compared, told):
+    adapted = [*SHORT, "--robustness-adapt"]
+    assert run("--robustness-save", "main", *adapted, table=TABLE.format(model=saved)).ret == 0
+    done = run("--robustness-compare", "main", *adapted, table=TABLE.format(model=compared))
+    done.assert_outcomes(passed=5 if told else 6, failed=1 if told else 0)
+    if told:
+        done.stdout.fnmatch_lines([f"*net can't be compared with its baseline: {told} (--robustness-adapt*"])
 
 
 def test_a_baseline_that_is_not_there(run):

@@ -201,6 +201,24 @@ GATES = "[tool.robustbench_lite]\n{}\n[tool.robustbench_lite.gates]\nmin_clean_a
 ALL = ("robustness.toml", "--data", "digits", "--target", "models.py:plain", "--robustness-json", "card.json")
 
 
+SOFT = ("robustness.toml", "--data", "digits", "--target", "models.py:soft", "--limit", "20")
+ADAPT = "--robustness-adapt"
+
+
+def card(project):
+    return json.loads((project.path / "card.json").read_text(encoding="utf-8"))
+
+
+def test_an_adapted_evaluation_is_not_the_plain_one_of_the_cache(project, run):
+    for said in ([], [ADAPT], [], [ADAPT]):
+        run(*SOFT, *said, "--robustness-json", "card.json", table="[tool.robustbench_lite]\n")
+        found = card(project)
+        assert ("adaptation" in found) == bool(said)
+        assert any(one["code"] == "RB121" for one in found["validity"]) != bool(said)
+    assert [one["name"] for one in found["adaptation"]["measures"]] == ["logits"]
+    assert any(one["code"] == "RB121" for one in found["adaptation"]["validity"])
+
+
 @pytest.mark.parametrize(("said", "table"), [(["--robustness-sequential"], ""), ([], "sequential = true")])
 def test_settled_gates_end_the_run_and_the_saving_is_shown(project, run, said, table):
     done = run(*ALL, *said, table=GATES.format(table))

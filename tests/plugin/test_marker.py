@@ -53,6 +53,28 @@ def test_body_first(robustness):
     done.stdout.no_fnmatch_line("*marker.py:*")
 
 
+def test_it_says_whether_it_is_adaptive_before_the_command_line_does(run, tests):
+    tests(
+        f"""
+@pytest.mark.robustness({QUICK.replace("40", "20")}, adapt=True)
+def test_adapted(robustness):
+    assert [one.name for one in robustness.adaptation.measures] == ["logits"]
+
+@pytest.mark.robustness({QUICK.replace("40", "20")}, adapt=False, allow_invalid="as it is")
+def test_plain(robustness):
+    assert robustness.adaptation is None
+    assert robustness.verdict == "INVALID"
+
+@pytest.mark.robustness({QUICK.replace("40", "20")}, allow_invalid="as it is")
+def test_as_the_session(robustness):
+    assert robustness.adaptation is not None
+""",
+        model="soft",
+    )
+    run("--robustness-adapt").assert_outcomes(passed=3)
+    run().assert_outcomes(passed=2, failed=1)
+
+
 def test_one_evaluation_serves_all_that_ask_the_same(run, tests, built):
     tests(
         f"""

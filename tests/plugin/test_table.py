@@ -52,6 +52,14 @@ def test_every_fault_is_told_with_its_key(run):
     )
 
 
+@pytest.mark.parametrize(("said", "adapted"), [("adapt = true", True), ("adapt = false", False), ("", False)])
+def test_the_table_says_whether_it_is_adaptive(project, run, said, adapted):
+    table = TABLE.replace("limit = 20", f"limit = 20\n{said}").replace('"models.py:plain"', '"models.py:soft"')
+    run("robustness.toml", "--robustness-json", "card.json", table=table)
+    text = (project.path / "card.json").read_text(encoding="utf-8")
+    assert ('"adaptation"' in text) == adapted
+
+
 def test_suites_that_are_not_there(run):
     done = run(table=TABLE.replace('"robustness.toml"', '"gone.toml", "linf_quik"'))
     assert done.ret == pytest.ExitCode.USAGE_ERROR

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from robustbench_lite.reports import html
-from robustbench_lite.scorecard import Finding
+from robustbench_lite.scorecard import Audit, Denied, Finding, Passes, Plot
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>{{ 7*7 }}\x1b\u202e"""
 VOID = {"meta", "img", "br"}
@@ -130,6 +130,7 @@ def test_nothing_is_fetched_and_nothing_runs(make_card):
 def test_hostile_names_are_text(make_card, finding):
     classes = tuple(f"{HOSTILE}{number}" for number in range(10))
     told = finding.model_copy(update={"message": HOSTILE, "cure": HOSTILE, "code": HOSTILE, "attack": HOSTILE})
+    told = told.model_copy(update={"plot": Plot(x=HOSTILE, y=HOSTILE, points=((0.0, 1.0), (1.0, 2.0)))})
     card = make_card(HOSTILE, classes=classes, breaks={HOSTILE: 0.3}, gallery=1, validity=(told,), created=HOSTILE)
     for cards in ([card], [card, card]):
         text = html.render(cards, title=HOSTILE, story=[HOSTILE])
@@ -252,6 +253,64 @@ def test_a_trace_without_numbers_leaves_a_gap(make_card):
     page = Page(html.render([card.model_copy(update={"attacks": (result,)})]))
     lines = [attrs["points"] for attrs in page.all("polyline")]
     assert lines == ["0.00,100.00 25.00,50.00", "75.00,0.00"]
+
+
+@pytest.fixture
+def drawn(finding):
+    points = ((0.0, -2.0), (0.3, 2.0), (0.1, -1.0))
+    plot = Plot(x="distance along the gradient (Linf)", y="margin", points=points)
+    return finding.model_copy(update={"code": "RB223", "attack": None, "threat": "Linf 0.3", "plot": plot})
+
+
+def sketches(text):
+    """The plots of findings, read as XML."""
+    return [ElementTree.fromstring(one) for one in re.findall(r'<figure class="sketch.*?</figure>', text, re.DOTALL)]
+
+
+def test_a_finding_with_a_plot_has_it_drawn(make_card, drawn, finding):
+    text = html.render([make_card(verdict="INVALID", validity=(drawn, finding))])
+    (sketch,) = sketches(text)
+    (line,) = (points(one) for one in sketch.iter("polyline"))
+    assert line == [(0, 100), (pytest.approx(33.33), 75), (100, 0)]
+    words = " ".join(" ".join(sketch.itertext()).split())
+    assert "margin against distance along the gradient (Linf): from -2 to 2" in words
+    assert words.endswith("0 distance along the gradient (Linf) 0.3")
+    (chart,) = (one for one in sketch.iter("svg"))
+    assert chart.get("role") == "img"
+    assert "error RB223 under Linf 0.3" in Page(text).text
+    assert "error RB201 in pgd" in Page(text).text
+    assert Page(text).text.index("RB223: the gradient") < Page(text).text.index("RB201: the gradient"), (
+        "the first leads"
+    )
+
+
+@pytest.mark.parametrize(
+    "values", [(), (float("nan"),), (1.0,), (2.0, 2.0), (1.0, float("inf"), 3.0), (1.0, 1e308, -1e308)]
+)
+def test_any_plot_is_drawn_or_left_out(make_card, drawn, values):
+    points = tuple((float(place), value) for place, value in enumerate(values))
+    plot = drawn.plot.model_copy(update={"points": points})
+    text = html.render([make_card(validity=(drawn.model_copy(update={"plot": plot}),))])
+    assert len(sketches(text)) == any(value < 9 for value in values)
+    assert not re.search(r'points="[^"]*(nan|inf)', text)
+
+
+def test_the_audit_and_what_the_checks_cost_are_told(make_card):
+    denied = tuple(
+        Denied(index=place, attack=HOSTILE, threat="Linf 0.3", reason="not adversarial in float64")
+        for place in range(30)
+    )
+    audit = Audit(asked=256, confirmed=226, precise=True, rounded=220, denied=denied)
+    checks, passes = Passes(forward=80, backward=10), Passes(forward=900, backward=100)
+    page = Page(html.render([make_card(audit=audit, checks=checks, passes=passes)]))
+    told = "Witnesses 256 asked again from scratch (other batches, float64): 226 confirmed, 220 stay adversarial"
+    assert f"{told} as 8-bit images denied, not adversarial in float64: <script>alert(1)</script>" in page.text
+    assert "samples 0, 1, 2, 3, 4, 5, 6, 7 and 22 more" in page.text
+    assert "Checks 90 passes, 9.0% of all" in page.text
+    assert not page.all("script")
+    old = Page(html.render([make_card()])).text
+    assert "asked again" not in old
+    assert "Checks" not in old
 
 
 def test_long_traces_and_many_classes_are_cut_to_what_can_be_seen(make_card):

@@ -8,7 +8,7 @@ import pytest
 
 from robustbench_lite import registry
 from robustbench_lite.reports import _format, _repeat, _view
-from robustbench_lite.scorecard import Passes
+from robustbench_lite.scorecard import Adaptation, Finding, Interval, Measure, Passes, Plot
 from robustbench_lite.suite import AttackSpec, Suite
 
 
@@ -99,6 +99,30 @@ def test_reservations_tell_what_was_cut_and_what_was_not_confirmed(make_card):
     assert first.startswith("pgd stopped early")
     assert second.startswith("pgd: 2 claims of success not confirmed")
     assert _view.reservations(card) == []
+
+
+def test_reservations_tell_what_an_adaptive_evaluation_did_and_what_was_found_without(make_card):
+    card = make_card(robust_accuracy=Interval.of(24, 200), clean_accuracy=Interval.of(180, 200))
+    without = Adaptation(
+        measures=(Measure(name="eot", setting="16 draws", reason="RB101, and the\nmargins"),),
+        clean_accuracy=Interval.of(178, 200),
+        robust_accuracy=Interval.of(170, 200),
+        verdict="INVALID",
+        validity=(),
+    )
+    assert _view.reservations(card.model_copy(update={"adaptation": without})) == [
+        "Adapted (eot, 16 draws): clean 90.0%, robust 12.0%; without: clean 89.0%, robust 85.0% (INVALID).",
+        "eot for RB101, and the margins.",
+    ]
+
+
+@pytest.mark.parametrize("form", ["markdown", "github", "sarif", "annotations"])
+def test_where_nothing_is_drawn_a_plot_changes_nothing(form, make_card):
+    finding = Finding(code="RB223", severity="error", message="m", cure="c", threat="Linf 0.3")
+    plot = Plot(x="distance", y="margin", points=((0.0, 1.0), (1.0, 2.0)))
+    render = registry.find("reports", form)
+    plain = render([make_card(validity=(finding,))])
+    assert render([make_card(validity=(finding.model_copy(update={"plot": plot}),))]) == plain
 
 
 def test_the_suite_can_be_read_back():

@@ -8,9 +8,12 @@ import pytest
 from rich.console import Console
 
 from robustbench_lite.reports import terminal
-from robustbench_lite.scorecard import Finding
+from robustbench_lite.scorecard import Audit, Denied, Finding, Passes, Plot
 
 FINDING = Finding(code="RB201", severity="error", message="the gradient is zero", cure="attack without gradients")
+PLOT = Plot(
+    x="distance along the gradient (Linf)", y="margin", points=((0.0, -2.0), (0.2, 5.0), (0.1, -1.0), (0.3, 1.5))
+)
 
 
 def show(cards, *, width=80, encoding="utf-8", **options):
@@ -73,6 +76,86 @@ def test_findings_tell_the_cure_and_make_the_verdict_s_reason(make_card):
     text = show([make_card(verdict="INVALID", validity=(FINDING,))])
     assert "RB201: the gradient is zero" in text
     assert "→ attack without gradients" in text
+
+
+def test_a_finding_with_a_plot_has_it_as_a_line_of_blocks(make_card):
+    drawn = FINDING.model_copy(update={"plot": PLOT})
+    card = make_card(verdict="INVALID", validity=(drawn,))
+    lines = [line.strip() for line in show([card]).splitlines()]
+    at = lines.index("margin ▁▂█▅ against distance along the gradient (Linf)")
+    assert lines[at - 1] == "→ attack without gradients"
+    assert lines[2].startswith("INVALID")
+    assert lines[3] == "RB201: the gradient is zero"
+    assert "margin _.#= against distance along the gradient (Linf)" in show([card], encoding="ascii")
+    assert "against" not in show([make_card(verdict="INVALID", validity=(FINDING,))])
+
+
+@pytest.mark.parametrize(
+    ("points", "blocks"),
+    [
+        ([(0.0, 3.0), (1.0, 3.0)], "▁▁"),
+        ([(0.0, 0.0), (1.0, float("nan")), (2.0, 7.0), (3.0, float("inf"))], "▁█"),
+        ([(-1e308, 0.0), (0.0, 1e308), (1.0, -1e308), (2.0, 1e299), (3.0, -1e299)], "█▁"),
+        ([(float(place), float(place % 2)) for place in range(500)], None),
+    ],
+    ids=["flat", "no numbers", "too large", "many"],
+)
+def test_any_plot_is_a_line(make_card, points, blocks):
+    plot = Plot(x="x", y="y", points=tuple(points))
+    text = show([make_card(validity=(FINDING.model_copy(update={"plot": plot}),))])
+    row = next(line.strip() for line in text.splitlines() if line.strip().endswith("against x"))
+    assert len(row) <= 50
+    assert blocks is None or row == f"y {blocks} against x"
+
+
+@pytest.mark.parametrize("points", [(), ((float("nan"), 1.0), (1.0, float("inf")))], ids=["none", "no numbers"])
+def test_a_plot_of_nothing_is_none(make_card, points):
+    drawn = FINDING.model_copy(update={"plot": Plot(x="x", y="y", points=points)})
+    assert show([make_card(validity=(drawn,))]) == show([make_card(validity=(FINDING,))])
+
+
+@pytest.mark.parametrize(
+    ("attack", "threat", "place"),
+    [
+        ("pgd", "Linf 0.3", "in pgd under Linf 0.3: "),
+        (None, "Linf 0.3", "under Linf 0.3: "),
+        (None, None, "RB201 error: "),
+    ],
+)
+def test_a_finding_says_what_it_is_about(make_card, attack, threat, place):
+    finding = FINDING.model_copy(update={"attack": attack, "threat": threat})
+    row = next(line for line in show([make_card(validity=(finding,))]).splitlines() if line.startswith("RB201"))
+    assert place in row
+    assert "in Linf" not in row
+
+
+def test_the_audit_and_what_the_checks_cost_are_told(make_card):
+    denied = [
+        Denied(index=place, attack="pgd", threat="Linf 0.3", reason="not adversarial in float64") for place in (4, 9)
+    ]
+    audit = Audit(asked=1256, confirmed=1254, precise=True, rounded=1, denied=tuple(denied))
+    card = make_card(
+        audit=audit, checks=Passes(forward=3000, backward=405), passes=Passes(forward=20000, backward=18000)
+    )
+    text = show([card])
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.split())
+    asked = "witnesses 1,256 asked again from scratch (other batches, float64): 1,254 confirmed, 1 stays adversarial"
+    assert f"{asked} as 8-bit images denied, not adversarial in float64: pgd under Linf 0.3, samples 4, 9 " in words
+    assert "checks 3,405 passes, 9.0% of all" in words
+    assert "float64" not in show(
+        [card.model_copy(update={"audit": Audit(asked=9, confirmed=9, precise=False, rounded=9)})]
+    )
+
+
+def test_a_card_of_before_the_audit_looks_as_it_did(make_card):
+    text = show([make_card()])
+    assert "witnesses" not in text
+    assert "checks" not in text
+    gate, blank, cost = (line.split() for line in text.splitlines()[-3:])
+    assert gate[0] == "met"
+    assert not blank
+    assert cost[1] == "forward"
 
 
 def test_an_interrupted_run_is_an_upper_bound(make_card):

@@ -1,0 +1,103 @@
+"""The second evaluation: what attacks were kept from in the first one is measured, cured and attacked again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_lite import registry
+from robustbench_lite.adapt import adapted, curable, surrogate
+from robustbench_lite.meter import Meter, Stop
+from robustbench_lite.question import Job, Planned
+from robustbench_lite.scorecard import Adaptation, Measure, Scorecard
+from robustbench_lite.target import Target
+
+_ROUNDS = 2  # of an adaptive evaluation
+
+
+def adaptively(job: Job, plain: Scorecard, judged: Callable[[Job], Scorecard], meter: Callable[[], Meter]) -> Scorecard:
+    """Evaluate again what a finding of the plain evaluation kept attacks from, where it has a cure.
+
+    What the second evaluation finds in turn (a masked gradient, say, of which a random target shows nothing) is cured
+    with the rest, from the target itself, where that leads to other measures.
+    """
+    card, findings = plain, plain.validity
+    taken: tuple[Measure, ...] = ()
+    earlier = _witnesses_of(plain)
+    for _ in range(_ROUNDS):
+        if card.interrupted is not None:
+            break
+        spent = meter()
+        try:
+            found = adapted(
+                job.target, job.data, findings, job.suite.threats, seed=job.seed, batch_size=job.size, meter=spent
+            )
+        except Stop:
+            break
+        if found is None or [one.name for one in found.measures] == [one.name for one in taken]:
+            break
+        helper = _surrogate(job, found.target) if found.masked else None
+        taken = found.measures
+        told = taken if helper is None else (*taken, helper.measure)
+        attacks = job.attacks if helper is None else (*job.attacks, helper.planned)
+        card = judged(replace(job, target=found.target, attacks=attacks, meter=spent, earlier=earlier, suspect=True))
+        card = card.model_copy(update={"target": plain.target, "adaptation": _adaptation(plain, told)})
+        findings = (*findings, *card.validity)
+    return card
+
+
+class _Helper(NamedTuple):
+    """An attack that needs no gradient of the target, against targets whose gradients were masked."""
+
+    measure: Measure
+    planned: Planned
+
+
+def _surrogate(job: Job, target: Target) -> _Helper | None:
+    """Train a surrogate and plan a transfer from it; None where no threat model takes one."""
+    name = "transfer-surrogate"
+    taken = {planned.name for planned in job.attacks}
+    climbs = registry.build("attacks", "apgd", {}).norms
+    if name in taken or any(threat.norm not in climbs or threat.goal == "targeted" for threat in job.suite.threats):
+        return None
+    other = surrogate(target, job.data, job.suite.threats, seed=job.seed, size=job.size)
+    attack = registry.build("attacks", "transfer", {"surrogate": other})
+    why = "adversarial examples of a small network trained on the target's answers, as a check that needs no gradient"
+    measure = Measure(name="surrogate", setting="transfer by apgd", reason=why)
+    return _Helper(measure, Planned(name, "transfer", attack))
+
+
+def _witnesses_of(card: Scorecard) -> dict[str, dict[int, NDArray[np.float32]]]:
+    """By threat model and sample key, what broke each sample."""
+    found: dict[str, dict[int, NDArray[np.float32]]] = {}
+    if card.witnesses is not None:
+        keys = {row.index: int(np.uint64(int(row.key, 16)).astype(np.int64)) for row in card.outcomes}
+        kept = card.witnesses
+        for index, threat, x in zip(kept.index.tolist(), kept.threat.tolist(), kept.x, strict=True):
+            found.setdefault(threat, {}).setdefault(keys[index], x)
+    return found
+
+
+def _adaptation(plain: Scorecard, measures: tuple[Measure, ...]) -> Adaptation:
+    return Adaptation(
+        measures=measures,
+        clean_accuracy=plain.clean_accuracy,
+        robust_accuracy=plain.robust_accuracy,
+        verdict=plain.verdict,
+        validity=plain.validity,
+    )
+
+
+def advised(card: Scorecard, target: Target) -> Scorecard:
+    """Say of each finding that an adaptive evaluation works around that it does."""
+    told = tuple(
+        one.model_copy(update={"cure": f"{one.cure}; or evaluate it adaptively (--adapt)"})
+        if curable(one, target)
+        else one
+        for one in card.validity
+    )
+    return card.model_copy(update={"validity": told})
