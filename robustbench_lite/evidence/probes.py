@@ -70,8 +70,7 @@ def anything_goes(ground: Ground) -> Iterator[Finding]:
             "the gradient is masked: find what cuts, quantises or saturates, or attack without gradients (black_box)",
         )
         return
-    told = (ground.grad * (far.x - ground.x)).flatten(1).sum(1).abs()
-    ratio = float(((far.margin - ground.start) / told.clamp_min(1e-30)).median())
+    ratio = understatement(ground, far)
     if ratio > UNDERSTATED:
         yield ground.finding(
             "RB215",
@@ -81,18 +80,18 @@ def anything_goes(ground: Ground) -> Iterator[Finding]:
         )
 
 
+def understatement(ground: Ground, far: Climbed) -> float:
+    """How many times more the margin rose on the way up than its gradient at the input says (median)."""
+    told = (ground.grad * (far.x - ground.x)).flatten(1).sum(1).abs()
+    return float(((far.margin - ground.start) / told.clamp_min(1e-30)).median())
+
+
 def jagged(ground: Ground) -> Iterator[Finding]:
     """Along the gradient the margin goes up, and down once it is past its top; it doesn't go up and down."""
-    geometry = GEOMETRIES["Linf" if ground.threat.norm == "Linf" else "L2"]
-    length = ground.threat.eps if ground.threat.norm in ("Linf", "L2") else ground.threat.eps**0.5
-    ahead = length * geometry.steepest(ground.grad)
-    places = torch.linspace(0.0, 1.0, _POINTS + 1).tolist()
-    line = [ground.start, *(ground.margins((ground.x + at * ahead).clamp(0.0, 1.0)) for at in places[1:])]
-    seen = torch.stack(line)
-    extra = _ups_and_downs(seen)
+    places, seen, extra = jaggedness(ground)
     if float(extra.median()) > JAGGED:
-        worst = int(extra.argsort()[len(extra) // 2])  # one as the median is
-        points = tuple((length * at, float(value)) for at, value in zip(places, seen[:, worst], strict=True))
+        one = int(extra.argsort()[len(extra) // 2])  # as the median is
+        points = tuple((at, float(value)) for at, value in zip(places, seen[:, one], strict=True))
         yield ground.finding(
             "RB223",
             f"along the gradient the margin goes up and down by {float(extra.median()):.0%} of its range more than "
@@ -100,6 +99,17 @@ def jagged(ground: Ground) -> Iterator[Finding]:
             "follow the mean gradient of a neighbourhood, or attack without gradients (suite black_box)",
             Plot(x=f"distance along the gradient ({ground.threat.norm})", y="margin", points=points),
         )
+
+
+def jaggedness(ground: Ground) -> tuple[list[float], Tensor, Tensor]:
+    """Places along the gradient up to eps, the margins there, (places, n), and their extra ups and downs, (n,)."""
+    geometry = GEOMETRIES["Linf" if ground.threat.norm == "Linf" else "L2"]
+    length = ground.threat.eps if ground.threat.norm in ("Linf", "L2") else ground.threat.eps**0.5
+    ahead = geometry.steepest(ground.grad)
+    places = torch.linspace(0.0, length, _POINTS + 1).tolist()
+    line = [ground.start, *(ground.margins((ground.x + at * ahead).clamp(0.0, 1.0)) for at in places[1:])]
+    seen = torch.stack(line)
+    return places, seen, _ups_and_downs(seen)
 
 
 def _ups_and_downs(seen: Tensor) -> Tensor:
