@@ -162,7 +162,6 @@ class Run:
             prediction=prediction,
             distance=distance,
             witnesses={row: x for row, x in self.witnesses.items() if row not in rows},
-            unconfirmed=self.unconfirmed + len(rows),
         )
 
     def take(self, rows: NDArray[np.int64]) -> Run:

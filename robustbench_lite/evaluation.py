@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from robustbench_lite.data import as_data
 from robustbench_lite.errors import UserError
 from robustbench_lite.fight import fight, remember_witnesses, samples_under
 from robustbench_lite.gates import Counts, Gates, decide
-from robustbench_lite.meter import Meter, Progress
+from robustbench_lite.meter import Meter, Progress, Stop
 from robustbench_lite.question import Job, fitting, resolve
 from robustbench_lite.scorecard import Audit, Finding, Scorecard, Verdict
 from robustbench_lite.suite import Budget, Suite, adversary, load_suite
@@ -208,11 +208,10 @@ def _answer(job: Job) -> Scorecard:
     clean = clean._replace(forward=clean.forward + checked.forward, backward=checked.backward)
     seen, bouts = fight(job, clean)
     look = evidence.Look(job.target, job.data, job.seed, job.meter, gradients=True, thorough=False)
-    audited, bouts = _audited(job, look, clean, bouts)
-    least = evidence.SUSPECT if job.suspect else evidence.LEAST
     # What is INVALID already needs no further evidence.
     trusted = not any(finding.severity == "error" for finding in checked.findings)
-    against = evidence.gather(look, _fronts(job, clean, seen, bouts), job.size, least) if trusted else ()
+    asked = _asked_again(job, look, clean, seen, bouts, trusted)
+    bouts = asked.bouts
     clean = clean._replace(forward=clean.forward + look.forward, backward=clean.backward + look.backward)
     if job.corpus is not None:
         remember_witnesses(job.corpus, clean, bouts)
@@ -225,9 +224,10 @@ def _answer(job: Job) -> Scorecard:
         suite=job.suite,
         skipped=job.skipped,
         bouts=[bout.take(seen) for bout in bouts],
-        audited=audited,
+        audited=asked.audit,
+        stopped=asked.stopped,
         checks=checked.passes + look.passes,
-        found=(*checked.findings, *against, *_changed(job.target, before.weights_sha256)),
+        found=(*checked.findings, *asked.findings, *_changed(job.target, before.weights_sha256)),
         seed=job.seed,
         batch_size=job.size,
         keep_witnesses=job.keep_witnesses,
@@ -240,20 +240,51 @@ def _changed(target: Target, before: str) -> Iterator[Finding]:
         yield from validity.changed(before, target.weights_sha256())
 
 
-def _audited(job: Job, look: evidence.Look, clean: Clean, bouts: list[Bout]) -> tuple[Audit | None, list[Bout]]:
-    """Ask about witnesses once more, and take those back that are denied."""
-    kept = [
-        evidence.Kept(bout.name, bout.threat, samples_under(job, bout.threat, clean), bout.run)
-        for bout in bouts
-        if bout.run.stopped != "interrupt"
-    ]
-    if len(kept) < len(bouts):
-        return None, bouts
-    found, denied = evidence.audit(look, kept, everything=job.keep_witnesses)
-    for place in {place for place, _ in denied}:
-        rows = [row for at, row in denied if at == place]
-        bouts[place] = bouts[place]._replace(run=bouts[place].run.without(rows))
-    return found, bouts
+class _Asked(NamedTuple):
+    """What came of asking about witnesses and survivors again."""
+
+    audit: Audit | None
+    bouts: list[Bout]
+    """Less the witnesses that were denied."""
+    findings: tuple[Finding, ...]
+    stopped: str | None
+    """Why it didn't come to its end."""
+
+
+def _asked_again(
+    job: Job, look: evidence.Look, clean: Clean, seen: NDArray[np.int64], bouts: list[Bout], trusted: bool
+) -> _Asked:
+    """Audit the witnesses and gather evidence on the survivors; whatever fails there, what the attacks found stays."""
+    audited: Audit | None = None
+    findings: list[Finding] = []
+    stopped: str | None = None
+    taken_back: set[int] = set()
+    if any(bout.run.stopped == "interrupt" for bout in bouts):
+        return _Asked(None, bouts, (), None)
+    try:
+        audited, denied = evidence.audit(
+            look,
+            [evidence.Kept(one.name, one.threat, samples_under(job, one.threat, clean), one.run) for one in bouts],
+            everything=job.keep_witnesses,
+        )
+        bouts = [
+            one._replace(run=one.run.without([row for at, row in denied if at == place]))
+            for place, one in enumerate(bouts)
+        ]
+        taken_back = {row for _, row in denied}
+        if trusted:
+            least = evidence.SUSPECT if job.suspect else evidence.LEAST
+            fronts = _fronts(job, clean, np.setdiff1d(seen, list(taken_back)), bouts)
+            for finding in evidence.gather(look, fronts, job.size, least):
+                findings.append(finding)  # one by one: what was found stays found where the next can't be asked
+    except Stop as stop:
+        stopped = str(stop)
+    except KeyboardInterrupt:
+        stopped = "interrupt"
+    except Exception as fault:
+        _log.info("%s failed when it was asked again", job.target.name, exc_info=True)
+        findings.append(validity.unasked(fault))
+    return _Asked(audited, bouts, (*findings, *validity.denied(audited)), stopped)
 
 
 def _fronts(job: Job, clean: Clean, seen: NDArray[np.int64], bouts: list[Bout]) -> Iterator[evidence.Front]:

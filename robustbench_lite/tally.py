@@ -112,6 +112,7 @@ def scorecard(
     skipped: tuple[Skipped, ...],
     bouts: list[Bout],
     audited: Audit | None,
+    stopped: str | None,
     checks: Passes,
     found: tuple[Finding, ...],
     seed: int,
@@ -119,13 +120,16 @@ def scorecard(
     keep_witnesses: bool,
     meter: Meter,
 ) -> Scorecard:
-    """Write down what came out; gates are not looked at. ``found`` is what was found outside of the attacks."""
+    """Write down what came out; gates are not looked at. ``found`` is what was found outside of the attacks.
+
+    ``stopped`` is why their witnesses and survivors weren't all asked about again.
+    """
     total, right = len(data), clean.correct
     results, threats = _results(bouts, suite, right)
     standing = right.copy()
     for bout in bouts:
         standing &= ~bout.run.broken
-    stopped = next((bout.run.stopped for bout in bouts if bout.run.stopped), None)
+    stopped = next((bout.run.stopped for bout in bouts if bout.run.stopped), stopped)
     told = (
         *found,
         *validity.unstable(clean.changed, clean.asked),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from robustbench_lite.scorecard import AttackResult, Finding, Severity
+from robustbench_lite.scorecard import AttackResult, Audit, Finding, Severity
 from robustbench_lite.statistics import clopper_pearson
 from robustbench_lite.threat import ThreatModel
 
@@ -29,10 +30,10 @@ UNCONFIRMED_SHARE = 0.01
 _WEAK = ("RB211", "RB212", "RB214", "RB231")
 """What shows that an attack doesn't work, and not why."""
 _ECHOES: dict[str, tuple[str, ...]] = {
-    "RB101": ("RB221", "RB222"),
-    "RB102": ("RB101", "RB103", "RB221", "RB222"),
-    "RB103": ("RB101", "RB221", "RB222"),
-    "RB104": ("RB101", "RB102", "RB103", "RB221", "RB222"),
+    "RB101": ("RB221", "RB222", "RB241"),
+    "RB102": ("RB101", "RB103", "RB221", "RB222", "RB241"),
+    "RB103": ("RB101", "RB221", "RB222", "RB241"),
+    "RB104": ("RB101", "RB102", "RB103", "RB221", "RB222", "RB241"),
     "RB111": ("RB123", "RB125", "RB126"),
     "RB121": ("RB125", "RB131", "RB133", "RB201", "RB222"),
     "RB123": ("RB114", "RB131", "RB201", "RB222"),
@@ -40,6 +41,7 @@ _ECHOES: dict[str, tuple[str, ...]] = {
     "RB132": ("RB201", "RB222"),
     "RB133": ("RB221", "RB222"),
     "RB201": ("RB125", "RB222", *_WEAK),
+    "RB202": ("RB241",),
     "RB213": ("RB215", "RB222", *_WEAK),
     "RB221": _WEAK,
     "RB222": _WEAK,
@@ -243,6 +245,14 @@ def stopped(why: str | None, attacked: Iterable[str], planned: int, standing: in
         return
     reason = {"interrupt": "interrupted", "seconds": "out of time", "passes": "out of passes"}[why]
     done = list(attacked)
+    if len(done) >= planned:
+        yield Finding(
+            code=CUT_SHORT,
+            severity="error" if why == "interrupt" else "warning",
+            message=f"{reason} after the last attack: witnesses and survivors were not all asked about again",
+            cure="run it again to the end, or give it a larger budget",
+        )
+        return
     yield Finding(
         code=CUT_SHORT,
         severity="error" if why == "interrupt" or not done else "warning",
@@ -250,6 +260,32 @@ def stopped(why: str | None, attacked: Iterable[str], planned: int, standing: in
         f"the {standing} samples that still stand were not attacked by all of them, and the robust accuracy is an "
         "upper bound",
         cure="run it again to the end, or give it a larger budget",
+    )
+
+
+def unasked(fault: Exception) -> Finding:
+    """Finding where the model, or an attack, failed while what came out was asked about again."""
+    return Finding(
+        code="RB105",
+        severity="warning",
+        message="the model failed while witnesses and survivors were asked about again: "
+        f"{type(fault).__name__}: {str(fault).partition(chr(10))[0][:200]}",
+        cure="make the forward pass work for every batch of such samples, each time",
+    )
+
+
+def denied(audit: Audit | None) -> Iterator[Finding]:
+    """Finding where the audit took witnesses back."""
+    if audit is None or not audit.denied:
+        return
+    reasons = Counter(one.reason for one in audit.denied)
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    yield Finding(
+        code="RB241",
+        severity="error" if clearly_more(len(audit.denied), UNCONFIRMED_SHARE, audit.asked) else "warning",
+        message=f"of {audit.asked} witnesses that were asked about again {len(audit.denied)} are none ({told}): they "
+        "don't count, and as the attacks after theirs didn't see these samples, the robust accuracy may be too high",
+        cure="make the forward pass deterministic and independent of the batch; what only rounding makes is no example",
     )
 
 

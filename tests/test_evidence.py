@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_lite import Target, evaluate
+from robustbench_lite import Budget, Target, evaluate
 from robustbench_lite.data import from_arrays
 from robustbench_lite.engine import Run, Samples
 from robustbench_lite.evidence import Front, Kept, Look, audit, gather
@@ -98,7 +98,7 @@ def test_nothing_is_asked_where_nothing_stands(linear):
     look = Look(Target(model), data, 0, Meter(), gradients=True, thorough=False)
     samples = Samples(data, torch.arange(40), data.labels)
     front = Front(ThreatModel.parse("Linf 0.1"), samples, (), torch.arange(0))
-    assert gather(look, [front], 64) == ()
+    assert list(gather(look, [front], 64)) == []
     assert look.passes.total == 0
 
 
@@ -195,6 +195,57 @@ def test_what_is_denied_doesnt_count(linear):
     run = kept(data, {3: data.fetch([3])[0]}).run
     less = run.without([3])
     assert not less.broken.any()
-    assert less.unconfirmed == 1
     assert not less.witnesses
     assert run.broken[3], "the run it came from stays as it was"
+
+
+# What cuts it short
+
+
+class Wrapped(nn.Module):
+    """A model that does something else at one of its calls."""
+
+    def __init__(self, model, at, what):
+        super().__init__()
+        self.model, self.at, self.what, self.calls = model, at, what, 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == self.at:
+            raise self.what
+        return self.model(x)
+
+
+@pytest.fixture
+def calls(linear):
+    """Calls before the last attack ends, and in all."""
+    model, data = linear
+    counting = Wrapped(model, 0, None)
+    card = evaluate(counting, data, ["pgd"], "Linf 0.05")
+    assert card.verdict == "PASS"
+    return counting.calls
+
+
+def test_ctrl_c_while_survivors_are_asked_is_no_pass(linear, calls, tmp_path):
+    model, data = linear
+    card = evaluate(Wrapped(model, calls - 1, KeyboardInterrupt()), data, ["pgd"], "Linf 0.05", cache=tmp_path)
+    assert (card.interrupted, card.verdict) == ("interrupt", "INVALID")
+    assert [one.code for one in card.validity if one.severity == "error"] == ["RB301"]
+
+
+def test_a_budget_that_ends_the_evidence_is_told(linear):
+    model, data = linear
+    whole = evaluate(model, data, ["pgd"], "Linf 0.05")
+    card = evaluate(model, data, ["pgd"], "Linf 0.05", budget=Budget(passes=whole.passes.total - 50))
+    assert (card.interrupted, card.verdict) == ("passes", "PASS")
+    assert [(one.code, one.severity) for one in card.validity] == [("RB301", "warning")]
+    assert card.robust_accuracy == whole.robust_accuracy
+
+
+def test_a_model_that_fails_while_survivors_are_asked_loses_no_result(linear, calls):
+    model, data = linear
+    whole = evaluate(model, data, ["pgd"], "Linf 0.05")
+    card = evaluate(Wrapped(model, calls - 1, RuntimeError("no more")), data, ["pgd"], "Linf 0.05")
+    assert card.robust_accuracy == whole.robust_accuracy
+    assert [(one.code, one.severity) for one in card.validity] == [("RB105", "warning")]
+    assert "no more" in card.validity[0].message

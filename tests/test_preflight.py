@@ -396,7 +396,7 @@ def test_a_model_that_fails_now_and_then_is_told_and_the_evaluation_goes_on(net,
         return model(x)
 
     card = evaluate(Wrapped(net, fails), digits, STRONG, EPS, limit=64)
-    assert [(finding.code, finding.severity) for finding in card.validity] == [("RB105", "warning")]
+    assert [finding.code for finding in card.validity if finding.severity != "info"] == ["RB105"]
     assert "of the user's" in card.validity[0].message
     assert card.attacks[0].broken > 0
     assert card.passes.forward == sum(calls)
@@ -608,13 +608,13 @@ def test_a_saturated_softmax_is_told_by_the_attacks_that_it_blinds(net, digits):
     card = evaluate(model, digits, ["fgsm", margin], EPS, limit=150)
     assert [(finding.code, finding.severity) for finding in card.validity] == [("RB201", "warning")]
     card = evaluate(model, digits, [margin], EPS, limit=150)
-    assert [(finding.code, finding.severity) for finding in card.validity] == [("RB125", "warning")]
+    assert [finding.code for finding in card.validity if finding.severity != "info"] == ["RB125"]
 
 
 def test_an_honest_model_keeps_a_clean_card(net, digits):
     card = evaluate(net, digits, STRONG, EPS, limit=150)
     assert card.verdict == "PASS"
-    assert card.validity == ()
+    assert all(finding.severity == "info" for finding in card.validity)
     assert card.passes.forward == sum(row.passes.forward for row in card.outcomes)
     assert card.passes.backward == sum(row.passes.backward for row in card.outcomes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -9,13 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_lite import registry
+from robustbench_lite import registry, validity
 from robustbench_lite.adapt import adapted, curable, surrogate
 from robustbench_lite.meter import Meter, Stop
 from robustbench_lite.question import Job, Planned
 from robustbench_lite.scorecard import Adaptation, Measure, Scorecard
 from robustbench_lite.target import Target
 
+_log = logging.getLogger(__name__)
 _ROUNDS = 2  # of an adaptive evaluation
 
 
@@ -38,9 +40,17 @@ def adaptively(job: Job, plain: Scorecard, judged: Callable[[Job], Scorecard], m
             )
         except Stop:
             break
+        except KeyboardInterrupt:
+            return _interrupted(card)
         if found is None or [one.name for one in found.measures] == [one.name for one in taken]:
             break
-        helper = _surrogate(job, found.target) if found.masked else None
+        try:
+            helper = _surrogate(job, found.target) if found.masked else None
+        except KeyboardInterrupt:
+            return _interrupted(card)
+        except Exception:  # it is a check on the others: they are run without it
+            _log.info("no surrogate of %s", job.target.name, exc_info=True)
+            helper = None
         taken = found.measures
         told = taken if helper is None else (*taken, helper.measure)
         attacks = job.attacks if helper is None else (*job.attacks, helper.planned)
@@ -48,6 +58,15 @@ def adaptively(job: Job, plain: Scorecard, judged: Callable[[Job], Scorecard], m
         card = card.model_copy(update={"target": plain.target, "adaptation": _adaptation(plain, told)})
         findings = (*findings, *card.validity)
     return card
+
+
+def _interrupted(card: Scorecard) -> Scorecard:
+    """What there is, as after Ctrl-C in an attack."""
+    cut = validity.stopped(
+        "interrupt", (one.name for one in card.attacks), len(card.attacks), card.robust_accuracy.count
+    )
+    told = (*card.validity, *cut)
+    return card.model_copy(update={"interrupted": "interrupt", "verdict": "INVALID", "validity": told})
 
 
 class _Helper(NamedTuple):

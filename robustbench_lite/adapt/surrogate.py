@@ -39,6 +39,11 @@ def surrogate(target: Target, data: Data, threats: Sequence[ThreatModel], *, see
     Target
         On the target's device, in eval mode.
     """
+    with torch.inference_mode(False):  # what is made inside of it can't be trained on
+        return _taught(target, data, threats, seed, size)
+
+
+def _taught(target: Target, data: Data, threats: Sequence[ThreatModel], seed: int, size: int) -> Target:
     dice = torch.Generator().manual_seed(seed)
     x = data.fetch(drawn(data, _SAMPLES, seed))
     scale = smoothing_scale(threats, tuple(x.shape[1:]))
@@ -50,7 +55,7 @@ def surrogate(target: Target, data: Data, threats: Sequence[ThreatModel], *, see
         torch.manual_seed(seed)
         network = _network(tuple(x.shape[1:]), answers.shape[1]).to(target.device)
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         for _ in range(_EPOCHS):
             for rows in torch.split(torch.randperm(len(x), generator=dice).to(x.device), 64):
                 optimizer.zero_grad()

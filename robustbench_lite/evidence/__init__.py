@@ -18,7 +18,6 @@ from robustbench_lite.evidence.ground import Fought as Fought
 from robustbench_lite.evidence.ground import Ground
 from robustbench_lite.evidence.planted import planted
 from robustbench_lite.evidence.probes import OWN_STEPS, anything_goes, black_box, jagged, larger_ball, own_climbs
-from robustbench_lite.meter import Stop
 from robustbench_lite.preflight.look import Look as Look
 from robustbench_lite.scorecard import Finding
 from robustbench_lite.threat import ThreatModel
@@ -43,7 +42,7 @@ class Front(NamedTuple):
     """Positions, in the order in which they are to be asked."""
 
 
-def gather(look: Look, fronts: Iterable[Front], batch_size: int, least: int = LEAST) -> tuple[Finding, ...]:
+def gather(look: Look, fronts: Iterable[Front], batch_size: int, least: int = LEAST) -> Iterator[Finding]:
     """Ask a few survivors of each threat model.
 
     Parameters
@@ -57,29 +56,27 @@ def gather(look: Look, fronts: Iterable[Front], batch_size: int, least: int = LE
     least
         Survivors that are asked whatever it costs; `SUSPECT` where there is a suspicion already.
 
-    Returns
-    -------
-    tuple of Finding
-        What speaks against the evaluation. Fewer where a budget ends the probes.
+    Yields
+    ------
+    Finding
+        What speaks against the evaluation.
+
+    Raises
+    ------
+    Stop
+        Where the meter's budget is spent.
     """
-    found: list[Finding] = []
     asked = [front for front in fronts if len(front.survivors) >= LEAST and _by_gradient(front)]
     most = int(SHARE * look.meter.passes.total / _PASSES / max(1, len(asked)))
     count = min(MOST, max(least, most))
-    try:
-        with look.target.attacking(), look.meter.quietly():
-            for threat, samples, attacks, survivors in asked:
-                ground = Ground.of(look, samples, threat, attacks, survivors[:count], batch_size)
-                told = tuple(_probed(ground))
-                if ground.fallen and len(survivors) > count and not any(one.severity == "error" for one in told):
-                    # What a few can't tell from chance, more can; honest evaluations seldom come here.
-                    told = (*_fallen(Ground.of(look, samples, threat, attacks, survivors[:MOST], batch_size)), *told)
-                found += told
-    except Stop:
-        pass  # a card whose budget is spent says so
-    except KeyboardInterrupt:
-        look.meter.interrupted = True
-    return tuple(found)
+    with look.target.attacking(), look.meter.quietly():
+        for threat, samples, attacks, survivors in asked:
+            ground = Ground.of(look, samples, threat, attacks, survivors[:count], batch_size)
+            told = tuple(_probed(ground))
+            if ground.fallen and len(survivors) > count and not any(one.severity == "error" for one in told):
+                # What a few can't tell from chance, more can; honest evaluations seldom come here.
+                yield from _fallen(Ground.of(look, samples, threat, attacks, survivors[:MOST], batch_size))
+            yield from told
 
 
 def _by_gradient(front: Front) -> bool:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_lite.engine import Run, Samples, reach
-from robustbench_lite.meter import Stop
 from robustbench_lite.norms import GEOMETRIES
 from robustbench_lite.preflight.look import Ask, Look, precise
 from robustbench_lite.scorecard import Audit, Denied
@@ -43,6 +42,11 @@ def audit(look: Look, kept: Sequence[Kept], everything: bool) -> tuple[Audit | N
         What is told of it; None where there was nothing to ask about.
     denied
         Those that are not confirmed: place in ``kept``, and position in the data.
+
+    Raises
+    ------
+    Stop
+        Where the meter's budget is spent; what the engine confirmed stands.
     """
     asked = [(place, row) for place, one in enumerate(kept) for row in one.run.witnesses if one.threat.norm in NORMS]
     if not everything:
@@ -52,25 +56,20 @@ def audit(look: Look, kept: Sequence[Kept], everything: bool) -> tuple[Audit | N
     denied: list[tuple[int, int]] = []
     told: list[Denied] = []
     ask: Ask | None = None
-    try:
-        with look.target.attacking():
-            for place, rows in _batches(asked):
-                one = kept[place]
-                ask = ask or precise(look, rows[:1], look.inputs(rows[:1]))
-                reasons, survive = _examine(look, ask, one, rows)
-                done += len(rows)
-                confirmed += reasons.count("")
-                rounded += survive
-                for row, reason in zip(rows.tolist(), reasons, strict=True):
-                    if reason:
-                        denied.append((place, row))
-                        index = int(look.data.index[row])
-                        told.append(Denied(index=index, attack=one.name, threat=str(one.threat), reason=reason))
-    except Stop:
-        pass  # the budget is spent; what was confirmed by the engine stands
-    except KeyboardInterrupt:
-        look.meter.interrupted = True
-    if ask is None or not done:
+    with look.target.attacking():
+        for place, rows in _batches(asked):
+            one = kept[place]
+            ask = ask or precise(look, rows[:1], look.inputs(rows[:1]))
+            reasons, survive = _examine(look, ask, one, rows)
+            done += len(rows)
+            confirmed += reasons.count("")
+            rounded += survive
+            for row, reason in zip(rows.tolist(), reasons, strict=True):
+                if reason:
+                    denied.append((place, row))
+                    index = int(look.data.index[row])
+                    told.append(Denied(index=index, attack=one.name, threat=str(one.threat), reason=reason))
+    if ask is None:
         return None, []
     exact = ask.dtype == torch.float64
     return Audit(asked=done, confirmed=confirmed, precise=exact, rounded=rounded, denied=tuple(told)), denied

@@ -56,7 +56,8 @@ def planted(ground: Ground, climbed: Climbed) -> Iterator[Finding]:
         height = float(ground.start[place] + HIGH * rise[place])
         row = int(ground.rows[place])
         label = int(ground.samples.data.labels[row])
-        target = Target(_Lowered(ground.look.target, label, -height))
+        lowered = _Lowered(ground.look.target, label, -height)
+        target = Target(lowered, device=ground.look.target.device)
         missed += not _found(ground, target, row)
     if clearly_more(missed, MISSED, len(able)):
         yield ground.finding(

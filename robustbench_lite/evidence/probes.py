@@ -15,7 +15,7 @@ from torch import Tensor
 from robustbench_lite import registry
 from robustbench_lite.evidence.ground import Climbed, Ground
 from robustbench_lite.norms import GEOMETRIES
-from robustbench_lite.scorecard import Finding, Plot
+from robustbench_lite.scorecard import Finding, Plot, Severity
 from robustbench_lite.stepper import Attack
 from robustbench_lite.validity import BLACK_BOX_GAIN, clearly_more, stronger_without
 
@@ -41,14 +41,17 @@ def own_climbs(ground: Ground, climbed: Climbed) -> Iterator[Finding]:
     over = ((single.margin > 0) | (climbed.margin > 0)).cpu()
     ground.fallen.update(ground.rows[over].tolist())
     total, broke = len(ground.rows), int(over.sum())
-    if not clearly_more(broke, OVERLOOKED, total):
+    if not broke:
         return
+    severity: Severity = "info"  # what of a few may be chance is told all the same: there is an example
+    if clearly_more(broke, OVERLOOKED, total):
+        severity = "error" if clearly_more(broke, WEAK, total) else "warning"
     one = int((single.margin > 0).sum())
     yield ground.finding(
         "RB211",
         f"{OWN_STEPS} plain steps up the margin break {broke} of {total} samples that the whole suite left"
         + (f"; a single step breaks {one}" if one and single is not climbed else ""),
-        severity="error" if clearly_more(broke, WEAK, total) else "warning",
+        severity=severity,
         cure="something is wrong with the attacks, or they are too weak: look at their step size, steps and loss, or "
         "take the suite linf_standard, l2_standard, l1_standard or l0_standard",
     )
@@ -90,7 +93,7 @@ def jagged(ground: Ground) -> Iterator[Finding]:
     """Along the gradient the margin goes up, and down once it is past its top; it doesn't go up and down."""
     places, seen, extra = jaggedness(ground)
     if float(extra.median()) > JAGGED:
-        one = int(extra.argsort()[len(extra) // 2])  # as the median is
+        one = int(extra.argsort()[(len(extra) - 1) // 2])  # as the median is
         points = tuple((at, float(value)) for at, value in zip(places, seen[:, one], strict=True))
         yield ground.finding(
             "RB223",

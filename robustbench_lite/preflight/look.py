@@ -134,10 +134,7 @@ class Ask(NamedTuple):
 def precise(look: Look, rows: Tensor, x: Tensor) -> Ask:
     """In float64 where the module allows it, else as it is."""
     module, target = look.target.module, look.target
-    held = {
-        name: value.detach().double() if value.is_floating_point() else value
-        for name, value in [*module.named_parameters(), *module.named_buffers()]
-    }
+    held: dict[str, Tensor] = {}
 
     def precise(x: Tensor) -> Tensor:
         x = x.double().clone()  # no leaf: the module may work in place
@@ -145,6 +142,8 @@ def precise(look: Look, rows: Tensor, x: Tensor) -> Ask:
         return logits
 
     try:
+        for name, value in [*module.named_parameters(), *module.named_buffers()]:
+            held[name] = value.detach().double() if value.is_floating_point() else value
         if look.logits(rows, x, precise).dtype == torch.float64:  # it may cast to a narrower type inside
             return Ask(precise, torch.float64)
     except Stop:
