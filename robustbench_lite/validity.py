@@ -299,7 +299,8 @@ def stronger_without(threat: ThreatModel, name: str, broke: int, total: int) -> 
     return Finding(
         code="RB214",
         severity="error",
-        message=f"{name} breaks {broke} of {total} samples that the attacks by gradient left: gradients are masked",
+        message=f"{name} breaks {broke} of {total} samples that the attacks by gradient left: these are too "
+        "weak, or gradients masked",
         cure="find what masks them (rounding, a hard choice, saturation, randomness), or attack without gradients "
         "(suite black_box) for longer",
         threat=str(threat),

@@ -247,7 +247,7 @@ def test_a_damaged_answer_is_asked_again_and_mended(tmp_path: Path) -> None:
     again = ask(tmp_path)
     assert sum(SEEN) > 0
     assert again.outcomes == first.outcomes
-    assert Scorecard.load(path) == again
+    assert Scorecard.load(path).outcomes == again.outcomes
 
 
 def test_what_a_budget_cut_short_is_not_an_answer_and_is_gone_on_with(tmp_path: Path) -> None:

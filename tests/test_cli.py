@@ -525,7 +525,7 @@ def test_a_hardened_folder_works_from_elsewhere(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     result = rblite("evaluate", "../hard", "--data", "npz:../ok.npz", "--suite", "../short.toml", "--json", "c.json")
-    assert result.exit_code == 0, result.output
+    assert Scorecard.load("c.json").target.name == "hard", result.output  # weak as it is, whatever its verdict
 
 
 # -- report and compare --------------------------------------------------------------------------------------------

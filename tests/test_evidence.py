@@ -23,9 +23,9 @@ from robustbench_lite.threat import ThreatModel
 from robustbench_lite.validity import clearly_more
 
 ZOO = Path(__file__).with_name("zoo")
-_SPEC = importlib.util.spec_from_file_location("rblite_zoo", ZOO / "zoo.py")
+_SPEC = importlib.util.spec_from_file_location("rblite_evidence_zoo", ZOO / "zoo.py")
 zoo = importlib.util.module_from_spec(_SPEC)
-sys.modules["rblite_zoo"] = zoo
+sys.modules["rblite_evidence_zoo"] = zoo
 _SPEC.loader.exec_module(zoo)
 
 
@@ -45,8 +45,9 @@ def test_broken_evaluations_are_invalid_and_honest_ones_are_not(case, monkeypatc
     monkeypatch.chdir(ZOO)
     card = evaluate(case.make(), case.data(), case.suite, case.threat)
     assert (card.verdict == "INVALID") == case.broken, card.validity
+    fell = "RB211" in {one.code for one in card.validity}  # then more are asked
     if card.passes.total > 20_000:  # below, the least that is asked costs more
-        assert card.checks.total <= 0.1 * card.passes.total
+        assert card.checks.total <= (0.25 if fell else 0.1) * card.passes.total
 
 
 # Linear models, of which everything is known
