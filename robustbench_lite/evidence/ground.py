@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from robustbench_lite.engine import Run, Samples, run
 from robustbench_lite.losses import margin
 from robustbench_lite.meter import Stop
-from robustbench_lite.norms import GEOMETRIES
+from robustbench_lite.norms import GEOMETRIES, per_sample
 from robustbench_lite.preflight.look import Look
 from robustbench_lite.scorecard import Finding, Plot, Severity
 from robustbench_lite.stepper import Attack
@@ -75,30 +75,25 @@ class Ground:
         start, grad = _asked(look, samples, rows, x, threat)
         return cls(look, samples, threat, attacks, rows, x, start, grad, batch_size)
 
-    def margins(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+    def margins(self, x: Tensor) -> Tensor:
         """Margins of other inputs for the survivors, shape (n,), without a gradient."""
-        rows = self.rows if rows is None else rows
-        aims = self.samples.aims[rows].to(x.device)
-        return margin(self.look.logits(rows, x), aims, self.threat.goal == "targeted")
+        aims = self.samples.aims[self.rows].to(x.device)
+        return margin(self.look.logits(self.rows, x), aims, self.threat.goal == "targeted")
 
     def climb(self, norm: Norm, eps: float, steps: int) -> Climbed:
         """Climb the margin from the inputs, in steps that fall to zero along a cosine: a plain attack of our own."""
-        geometry = GEOMETRIES[norm]
-        # Under L1 and L0 the steepest step moves one value: too slow for a few steps, so the projection chooses.
-        steepest = GEOMETRIES["Linf" if norm == "Linf" else "L2"].steepest
-        reach = eps if norm in ("Linf", "L2") else math.sqrt(eps)
+        steepest, reach = stride(norm, eps)
         x, value, grad = self.x, self.start, self.grad
         best = Climbed(value, x)
         for step in range(steps):
             length = reach * (1 + math.cos(math.pi * step / steps))
-            x = geometry.project(x + length * steepest(grad), self.x, eps)
+            x = GEOMETRIES[norm].project(x + length * steepest(grad), self.x, eps)
             if step == steps - 1:
                 value = self.margins(x)
             else:
                 value, grad = _asked(self.look, self.samples, self.rows, x, self.threat)
             higher = value > best.margin
-            spread = higher.reshape(-1, *[1] * (x.ndim - 1))
-            best = Climbed(torch.where(higher, value, best.margin), torch.where(spread, x, best.x))
+            best = Climbed(torch.where(higher, value, best.margin), torch.where(per_sample(higher, x), x, best.x))
         return best
 
     def run(
@@ -147,6 +142,13 @@ class Ground:
             threat=str(self.threat),
             plot=plot,
         )
+
+
+def stride(norm: Norm, eps: float) -> tuple[Callable[[Tensor], Tensor], float]:
+    """Direction of a plain step, of a gradient, and how far it may lead."""
+    # Under L1 and L0 the steepest step moves one value: too slow for a few steps, so the projection chooses.
+    steepest = GEOMETRIES["Linf" if norm == "Linf" else "L2"].steepest
+    return steepest, eps if norm in ("Linf", "L2") else math.sqrt(eps)
 
 
 def _asked(look: Look, samples: Samples, rows: Tensor, x: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite import registry
-from robustbench_lite.evidence.ground import Climbed, Ground
-from robustbench_lite.norms import GEOMETRIES
+from robustbench_lite.evidence.ground import Climbed, Ground, stride
 from robustbench_lite.scorecard import Finding, Plot, Severity
 from robustbench_lite.stepper import Attack
 from robustbench_lite.validity import BLACK_BOX_GAIN, clearly_more, stronger_without
@@ -106,9 +105,8 @@ def jagged(ground: Ground) -> Iterator[Finding]:
 
 def jaggedness(ground: Ground) -> tuple[list[float], Tensor, Tensor]:
     """Places along the gradient up to eps, the margins there, (places, n), and their extra ups and downs, (n,)."""
-    geometry = GEOMETRIES["Linf" if ground.threat.norm == "Linf" else "L2"]
-    length = ground.threat.eps if ground.threat.norm in ("Linf", "L2") else ground.threat.eps**0.5
-    ahead = geometry.steepest(ground.grad)
+    steepest, length = stride(ground.threat.norm, ground.threat.eps)
+    ahead = steepest(ground.grad)
     places = torch.linspace(0.0, length, _POINTS + 1).tolist()
     line = [ground.start, *(ground.margins((ground.x + at * ahead).clamp(0.0, 1.0)) for at in places[1:])]
     seen = torch.stack(line)

@@ -172,3 +172,15 @@ def flat() -> Linear:
             return torch.stack([total + 1, total], 1)
 
     return Linear(torch.rand(40, 1, 6, 6), torch.zeros(40, dtype=torch.int64), Flat())
+
+
+@pytest.fixture
+def network() -> Linear:
+    """A network with random weights, in place of the linear model."""
+    generator = torch.Generator().manual_seed(3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 5))
+    x = torch.rand(30, 1, 8, 8, generator=generator)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5)
+        return Linear(x, model(x).argmax(1), model)

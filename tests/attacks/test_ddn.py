@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 from robustbench_lite import registry
@@ -104,18 +103,6 @@ def test_finds_examples_no_farther_than_foolbox_with_as_many_steps(network):
     assert np.isfinite(ours.distance).all()
     assert np.median(ours.distance) <= 1.005 * np.median(theirs.distance)
     assert np.mean(ours.distance / theirs.distance) <= 1.005
-
-
-@pytest.fixture
-def network(linear):
-    """A network with random weights, in place of the linear model."""
-    generator = torch.Generator().manual_seed(3)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 5))
-    x = torch.rand(30, 1, 8, 8, generator=generator)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5)
-        return type(linear())(x, model(x).argmax(1), model)
 
 
 def test_a_flat_model_costs_nothing_but_time(flat):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from robustbench_lite import registry
 from robustbench_lite.attacks.fmn import _FILL, FMN
@@ -136,18 +135,6 @@ def test_finds_examples_no_farther_than_foolbox_with_as_many_steps(network, norm
     theirs = network.attack(registry.build("attacks", name, {"steps": 100}), threat, early_stop=False)
     assert np.isfinite(ours.distance).all()
     assert np.median(ours.distance) <= 1.005 * np.median(theirs.distance)
-
-
-@pytest.fixture
-def network(linear):
-    """A network with random weights, in place of the linear model."""
-    generator = torch.Generator().manual_seed(3)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 5))
-    x = torch.rand(30, 1, 8, 8, generator=generator)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5)
-        return type(linear())(x, model(x).argmax(1), model)
 
 
 @settings(deadline=None)  # the first example waits for torch
