@@ -1,10 +1,10 @@
-"""``linf_standard`` beside AutoAttack: what each leaves of a network, and what it costs, on the same samples.
+"""The standard suites beside AutoAttack: what each leaves of a network, and what it costs, on the same samples.
 
-    python benchmarks/autoattack.py [--reference-only] [NET ...]
+    python benchmarks/autoattack.py [--norm NORM] [--reference-only] [NET ...]
 
 AutoAttack is Croce and Hein's, *Reliable evaluation of adversarial robustness with an ensemble of diverse
 parameter-free attacks*, ICML 2020, https://arxiv.org/abs/2003.01690, as PyPI's ``pyautoattack`` has it. It takes up to
-half an hour a network: what it found is kept in ``CACHE/reference``, one JSON file a network, and read the next time.
+half an hour a network: what it found is kept in ``CACHE/reference``, one JSON file for each, and read the next time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import torch
@@ -30,15 +30,13 @@ from robustbench_lite import evaluate
 from robustbench_lite.files import write_atomically
 from robustbench_lite.norms import GEOMETRIES
 from robustbench_lite.target import Target
-from robustbench_lite.threat import Norm
+from robustbench_lite.threat import Norm, ThreatModel
 
 TOLERANCE = 1e-6
 """By how much an adversarial example may leave the ball: rounding, and no more."""
 BATCH = 250
 """AutoAttack's own default."""
 
-SUITE = "linf_standard"
-ALL = ("wk17a", "mnist_pgd", "mnist_trades", "cifar_small", "lenet5_adv")
 
 _ELSEWHERE = "checks"  # the clean pass, AutoAttack's sanity checks, and its look at what an attack hands back
 
@@ -180,18 +178,46 @@ class _Ledger(nn.Module):
         return run
 
 
-def reference_file(net: Net, samples: int) -> Path:
-    """Where a network's reference is kept."""
-    return CACHE / "reference" / f"{net.name}-{samples}.json"
+class Asked(NamedTuple):
+    """What both are asked."""
+
+    net: Net
+    threat: ThreatModel
+    samples: int
+    """First test samples."""
+
+    @property
+    def suite(self) -> str:
+        """Ours."""
+        return f"{self.threat.norm.lower()}_standard"
+
+    @property
+    def file(self) -> Path:
+        """Where the reference is kept."""
+        threat = str(self.threat).replace("/", "_").replace(" ", "_")
+        return CACHE / "reference" / f"{self.net.name}-{threat}-{self.samples}.json"
 
 
-def write_reference(net: Net, samples: int, seed: int) -> dict[str, Any]:
-    """Run the reference on the first test samples of a network and keep it; one that is kept for it is read."""
-    module, data, path = net.load(), net.test(samples), reference_file(net, samples)
+ASKED = tuple(
+    Asked(NETS[name], ThreatModel.parse(threat), samples)
+    for name, threat, samples in (
+        *((name, str(NETS[name].threat), 1000) for name in ("wk17a", "mnist_pgd", "mnist_trades", "cifar_small")),
+        ("lenet5_adv", str(NETS["lenet5_adv"].threat), 1000),
+        *((name, threat, 300) for threat in ("L2 1.5", "L1 10") for name in ("wk17a", "mnist_pgd")),
+        ("cifar_small", "L2 0.5", 300),
+        ("cifar_small", "L1 12", 300),
+    )
+)
+
+
+def write_reference(asked: Asked, seed: int) -> dict[str, Any]:
+    """Run the reference and keep it; one that is kept for it is read."""
+    net, threat, samples = asked
+    module, data, path = net.load(), net.test(samples), asked.file
     what = {
         "net": net.name,
         "weights_sha256": Target(module).weights_sha256(),
-        "threat": str(net.threat),
+        "threat": str(threat),
         "samples": len(data),
         "seed": seed,
     }
@@ -200,7 +226,7 @@ def write_reference(net: Net, samples: int, seed: int) -> dict[str, Any]:
         if what.items() <= kept.items():
             return kept
     x = data.fetch(range(len(data)))
-    found = reference(module, x, data.labels, net.threat.norm, net.threat.eps, seed)
+    found = reference(module, x, data.labels, threat.norm, threat.eps, seed)
     stored = what | {
         "right": found.right.nonzero().flatten().tolist(),
         "robust": found.robust.nonzero().flatten().tolist(),
@@ -216,14 +242,16 @@ def write_reference(net: Net, samples: int, seed: int) -> dict[str, Any]:
     return stored
 
 
-def beside(net: Net, stored: dict[str, Any], samples: int, seed: int) -> dict[str, Any]:
+def beside(asked: Asked, stored: dict[str, Any], seed: int) -> dict[str, Any]:
     """Run ours on the samples of a reference; return the row of the table."""
-    card = evaluate(net.load(), net.test(samples), SUITE, str(net.threat), seed=seed)
+    net, threat, samples = asked
+    card = evaluate(net.load(), net.test(samples), asked.suite, threat, seed=seed)
     robust = {outcome.index for outcome in card.outcomes if outcome.robust}
     theirs = stored["forward"] + stored["backward"]
     return {
         "network": net.name,
-        "threat model": str(net.threat),
+        "threat model": str(threat),
+        "samples": samples,
         "right": len(stored["right"]),
         "AutoAttack robust": len(stored["robust"]),
         "ours robust": len(robust),
@@ -240,31 +268,33 @@ def beside(net: Net, stored: dict[str, Any], samples: int, seed: int) -> dict[st
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(NETS)))
+@click.option("--norm", type=click.Choice(["Linf", "L2", "L1"]), help="Of all of them by default.")
 @click.option("--reference-only", is_flag=True, help="Run pyautoattack, and nothing of ours.")
-@click.option("--samples", default=1000, show_default=True, help="First test samples.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", default=1, show_default=True)
-def main(names: tuple[str, ...], reference_only: bool, samples: int, seed: int, threads: int) -> None:
-    """Run AutoAttack and ours on the networks, in the order given (by default the cheapest first)."""
+def main(names: tuple[str, ...], norm: str | None, reference_only: bool, seed: int, threads: int) -> None:
+    """Run AutoAttack and ours on the networks, or on some."""
     torch.set_num_threads(threads)
     logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("auto-attack").setLevel(logging.DEBUG)
     rows = []
-    for name in names or ALL:
-        stored = write_reference(NETS[name], samples, seed)
+    for asked in ASKED:
+        if (names and asked.net.name not in names) or norm not in (None, asked.threat.norm):
+            continue
+        stored = write_reference(asked, seed)
         click.echo(
-            f"{name} under {stored['threat']}: right {len(stored['right'])}, robust {len(stored['robust'])} of "
-            f"{stored['samples']} ({stored['unconfirmed']} unconfirmed); {stored['forward']:,} forward and "
+            f"{asked.net.name} under {stored['threat']}: right {len(stored['right'])}, robust {len(stored['robust'])} "
+            f"of {stored['samples']} ({stored['unconfirmed']} unconfirmed); {stored['forward']:,} forward and "
             f"{stored['backward']:,} backward passes in {stored['seconds']:.0f} s"
         )
         if not reference_only:
-            rows.append(beside(NETS[name], stored, samples, seed))
+            rows.append(beside(asked, stored, seed))
             click.echo(json.dumps(rows[-1]))
-    if not reference_only and not names:
+    if not reference_only and not names and norm is None:
         write(
             "autoattack",
-            f"{SUITE} beside AutoAttack",
-            f"The first {samples:,} test samples, seed {seed}, {threads} thread. Passes are those of all samples, "
+            "The standard suites beside AutoAttack",
+            f"The first test samples, seed {seed}, {threads} thread. Passes are those of all samples, "
             "forward and backward; ours with the clean pass, the checks and the confirmations. AutoAttack's claims "
             "were confirmed as ours are. Seconds are processor time of AutoAttack and wall-clock time of ours, on a "
             "machine that may have done other work meanwhile. Repeat it with `python benchmarks/autoattack.py`.",

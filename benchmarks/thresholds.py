@@ -14,10 +14,11 @@ from validity import evaluated, zoo
 
 from robustbench_lite import validity
 from robustbench_lite.engine import Samples
-from robustbench_lite.evidence import Look
+from robustbench_lite.evidence import NAME, Look
 from robustbench_lite.evidence.ground import Ground
 from robustbench_lite.evidence.probes import JAGGED, OWN_STEPS, UNDERSTATED, UNREACHED, WEAK, jaggedness, understatement
 from robustbench_lite.meter import Meter
+from robustbench_lite.scorecard import Outcome
 from robustbench_lite.target import as_target
 
 SURVIVORS = 32
@@ -28,7 +29,8 @@ def measured(case: Any) -> dict[str, Any]:
     """What the first survivors of a case show, and what the traces of its attacks do."""
     card = evaluated(case, case.suite)
     traces = [result.trace for result in card.attacks if result.trace.stood]
-    rows = torch.tensor([place for place, row in enumerate(card.outcomes) if row.robust][:SURVIVORS])
+    stood = (place for place, row in enumerate(card.outcomes) if _left_by_the_suite(row))
+    rows = torch.tensor(list(stood)[:SURVIVORS])
     told: dict[str, Any] = {
         "case": case.name,
         "truth": "broken" if case.broken else "honest",
@@ -44,7 +46,7 @@ def measured(case: Any) -> dict[str, Any]:
     look = Look(target, data, 0, Meter(), gradients=True, thorough=False)
     samples = Samples(data, torch.zeros(len(data), dtype=torch.int64), data.labels)
     with target.attacking():
-        ground = Ground.of(look, samples, card.suite.threats[0], (), rows, SURVIVORS)
+        ground = Ground.of(look, samples, card.suite.threats[0], (), rows, SURVIVORS, {})
         near, far = ground.climb("Linf", ground.threat.eps, OWN_STEPS), ground.climb("Linf", 1.0, OWN_STEPS)
         return told | {
             "fallen (RB211)": float((near.margin > 0).double().mean()),
@@ -52,6 +54,10 @@ def measured(case: Any) -> dict[str, Any]:
             "understated (RB215)": understatement(ground, far),
             "jagged (RB223)": float(jaggedness(ground)[2].median()),
         }
+
+
+def _left_by_the_suite(row: Outcome) -> bool:
+    return row.correct and all(one.attack == NAME for one in row.breaks)
 
 
 @click.command()

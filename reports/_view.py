@@ -273,7 +273,7 @@ def _settled(card: Scorecard) -> Iterator[str]:
 
 def _unconfirmed(card: Scorecard) -> Iterator[str]:
     for result in card.attacks:
-        if result.unconfirmed:
+        if result.unconfirmed and card.audit is None:  # which lists them
             yield (
                 f"{plain(result.name)}: {plural(result.unconfirmed, 'claim')} of success not confirmed by an "
                 "independent forward pass, so not counted."
@@ -281,12 +281,10 @@ def _unconfirmed(card: Scorecard) -> Iterator[str]:
 
 
 def _audited(audit: Audit) -> str:
-    how = "other batches, float64" if audit.precise else "other batches"
+    how = "another batch, in float64" if audit.precise else "another batch"
     stay = "stays" if audit.rounded == 1 else "stay"
-    return (
-        f"{audit.asked:,} asked again from scratch ({how}): {audit.confirmed:,} confirmed, "
-        f"{audit.rounded:,} {stay} adversarial as 8-bit images"
-    )
+    images = f"; of {audit.images:,} {audit.rounded:,} {stay} adversarial as 8-bit images" if audit.images else ""
+    return f"{audit.asked:,} asked again in {how}: {audit.confirmed:,} confirmed{images}"
 
 
 def _denied(audit: Audit) -> Iterator[str]:

@@ -23,10 +23,11 @@ from robustbench_lite.cache import code_sha256, slot
 from robustbench_lite.clean import Clean, checks, clean_pass, keys_of
 from robustbench_lite.data import as_data
 from robustbench_lite.errors import UserError
-from robustbench_lite.fight import fight, remember_witnesses, samples_under
+from robustbench_lite.exact import Ask
+from robustbench_lite.fight import attempt, fight, remember_witnesses, samples_under
 from robustbench_lite.gates import Counts, Gates, decide
 from robustbench_lite.meter import Meter, Progress, Stop
-from robustbench_lite.question import Job, fitting, resolve
+from robustbench_lite.question import Job, Planned, fitting, resolve
 from robustbench_lite.scorecard import Audit, Finding, Scorecard, Verdict
 from robustbench_lite.suite import Budget, Suite, adversary, load_suite
 from robustbench_lite.tally import Bout
@@ -35,6 +36,7 @@ from robustbench_lite.threat import NORMS, ThreatModel
 
 _log = logging.getLogger(__name__)
 _BATCH = {"cpu": 128, "cuda": 512}
+_TRIED = 4  # samples of which it is seen whether the target is the same model in float64
 _ON_ROBUST_ACCURACY = ("min_robust_accuracy", "max_drop", "max_regression")
 
 
@@ -202,15 +204,17 @@ def _question(job: Job) -> dict[str, Any]:
 
 def _answer(job: Job) -> Scorecard:
     """Run the job."""
+    job.meter.batch_limit = min(job.meter.batch_limit, job.size)
     before = job.target.info()
     clean = clean_pass(job)
     checked = checks(job, clean)
     clean = clean._replace(forward=clean.forward + checked.forward, backward=checked.backward)
-    seen, bouts = fight(job, clean)
     look = evidence.Look(job.target, job.data, job.seed, job.meter, gradients=True, thorough=False)
+    exact = _exact(look, clean)
+    seen, bouts = fight(job, clean, exact)
     # What is INVALID already needs no further evidence.
     trusted = not any(finding.severity == "error" for finding in checked.findings)
-    asked = _asked_again(job, look, clean, seen, bouts, trusted)
+    asked = _asked_again(job, look, exact, clean, seen, bouts, trusted)
     bouts = asked.bouts
     clean = clean._replace(forward=clean.forward + look.forward, backward=clean.backward + look.backward)
     if job.corpus is not None:
@@ -240,43 +244,57 @@ def _changed(target: Target, before: str) -> Iterator[Finding]:
         yield from validity.changed(before, target.weights_sha256())
 
 
-class _Asked(NamedTuple):
-    """What came of asking about witnesses and survivors again."""
+def _exact(look: evidence.Look, clean: Clean) -> Ask | None:
+    """Return what asks the target in float64; None where it can't be, or is another model there."""
+    right = clean.correct.nonzero()[0]
+    if look.function or not len(right):
+        return None
+    rows = right[np.argsort(clean.keys[right], kind="stable")][:_TRIED]
+    try:
+        with look.target.attacking():
+            return evidence.exact(look, torch.from_numpy(rows))
+    except Stop:
+        pass  # the first attack finds the budget spent, too, and says so
+    except KeyboardInterrupt:
+        look.meter.interrupted = True
+    except Exception:  # the attacks will trip over it, and tell
+        _log.info("%s failed when it was asked in float64", look.target.name, exc_info=True)
+    return None
 
-    audit: Audit | None
+
+class _Asked(NamedTuple):
+    """What came of asking about survivors and witnesses again."""
+
     bouts: list[Bout]
-    """Less the witnesses that were denied."""
+    """With what the evidence broke."""
+    audit: Audit | None
     findings: tuple[Finding, ...]
     stopped: str | None
     """Why it didn't come to its end."""
 
 
 def _asked_again(
-    job: Job, look: evidence.Look, clean: Clean, seen: NDArray[np.int64], bouts: list[Bout], trusted: bool
+    job: Job,
+    look: evidence.Look,
+    exact: Ask | None,
+    clean: Clean,
+    seen: NDArray[np.int64],
+    bouts: list[Bout],
+    trusted: bool,
 ) -> _Asked:
-    """Audit the witnesses and gather evidence on the survivors; whatever fails there, what the attacks found stays."""
-    audited: Audit | None = None
+    """Gather evidence on the survivors and audit the witnesses; whatever fails there, what the attacks found stays."""
     findings: list[Finding] = []
     stopped: str | None = None
-    taken_back: set[int] = set()
-    if any(bout.run.stopped == "interrupt" for bout in bouts):
-        return _Asked(None, bouts, (), None)
+    images = rounded = 0
+    cut = any(bout.run.stopped == "interrupt" for bout in bouts)
+    fronts = list(_fronts(job, clean, seen, bouts)) if trusted and not cut else []
     try:
-        audited, denied = evidence.audit(
-            look,
-            [evidence.Kept(one.name, one.threat, samples_under(job, one.threat, clean), one.run) for one in bouts],
-            everything=job.keep_witnesses,
-        )
-        bouts = [
-            one._replace(run=one.run.without([row for at, row in denied if at == place]))
-            for place, one in enumerate(bouts)
-        ]
-        taken_back = {row for _, row in denied}
-        if trusted:
-            least = evidence.SUSPECT if job.suspect else evidence.LEAST
-            fronts = _fronts(job, clean, np.setdiff1d(seen, list(taken_back)), bouts)
-            for finding in evidence.gather(look, fronts, job.size, least):
-                findings.append(finding)  # one by one: what was found stays found where the next can't be asked
+        least = evidence.SUSPECT if job.suspect else evidence.LEAST
+        for finding in evidence.gather(look, fronts, job.size, least):
+            findings.append(finding)  # one by one: what was found stays found where the next can't be asked
+        bouts = _with_evidence(job, fronts, exact, bouts)
+        if not cut:
+            images, rounded = evidence.as_images(look, bouts, clean.keys, everything=job.keep_witnesses)
     except Stop as stop:
         stopped = str(stop)
     except KeyboardInterrupt:
@@ -284,7 +302,27 @@ def _asked_again(
     except Exception as fault:
         _log.info("%s failed when it was asked again", job.target.name, exc_info=True)
         findings.append(validity.unasked(fault))
-    return _Asked(audited, bouts, (*findings, *validity.denied(audited)), stopped)
+    audit = evidence.audit(bouts, job.data.index, exact is not None)
+    if audit is not None:
+        audit = audit.model_copy(update={"images": images, "rounded": rounded})
+    return _Asked(bouts, audit, (*findings, *validity.denied(audit)), stopped)
+
+
+def _with_evidence(job: Job, fronts: list[evidence.Front], exact: Ask | None, bouts: list[Bout]) -> list[Bout]:
+    """Add what broke survivors while they were asked, confirmed as every witness is: it counts."""
+    everything = range(len(job.data)) if job.keep_witnesses or job.corpus is not None else ()
+    found = list(bouts)
+    for front in fronts:
+        if front.fallen:
+            known = {int(front.samples.keys[row]): x for row, x in front.fallen.items()}
+            replay = Planned(evidence.NAME, witness_corpus.REPLAY, witness_corpus.Replay(known=known))
+            rows = np.array(sorted(front.fallen))
+            with job.meter.quietly():
+                run = attempt(job, replay, front.samples, rows, front.threat, everything, exact)
+            # What a probe saw is no claim of an attack: where it isn't confirmed, that tells nothing.
+            run = replace(run, denied={})
+            found.append(Bout(*replay, front.threat, rows, run))
+    return sorted(found, key=lambda bout: job.suite.threats.index(bout.threat))
 
 
 def _fronts(job: Job, clean: Clean, seen: NDArray[np.int64], bouts: list[Bout]) -> Iterator[evidence.Front]:
@@ -307,6 +345,7 @@ def _fronts(job: Job, clean: Clean, seen: NDArray[np.int64], bouts: list[Bout]) 
             samples=samples_under(job, threat, clean),
             attacks=tuple(evidence.Fought(bout.name, bout.attack, np.flatnonzero(bout.run.broken)) for bout in fought),
             survivors=torch.from_numpy(rows[np.argsort(clean.keys[rows], kind="stable")]),
+            fallen={},
         )
 
 

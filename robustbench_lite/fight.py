@@ -18,6 +18,7 @@ from robustbench_lite import tally
 from robustbench_lite.clean import Clean
 from robustbench_lite.data import Data
 from robustbench_lite.engine import Run, Samples, run
+from robustbench_lite.exact import Ask
 from robustbench_lite.gates import Counts, settled
 from robustbench_lite.noise import Noise
 from robustbench_lite.question import Job, Planned
@@ -38,7 +39,7 @@ class _Round(NamedTuple):
     attacks: tuple[Planned, ...]
 
 
-def fight(job: Job, clean: Clean) -> tuple[NDArray[np.int64], list[Bout]]:
+def fight(job: Job, clean: Clean, exact: Ask | None) -> tuple[NDArray[np.int64], list[Bout]]:
     """Run every attack under every threat model; return the positions of the samples seen, and what came out.
 
     All samples at once, or some at a time until the gates are settled; early where an attack was stopped.
@@ -52,7 +53,7 @@ def fight(job: Job, clean: Clean) -> tuple[NDArray[np.int64], list[Bout]]:
     for part in _parts(job, clean):
         seen = np.concatenate([seen, part])
         stopped = False
-        for bout in _fight_part(job, clean, rounds, keep, part):
+        for bout in _fight_part(job, clean, exact, rounds, keep, part):
             known = bouts.get((bout.threat, bout.name))
             bouts[bout.threat, bout.name] = bout if known is None else known.merge(bout)
             standing &= ~bout.run.broken
@@ -98,7 +99,7 @@ def _rounds(job: Job, clean: Clean) -> Iterator[_Round]:
 
 
 def _fight_part(
-    job: Job, clean: Clean, rounds: list[_Round], keep: Container[int], part: NDArray[np.int64]
+    job: Job, clean: Clean, exact: Ask | None, rounds: list[_Round], keep: Container[int], part: NDArray[np.int64]
 ) -> Iterator[Bout]:
     """Run the suite on some samples.
 
@@ -125,7 +126,7 @@ def _fight_part(
                 rows = rows[np.isin(clean.keys[rows], list(planned.attack.known))]
             # The search for the nearest example doesn't depend on eps: one, for the largest, tells of all of them.
             limit = widest[adversary(threat)] if nearest else threat
-            result = _attempt(job, planned, samples, rows, limit, keep, early_stop=not nearest)
+            result = attempt(job, planned, samples, rows, limit, keep, exact, early_stop=not nearest)
             bout = Bout(planned.name, planned.algorithm, planned.attack, limit, rows, result)
             bout = bout if earlier is None else earlier.merge(bout)
             if result.fault is None and (nearest or not job.suite.independent):
@@ -154,15 +155,16 @@ def _aims(job: Job, threat: ThreatModel, clean: Clean) -> Tensor:
     return (labels + 1 + others) % clean.classes
 
 
-def _attempt(
+def attempt(
     job: Job,
     planned: Planned,
     samples: Samples,
     rows: NDArray[np.int64],
     threat: ThreatModel,
     keep: Container[int],
+    exact: Ask | None,
     *,
-    early_stop: bool,
+    early_stop: bool = True,
 ) -> Run:
     """Run one attack; whatever it, or the model under it, trips over: the others still count."""
     try:
@@ -177,6 +179,7 @@ def _attempt(
             batch_size=job.size,
             early_stop=early_stop,
             keep=keep,
+            exact=exact,
             meter=job.meter,
             journal=None if job.slot is None else job.slot.journal(planned.name, str(threat)),
         )

@@ -24,7 +24,7 @@ _BY_SAMPLE = {
     "restart": np.int64,
     "again": np.bool_,
     "broken": np.bool_,
-    "unconfirmed": np.bool_,
+    "denied": np.int64,
     "strange": np.bool_,
     "prediction": np.int64,
     "distance": np.float64,
@@ -48,8 +48,8 @@ class Entry:
     """Whether another start follows."""
     broken: _Bools
     """Whether a witness was confirmed."""
-    unconfirmed: _Bools
-    """Whether an adversarial example was found and not confirmed."""
+    denied: _Ints
+    """Why an example that was found was not confirmed: its place in `scorecard.DENIALS`; -1 where none was denied."""
     strange: _Bools
     """Whether the model ever gave it logits that are no finite numbers."""
     prediction: _Ints

@@ -143,7 +143,8 @@ class AttackResult(_Frozen):
     broken: int
     """Samples of these that it broke, each with a confirmed witness."""
     unconfirmed: int = 0
-    """Successes seen in the loop that the independent forward pass didn't confirm; not counted."""
+    """Samples with a success in the loop that the independent forward pass didn't confirm; not counted. What float64
+    denies is told by the card's ``audit``."""
     strange: int = 0
     """Samples for which the model gave logits that are no finite numbers; these never count as broken."""
     unmoved: int = 0
@@ -264,8 +265,18 @@ class ClassResult(_Frozen):
     robust_accuracy: Interval
 
 
+REPLAY = "replay"
+"""The algorithm of an attack that tries what is known, and nothing else."""
+CHANGED, IN_FLOAT64, OUTSIDE = DENIALS = (
+    "not adversarial when asked again",
+    "not adversarial in float64",
+    "out of the ball or the box",
+)
+"""Why an adversarial example that an attack saw is none."""
+
+
 class Denied(_Frozen):
-    """An adversarial example that the audit denied; it doesn't count."""
+    """What an attack took for an adversarial example, and is none; the sample was attacked further."""
 
     index: int
     """Position of the sample in the data source."""
@@ -276,15 +287,18 @@ class Denied(_Frozen):
 
 
 class Audit(_Frozen):
-    """Witnesses that were asked about once more from scratch: in other batches, in float64, and rounded to 8 bits."""
+    """Every adversarial example, asked about once more: in another batch, in float64, norm and box measured anew."""
 
     asked: int
+    """Examples that the attacks found."""
     confirmed: int
-    """How many are adversarial in both, in the ball and in the box."""
+    """How many of them are adversarial, in the ball and in the box: the witnesses."""
     precise: bool
-    """Whether the model could be asked in float64."""
+    """Whether in float64; a model that draws at random, say, is another one there."""
+    images: int
+    """Witnesses of these that were rounded to images of 8 bits a value: all that are kept, or some."""
     rounded: int
-    """How many of the confirmed stay adversarial as images of 8 bits a value."""
+    """How many of those stay adversarial."""
     denied: tuple[Denied, ...] = ()
 
 

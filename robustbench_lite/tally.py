@@ -25,6 +25,7 @@ from robustbench_lite.data import Data
 from robustbench_lite.engine import Run, reach
 from robustbench_lite.meter import Meter
 from robustbench_lite.scorecard import (
+    REPLAY,
     AttackResult,
     Audit,
     Break,
@@ -134,9 +135,10 @@ def scorecard(
         *found,
         *validity.unstable(clean.changed, clean.asked),
         *validity.judge(results, suite.independent),
+        *_still_falling(suite, bouts),
         *validity.stopped(
             stopped,
-            (result.name for result in results if result.finished),
+            (result.name for result in results if result.finished and result.attack != REPLAY),
             len(suite.attacks) * len(suite.threats) - len(skipped),
             int(standing.sum()),
         ),
@@ -175,6 +177,18 @@ def scorecard(
         gallery=tuple(_gallery(data, clean, bouts)),
     )
     return card.with_witnesses(_witnesses(data, bouts)) if keep_witnesses else card
+
+
+def _still_falling(suite: Suite, bouts: list[Bout]) -> Iterator[Finding]:
+    """Finding where the end of what a survivor was given still broke samples."""
+    for threat in suite.threats:
+        fought = [bout for bout in bouts if bout.threat == threat and bout.algorithm != REPLAY]
+        whole = all(bout.run.stopped is None and bout.run.fault is None for bout in fought)
+        if fought and whole and not any(searched(suite, bout.attack, threat) for bout in fought):
+            spent = np.sum([bout.run.forward + bout.run.backward for bout in fought], axis=0)
+            broken = np.any([bout.run.broken for bout in fought], axis=0)
+            tried = np.any([np.isin(np.arange(len(broken)), bout.attempted) for bout in fought], axis=0)
+            yield from validity.still_falling(threat, spent[tried & broken], spent[tried & ~broken])
 
 
 def _results(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from robustbench_lite.scorecard import AttackResult, Audit, Finding, Severity
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_lite.scorecard import IN_FLOAT64, REPLAY, AttackResult, Audit, Finding, Severity
 from robustbench_lite.statistics import clopper_pearson
 from robustbench_lite.threat import ThreatModel
 
@@ -19,9 +21,15 @@ STILL_RISING = 0.1
 """Share of the margin's rise that may come in the last fifth of the steps (a rise at an even pace: 0.2)."""
 RESTARTS_BREAK = 0.1
 """Share of the further starts that may break their sample."""
+LATE = 0.8
+"""Share of the passes that a survivor was given, after which what falls falls late."""
+STILL_FALLING = 0.01
+"""Share of the samples that may fall late."""
 BLACK_BOX_GAIN = 0.05
 """Share of what gradients left that a black-box attack may break."""
 _FEW = 8  # lost starts of which nothing is said
+_CONFIRMED = 1  # pass that a broken sample takes and a survivor doesn't
+_LEAST_GIVEN = 20  # passes, below which a fifth of them is none
 _STEPS = 5  # below which a fifth of them is none
 UNCONFIRMED_SHARE = 0.01
 """Share of successes that the second forward pass may deny: rounding between two batches, and no more."""
@@ -152,13 +160,38 @@ def _restarts_disagree(result: AttackResult) -> Iterator[Finding]:
         )
 
 
+def still_falling(threat: ThreatModel, broken: NDArray[np.int64], survivors: NDArray[np.int64]) -> Iterator[Finding]:
+    """Finding where the end of what a survivor was given still broke samples.
+
+    Parameters
+    ----------
+    threat
+        Under which they were attacked.
+    broken, survivors
+        Passes that each sample took, shapes (B,) and (S,).
+    """
+    if len(survivors) < _FEW:
+        return
+    given = float(np.median(survivors))
+    late = int((broken - _CONFIRMED > LATE * given).sum())
+    if given >= _LEAST_GIVEN and clearly_more(late, STILL_FALLING, len(broken) + len(survivors)):
+        yield Finding(
+            code="RB225",
+            severity="warning",
+            message=f"{late} of {len(broken) + len(survivors)} samples fell in the last fifth of the {given:g} passes "
+            "that a survivor was given: more would fall to more passes",
+            cure="give the attacks more steps or restarts, or take the suite of its norm that ends in _standard",
+            threat=str(threat),
+        )
+
+
 def _beaten_without_gradients(attacks: Sequence[AttackResult]) -> Iterator[Finding]:
     """Of attacks that see what those before them left."""
     climbed = False
     for result in attacks:
         if result.gradients:
             climbed = climbed or (result.finished and not result.minimal)
-        elif climbed and clearly_more(result.broken, BLACK_BOX_GAIN, result.attempted):
+        elif result.attack != REPLAY and climbed and clearly_more(result.broken, BLACK_BOX_GAIN, result.attempted):
             yield stronger_without(result.threat, result.name, result.broken, result.attempted)
 
 
@@ -275,17 +308,16 @@ def unasked(fault: Exception) -> Finding:
 
 
 def denied(audit: Audit | None) -> Iterator[Finding]:
-    """Finding where the audit took witnesses back."""
-    if audit is None or not audit.denied:
+    """Finding where examples are none in float64; `judge` tells of those that the model itself denies."""
+    rounding = [] if audit is None else [one for one in audit.denied if one.reason == IN_FLOAT64]
+    if audit is None or not rounding:
         return
-    reasons = Counter(one.reason for one in audit.denied)
-    told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     yield Finding(
         code="RB241",
-        severity="error" if clearly_more(len(audit.denied), UNCONFIRMED_SHARE, audit.asked) else "warning",
-        message=f"of {audit.asked} witnesses that were asked about again {len(audit.denied)} are none ({told}): they "
-        "don't count, and as the attacks after theirs didn't see these samples, the robust accuracy may be too high",
-        cure="make the forward pass deterministic and independent of the batch; what only rounding makes is no example",
+        severity="error" if clearly_more(len(rounding), UNCONFIRMED_SHARE, audit.asked) else "warning",
+        message=f"{len(rounding)} of {audit.asked} adversarial examples are none when the model computes in float64: "
+        "what only rounding makes is no example, so they don't count",
+        cure="look for what makes the model's answers hang on rounding: very large weights, or a hard choice",
     )
 
 

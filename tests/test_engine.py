@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from robustbench_lite import registry
 from robustbench_lite.data import as_data
 from robustbench_lite.engine import TOLERANCE, Run, Samples, out_of_memory, perturb, run
+from robustbench_lite.exact import in_float64
 from robustbench_lite.meter import Meter
 from robustbench_lite.noise import Noise
+from robustbench_lite.scorecard import IN_FLOAT64
 from robustbench_lite.stepper import Attack, Counted
 from robustbench_lite.suite import Budget
 from robustbench_lite.target import Target
@@ -376,6 +378,33 @@ def test_an_answer_that_flips_when_asked_again_is_unconfirmed_and_the_sample_sta
     assert np.isinf(found.distance).all()
     assert (found.prediction == -1).all()
     assert set(found.forward) == {3}, "the denied confirmation is a pass too"
+
+
+def test_what_float64_denies_is_no_witness(linear):
+    """Logits of ten million: in float32 both are rounded to the same, and class 0 is said of every input."""
+
+    class Rounding(nn.Module):
+        def forward(self, x):
+            layer = linear.model[1]
+            return F.linear(x.flatten(1), layer.weight.to(x.dtype), layer.bias.to(x.dtype)) + 1e7
+
+    stays, model = Proposes(what=lambda problem: problem.x), Rounding()
+    rounds = linear.y.numpy() == 1
+    assert (linear.attack(stays, "Linf 0.3", model=model).broken == rounds).all()
+    found = linear.attack(stays, "Linf 0.3", model=model, exact=in_float64(Target(model)), keep=range(40))
+    assert not found.broken.any()
+    assert found.denied == dict.fromkeys(np.flatnonzero(rounds).tolist(), IN_FLOAT64)
+    assert found.unconfirmed == 0
+    assert found.witnesses == {}
+    assert (found.forward == np.where(rounds, 3, 2)).all(), "in float64, and once more as it is"
+
+
+def test_another_model_in_float64_denies_nothing(linear):
+    said = linear.attack("fgsm", "Linf 0.3", exact=lambda x: torch.zeros(len(x), 2, dtype=torch.float64))
+    plain = linear.attack("fgsm", "Linf 0.3")
+    assert plain.broken.all()
+    assert said.broken.all()
+    assert (said.prediction == plain.prediction).all()
 
 
 def test_an_unconfirmed_sample_is_given_its_other_restarts():

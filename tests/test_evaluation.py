@@ -86,8 +86,9 @@ def before(digits) -> Before:
     model = Wrapped(digits.model, lambda model, x, call: model(x))
     prediction = digits.model(digits.x).argmax(1).numpy()
     seen = preflight(Target(model), as_data((digits.x, digits.y)), prediction=prediction, batch_size=150)
-    checks = Passes(forward=int(seen.forward.sum()), backward=int(seen.backward.sum()))
-    return Before(4 + model.calls, checks)
+    in_float64 = Passes(forward=2 * 4)  # whether it is the same model there: a call of each
+    checks = Passes(forward=int(seen.forward.sum()), backward=int(seen.backward.sum())) + in_float64
+    return Before(4 + model.calls + 2, checks)
 
 
 class Counting(nn.Module):
@@ -301,7 +302,8 @@ def test_a_threat_model_given_twice_counts_once(digits):
 def test_built_in_suites_run(digits, name):
     card = evaluate(digits.model, (digits.x[:24], digits.y[:24]), suite=name)
     assert card.suite.name == name
-    assert [attack.name for attack in card.attacks] == [spec.name for spec in load_suite(name).attacks]
+    ran = [attack.name for attack in card.attacks if attack.attack != "replay"]  # what the evidence breaks comes last
+    assert ran == [spec.name for spec in load_suite(name).attacks]
     assert card.suite.threats == load_suite(name).threats
 
 

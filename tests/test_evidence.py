@@ -12,16 +12,21 @@ import torch
 from torch import nn
 
 from robustbench_lite import Budget, Target, evaluate
+from robustbench_lite.attacks.pgd import PGD
 from robustbench_lite.data import from_arrays
 from robustbench_lite.engine import Run, Samples
-from robustbench_lite.evidence import Front, Kept, Look, audit, gather
+from robustbench_lite.evidence import Front, Look, as_images, audit, gather
 from robustbench_lite.evidence.ground import Ground
 from robustbench_lite.evidence.probes import _ups_and_downs
 from robustbench_lite.lanes import Lanes
 from robustbench_lite.meter import Meter
+from robustbench_lite.scorecard import IN_FLOAT64, OUTSIDE
+from robustbench_lite.suite import Suite
+from robustbench_lite.tally import Bout
 from robustbench_lite.threat import ThreatModel
 from robustbench_lite.validity import clearly_more
 
+CRAWL = {"attack": "pgd", "params": {"steps": 2, "step_size": 1e-6, "random_start": False}}
 ZOO = Path(__file__).with_name("zoo")
 _SPEC = importlib.util.spec_from_file_location("rblite_evidence_zoo", ZOO / "zoo.py")
 zoo = importlib.util.module_from_spec(_SPEC)
@@ -69,7 +74,7 @@ def linear():
 def ground(model, data, threat, attacks=()):
     look = Look(Target(model), data, 0, Meter(), gradients=True, thorough=False)
     samples = Samples(data, torch.arange(len(data)), data.labels)
-    return Ground.of(look, samples, ThreatModel.parse(threat), attacks, torch.arange(len(data)), 64)
+    return Ground.of(look, samples, ThreatModel.parse(threat), attacks, torch.arange(len(data)), 64, {})
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
@@ -98,7 +103,7 @@ def test_nothing_is_asked_where_nothing_stands(linear):
     model, data = linear
     look = Look(Target(model), data, 0, Meter(), gradients=True, thorough=False)
     samples = Samples(data, torch.arange(40), data.labels)
-    front = Front(ThreatModel.parse("Linf 0.1"), samples, (), torch.arange(0))
+    front = Front(ThreatModel.parse("Linf 0.1"), samples, (), torch.arange(0), {})
     assert list(gather(look, [front], 64)) == []
     assert look.passes.total == 0
 
@@ -145,34 +150,42 @@ def test_a_lane_that_was_never_looked_at_tells_nothing():
     assert np.isfinite(late).all()
 
 
-# The audit
+# What the evidence breaks, and what is told of the witnesses
 
 
-def kept(data, witnesses, threat="Linf 0.3"):
+def test_what_breaks_a_survivor_while_it_is_asked_counts(linear):
+    """The suite hardly moves, and a plain climb breaks what it left: such a sample is no survivor."""
+    model, data = linear
+    crawling = Suite(name="crawling", threats=["Linf 0.3"], attacks=[CRAWL])
+    card = evaluate(model, data, crawling, keep_witnesses=True)
+    assert card.verdict == "INVALID"
+    pgd, found = card.attacks
+    assert (found.name, found.attack) == ("evidence", "replay")
+    assert found.broken == found.attempted == len(card.witnesses.x) > 0
+    assert pgd.broken == 0
+    assert card.robust_accuracy.count == pgd.robust_accuracy.count - found.broken
+    assert all(one.attack != "evidence" for one in card.validity), "what a probe broke accuses nobody"
+    known = dict(zip(card.witnesses.index.tolist(), card.witnesses.x, strict=True))
+    x = torch.from_numpy(np.stack(list(known.values())))
+    assert (model(x).argmax(1) != data.labels[list(known)]).all()
+    assert ((x - data.fetch(list(known))).abs().flatten(1).amax(1) <= 0.3 + 1e-6).all()
+
+
+def bout(data, witnesses, denied=None, threat="Linf 0.3"):
     run = Run.empty(len(data), 1)
     run.broken[list(witnesses)] = True
     run.witnesses.update({row: x.numpy() for row, x in witnesses.items()})
-    samples = Samples(data, torch.arange(len(data)), data.labels)
-    return Kept("attack", ThreatModel.parse(threat), samples, run)
+    run.denied.update(denied or {})
+    attack = PGD()
+    return Bout("attack", "pgd", attack, ThreatModel.parse(threat), np.arange(len(data)), run)
 
 
-def test_what_is_no_witness_is_denied_for_its_reason(linear):
-    model, data = linear
-    x = data.fetch(range(40))
-    slope = (model[1].weight[1] - model[1].weight[0]).reshape(1, 4, 4).detach()
-    away = [-1.0 if label else 1.0 for label in data.labels.tolist()]
-    strong = {row: (x[row] + 0.3 * away[row] * slope.sign()).clamp(0, 1) for row in range(4)}
-    given = strong | {4: x[4], 5: (x[5] + 0.39 * away[5] * slope.sign()).clamp(0, 1)}
-    look = Look(Target(model), data, 0, Meter(), gradients=True, thorough=False)
-    found, denied = audit(look, [kept(data, given)], everything=True)
-    assert found.asked == 6
-    assert found.precise
-    assert found.confirmed == found.rounded == 4
-    assert denied == [(0, 4), (0, 5)]
-    assert {one.index: one.reason for one in found.denied} == {
-        4: "not adversarial in another batch",
-        5: "out of the ball or the box",
-    }
+def test_the_audit_counts_what_was_confirmed_and_lists_the_rest(linear):
+    data = linear[1]
+    found = audit([bout(data, {1: data.fetch([1])[0]}, {3: OUTSIDE, 2: IN_FLOAT64})], data.index + 100, precise=True)
+    assert (found.asked, found.confirmed, found.precise) == (3, 1, True)
+    assert [(one.index, one.reason) for one in found.denied] == [(102, IN_FLOAT64), (103, OUTSIDE)]
+    assert audit([bout(data, {})], data.index, precise=True) is None
 
 
 def test_an_example_that_rounding_undoes_is_told_and_counts(linear):
@@ -185,19 +198,12 @@ def test_an_example_that_rounding_undoes_is_told_and_counts(linear):
         model[1].bias[1] += logits[0] - logits[1] - 0.9 * step * slope.abs().sum()
     exact = from_arrays(x, model(x).argmax(1).numpy(), "on the grid")
     assert int(exact.labels[0]) == 0
-    witness = x[0] + step * slope.sign().reshape(1, 4, 4)
+    small = x[0] + step * slope.sign().reshape(1, 4, 4)
+    large = x[0] + 30 * step * slope.sign().reshape(1, 4, 4)
     look = Look(Target(model), exact, 0, Meter(), gradients=True, thorough=False)
-    found, denied = audit(look, [kept(exact, {0: witness})], everything=True)
-    assert (found.confirmed, found.rounded, denied) == (1, 0, [])
-
-
-def test_what_is_denied_doesnt_count(linear):
-    data = linear[1]
-    run = kept(data, {3: data.fetch([3])[0]}).run
-    less = run.without([3])
-    assert not less.broken.any()
-    assert not less.witnesses
-    assert run.broken[3], "the run it came from stays as it was"
+    bouts = [bout(exact, {0: small}), bout(exact, {0: large})]
+    assert as_images(look, bouts, np.arange(40), everything=True) == (2, 1)
+    assert look.passes.total == 2
 
 
 # What cuts it short

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from robustbench_lite.scorecard import AttackResult, Interval, Passes, Trace
+from robustbench_lite.scorecard import (
+    CHANGED,
+    IN_FLOAT64,
+    OUTSIDE,
+    AttackResult,
+    Audit,
+    Denied,
+    Interval,
+    Passes,
+    Trace,
+)
 from robustbench_lite.threat import ThreatModel
-from robustbench_lite.validity import changed, judge, stopped, unstable
+from robustbench_lite.validity import changed, denied, judge, still_falling, stopped, unstable
 
 
 def _attacked(name="pgd", *, blind=0, attempted=100, broken=40, looked_at=None, **changes):
@@ -100,6 +111,40 @@ def test_an_attack_that_sees_under_another_threat_model_does_not_stand_in():
 def test_successes_that_were_not_confirmed_are_told_beyond_one_and_one_in_a_hundred(broken, unconfirmed, fires):
     result = _attacked(broken=broken, unconfirmed=unconfirmed, attempted=200)
     assert _told(result) == ([("RB202", "error", "pgd")] if fires else [])
+
+
+# RB241: what float64 denies
+
+
+def audit(*reasons, confirmed=100):
+    told = tuple(Denied(index=at, attack="pgd", threat="Linf 0.1", reason=why) for at, why in enumerate(reasons))
+    asked = confirmed + len(told)
+    return Audit(asked=asked, confirmed=confirmed, precise=True, images=0, rounded=0, denied=told)
+
+
+def test_what_float64_denies_is_told():
+    assert list(denied(None)) == []
+    assert list(denied(audit(CHANGED, OUTSIDE))) == [], "of these RB202 tells"
+    assert [(one.code, one.severity) for one in denied(audit(IN_FLOAT64))] == [("RB241", "warning")]
+    assert [(one.code, one.severity) for one in denied(audit(*[IN_FLOAT64] * 6))] == [("RB241", "error")]
+
+
+# RB225: the end of the budget still breaks samples
+
+
+@pytest.mark.parametrize(
+    ("late", "fires"),
+    [(0, False), (2, False), (10, True)],
+)
+def test_samples_that_fall_in_the_last_fifth_are_told(late, fires):
+    threat = ThreatModel.parse("Linf 0.1")
+    broken = np.array([20] * (50 - late) + [82] * late)
+    told = list(still_falling(threat, broken, np.full(50, 100)))
+    assert [(one.code, one.severity) for one in told] == ([("RB225", "warning")] if fires else [])
+    if fires:
+        assert "10 of 100 samples fell in the last fifth of the 100 passes" in told[0].message
+    assert list(still_falling(threat, broken, np.full(7, 100))) == [], "too few survivors tell nothing"
+    assert list(still_falling(threat, broken // 20, np.full(50, 5))) == [], "nor do five passes"
 
 
 # RB203: broken without a change

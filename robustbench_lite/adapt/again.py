@@ -45,7 +45,7 @@ def adaptively(job: Job, plain: Scorecard, judged: Callable[[Job], Scorecard], m
         if found is None or [one.name for one in found.measures] == [one.name for one in taken]:
             break
         try:
-            helper = _surrogate(job, found.target) if found.masked else None
+            helper = _surrogate(job, found.target, spent) if found.masked else None
         except KeyboardInterrupt:
             return _interrupted(card)
         except Exception:  # it is a check on the others: they are run without it
@@ -76,14 +76,14 @@ class _Helper(NamedTuple):
     planned: Planned
 
 
-def _surrogate(job: Job, target: Target) -> _Helper | None:
+def _surrogate(job: Job, target: Target, meter: Meter) -> _Helper | None:
     """Train a surrogate and plan a transfer from it; None where no threat model takes one."""
     name = "transfer-surrogate"
     taken = {planned.name for planned in job.attacks}
     climbs = registry.build("attacks", "apgd", {}).norms
     if name in taken or any(threat.norm not in climbs or threat.goal == "targeted" for threat in job.suite.threats):
         return None
-    other = surrogate(target, job.data, job.suite.threats, seed=job.seed, size=job.size)
+    other = surrogate(target, job.data, job.suite.threats, seed=job.seed, size=job.size, meter=meter)
     attack = registry.build("attacks", "transfer", {"surrogate": other})
     why = "adversarial examples of a small network trained on the target's answers, as a check that needs no gradient"
     measure = Measure(name="surrogate", setting="transfer by apgd", reason=why)

@@ -11,14 +11,24 @@ from torch import nn
 
 from robustbench_lite.adapt.slopes import smoothing_scale
 from robustbench_lite.data import Data
+from robustbench_lite.meter import Meter
 from robustbench_lite.preflight.look import drawn
 from robustbench_lite.target import Target
 from robustbench_lite.threat import ThreatModel
 
 _SAMPLES, _COPIES, _EPOCHS = 2000, 3, 20
+_BYTES = 2**30  # that the inputs may take
 
 
-def surrogate(target: Target, data: Data, threats: Sequence[ThreatModel], *, seed: int = 0, size: int = 128) -> Target:
+def surrogate(
+    target: Target,
+    data: Data,
+    threats: Sequence[ThreatModel],
+    *,
+    seed: int = 0,
+    size: int = 128,
+    meter: Meter | None = None,
+) -> Target:
     """Train a small network on the target's own answers, about the samples and about points around them.
 
     Papernot et al., *Practical black-box attacks against machine learning*, 2017. https://arxiv.org/abs/1602.02697
@@ -33,22 +43,32 @@ def surrogate(target: Target, data: Data, threats: Sequence[ThreatModel], *, see
         Of the samples, of the points and of the network.
     size
         Most samples at once.
+    meter
+        Counts and limits the target's passes; those of the network itself, which is small, are not counted.
 
     Returns
     -------
     Target
         On the target's device, in eval mode.
+
+    Raises
+    ------
+    Stop
+        Where the meter's budget doesn't allow for the answers.
     """
     with torch.inference_mode(False):  # what is made inside of it can't be trained on
-        return _taught(target, data, threats, seed, size)
+        return _taught(target, data, threats, seed, size, meter or Meter())
 
 
-def _taught(target: Target, data: Data, threats: Sequence[ThreatModel], seed: int, size: int) -> Target:
+def _taught(target: Target, data: Data, threats: Sequence[ThreatModel], seed: int, size: int, meter: Meter) -> Target:
     dice = torch.Generator().manual_seed(seed)
-    x = data.fetch(drawn(data, _SAMPLES, seed))
+    most = max(1, _BYTES // (4 * math.prod(data.shape) * (_COPIES + 1)))
+    x = data.fetch(drawn(data, min(_SAMPLES, most), seed))
     scale = smoothing_scale(threats, tuple(x.shape[1:]))
     near = [x + scale * (2 * torch.rand(x.shape, generator=dice) - 1) for _ in range(_COPIES)]
     x = torch.cat([x, *(one.clamp(0, 1) for one in near)]).to(target.device)
+    meter.check(len(x))
+    meter.spend(len(x), 0)
     with target.attacking(), torch.no_grad():
         answers = torch.cat([target(part).softmax(1) for part in torch.split(x, size)]).float()
     with torch.random.fork_rng(devices=[]):

@@ -9,19 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_lite.engine import Samples
-from robustbench_lite.evidence.audit import Kept as Kept
+from robustbench_lite.evidence.audit import as_images as as_images
 from robustbench_lite.evidence.audit import audit as audit
 from robustbench_lite.evidence.ground import Fought as Fought
 from robustbench_lite.evidence.ground import Ground
 from robustbench_lite.evidence.planted import planted
 from robustbench_lite.evidence.probes import OWN_STEPS, anything_goes, black_box, jagged, larger_ball, own_climbs
 from robustbench_lite.preflight.look import Look as Look
+from robustbench_lite.preflight.look import exact as exact
 from robustbench_lite.scorecard import Finding
 from robustbench_lite.threat import ThreatModel
 
+NAME = "evidence"
+"""What broke a survivor while it was asked stands on the card as found by this."""
 MOST, LEAST = 32, 8
 """Survivors that are asked; what they cost is to stay below `SHARE` of what the evaluation cost, where the least allow
 it."""
@@ -40,6 +45,8 @@ class Front(NamedTuple):
     """Those that came to their end."""
     survivors: Tensor
     """Positions, in the order in which they are to be asked."""
+    fallen: dict[int, NDArray[np.float32]]
+    """By position, what broke a survivor while it was asked: filled in here."""
 
 
 def gather(look: Look, fronts: Iterable[Front], batch_size: int, least: int = LEAST) -> Iterator[Finding]:
@@ -70,12 +77,12 @@ def gather(look: Look, fronts: Iterable[Front], batch_size: int, least: int = LE
     most = int(SHARE * look.meter.passes.total / _PASSES / max(1, len(asked)))
     count = min(MOST, max(least, most))
     with look.target.attacking(), look.meter.quietly():
-        for threat, samples, attacks, survivors in asked:
-            ground = Ground.of(look, samples, threat, attacks, survivors[:count], batch_size)
+        for threat, samples, attacks, survivors, fallen in asked:
+            ground = Ground.of(look, samples, threat, attacks, survivors[:count], batch_size, fallen)
             told = tuple(_probed(ground))
-            if ground.fallen and len(survivors) > count and not any(one.severity == "error" for one in told):
+            if fallen and len(survivors) > count and not any(one.severity == "error" for one in told):
                 # What a few can't tell from chance, more can; honest evaluations seldom come here.
-                yield from _fallen(Ground.of(look, samples, threat, attacks, survivors[:MOST], batch_size))
+                yield from _fallen(Ground.of(look, samples, threat, attacks, survivors[:MOST], batch_size, fallen))
             yield from told
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -57,8 +57,8 @@ class Ground:
     grad: Tensor
     """Gradients of the margin there, shape (n, *shape)."""
     batch_size: int
-    fallen: set[int] = field(default_factory=set)
-    """Positions of survivors that a probe broke all the same."""
+    fallen: dict[int, NDArray[np.float32]]
+    """By position, what broke a survivor all the same: filled in by the probes."""
 
     @classmethod
     def of(
@@ -69,11 +69,12 @@ class Ground:
         attacks: Sequence[Fought],
         rows: Tensor,
         batch_size: int,
+        fallen: dict[int, NDArray[np.float32]],
     ) -> Ground:
         """Look at the survivors."""
         x = look.inputs(rows)
         start, grad = _asked(look, samples, rows, x, threat)
-        return cls(look, samples, threat, attacks, rows, x, start, grad, batch_size)
+        return cls(look, samples, threat, attacks, rows, x, start, grad, batch_size, fallen)
 
     def margins(self, x: Tensor) -> Tensor:
         """Margins of other inputs for the survivors, shape (n,), without a gradient."""
@@ -104,6 +105,7 @@ class Ground:
         name: str,
         threat: ThreatModel | None = None,
         target: Target | None = None,
+        keep: Container[int] = (),
     ) -> Run:
         """Run an attack on some samples; its passes count as the checks'."""
         done = run(
@@ -115,6 +117,7 @@ class Ground:
             name=name,
             seed=self.look.seed,
             batch_size=self.batch_size,
+            keep=keep,
             meter=self.look.meter,
         )
         self.look.forward += done.forward

@@ -50,8 +50,11 @@ def planted(ground: Ground, climbed: Climbed) -> Iterator[Finding]:
     best = torch.maximum(climbed.margin, _drawn(ground))
     rise = best - ground.start
     able = (rise > 1e-4 * ground.start.abs()).nonzero()[:PLANTED, 0].tolist()
+    enough = next((count for count in range(len(able) + 1) if clearly_more(count, MISSED, len(able))), None)
+    if enough is None:
+        return
     missed = 0
-    for place in able:
+    for tried, place in enumerate(able, 1):
         # Margins fall as the label's logit rises: lowered by this much, the wanted height is the boundary.
         height = float(ground.start[place] + HIGH * rise[place])
         row = int(ground.rows[place])
@@ -59,14 +62,17 @@ def planted(ground: Ground, climbed: Climbed) -> Iterator[Finding]:
         lowered = _Lowered(ground.look.target, label, -height)
         target = Target(lowered, device=ground.look.target.device)
         missed += not _found(ground, target, row)
-    if clearly_more(missed, MISSED, len(able)):
-        yield ground.finding(
-            "RB231",
-            f"the suite misses {missed} of {len(able)} adversarial examples that were planted: one logit was lowered "
-            "so that they exist, half as high as a plain climb gets",
-            "an attack that misses what is there proves nothing by finding nothing: look at its step size, its steps, "
-            "its loss and its direction",
-        )
+        if tried - missed > len(able) - enough:
+            return
+        if missed == enough:
+            break
+    yield ground.finding(
+        "RB231",
+        f"the suite misses {missed} of {tried} adversarial examples that were planted: one logit was lowered so that "
+        "they exist, half as high as a plain climb gets",
+        "an attack that misses what is there proves nothing by finding nothing: look at its step size, its steps, its "
+        "loss and its direction",
+    )
 
 
 def _drawn(ground: Ground) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustbench_lite import registry
 from robustbench_lite.evidence.ground import Climbed, Ground, stride
+from robustbench_lite.norms import per_sample
 from robustbench_lite.scorecard import Finding, Plot, Severity
 from robustbench_lite.stepper import Attack
 from robustbench_lite.validity import BLACK_BOX_GAIN, clearly_more, stronger_without
@@ -38,7 +39,8 @@ def own_climbs(ground: Ground, climbed: Climbed) -> Iterator[Finding]:
     """An attack of one step, and one of a few, break nothing that a suite of stronger ones left."""
     single = ground.climb(ground.threat.norm, ground.threat.eps, 1) if ground.threat.norm in ("Linf", "L2") else climbed
     over = ((single.margin > 0) | (climbed.margin > 0)).cpu()
-    ground.fallen.update(ground.rows[over].tolist())
+    x = torch.where(per_sample(climbed.margin > 0, climbed.x), climbed.x, single.x).float().cpu().numpy()
+    ground.fallen.update({row: x[place] for place, row in enumerate(ground.rows.tolist()) if over[place]})
     total, broke = len(ground.rows), int(over.sum())
     if not broke:
         return
@@ -148,8 +150,8 @@ def black_box(ground: Ground) -> Iterator[Finding]:
     if square.unfit(shape, ground.threat) is not None:
         return
     total = len(ground.rows)
-    broken = ground.run(square, ground.rows.numpy(), name="probe").broken
-    ground.fallen.update(broken.nonzero()[0].tolist())
-    broke = int(broken.sum())
+    found = ground.run(square, ground.rows.numpy(), name="probe", keep=range(len(ground.samples)))
+    ground.fallen.update(found.witnesses)
+    broke = int(found.broken.sum())
     if clearly_more(broke, BLACK_BOX_GAIN, total):
         yield stronger_without(ground.threat, "random search (square)", broke, total)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustbench_lite.errors import UserError
 from robustbench_lite.losses import cross_entropy, margin
 from robustbench_lite.meter import Stop
-from robustbench_lite.preflight.look import Ask, Check, Look, check, found, precise, words
+from robustbench_lite.preflight.look import Asked, Check, Look, check, found, precise, words
 from robustbench_lite.preflight.outputs import gap, short
 from robustbench_lite.scorecard import Finding
 
@@ -156,11 +156,11 @@ class _Slopes(NamedTuple):
     precision: str
 
 
-def _differences(look: Look, ask: Ask, rows: Tensor, x: Tensor, signs: Tensor) -> _Slopes:
+def _differences(look: Look, asked: Asked, rows: Tensor, x: Tensor, signs: Tensor) -> _Slopes:
     """Compare slopes; ``signs`` are random directions, (directions, n, *shape)."""
-    lengths = (1e-6, 1e-2, 1e-1) if ask.dtype == torch.float64 else (1e-3, 1e-2, 1e-1)
-    x = x.to(ask.dtype)
-    top = look.logits(rows, x, ask.logits).topk(2, dim=1).indices
+    lengths = (1e-6, 1e-2, 1e-1) if asked.dtype == torch.float64 else (1e-3, 1e-2, 1e-1)
+    x = x.to(asked.dtype)
+    top = look.logits(rows, x, asked.ask).topk(2, dim=1).indices
 
     def rise(logits: Tensor, top: Tensor) -> Tensor:
         # Of two fixed classes, so that the loss has no corner of its own.
@@ -171,16 +171,18 @@ def _differences(look: Look, ask: Ask, rows: Tensor, x: Tensor, signs: Tensor) -
     def slope(rows: Tensor, x: Tensor) -> Tensor:
         x = x.detach().clone().requires_grad_()
         with torch.enable_grad(), look.counted(rows, backward=1):
-            loss = rise(ask.logits(x), top[[place[row] for row in rows.tolist()]])
+            loss = rise(asked.ask(x), top[[place[row] for row in rows.tolist()]])
             return torch.autograd.grad(loss.sum(), x)[0].detach()
 
-    grad = torch.cat(look.in_parts(slope, rows, x)).flatten(1).to(ask.dtype)
+    grad = torch.cat(look.in_parts(slope, rows, x)).flatten(1).to(asked.dtype)
     size = math.prod(x.shape[1:]) ** 0.5
     norm = grad.norm(dim=1, keepdim=True)
-    along = torch.cat([(grad / norm)[None], signs.flatten(2).to(ask.dtype) / size])  # (directions, n, D), unit vectors
+    along = torch.cat(
+        [(grad / norm)[None], signs.flatten(2).to(asked.dtype) / size]
+    )  # unit vectors, (directions, n, D)
     expected = (along * grad).sum(2)
     scale = torch.cat([norm.T, norm.T.expand(len(signs), -1) / size])
-    eps = torch.finfo(ask.dtype).eps
+    eps = torch.finfo(asked.dtype).eps
     agreed = torch.zeros_like(expected, dtype=torch.bool)
     told = torch.zeros_like(agreed)
     climb = -1.0
@@ -188,7 +190,7 @@ def _differences(look: Look, ask: Ask, rows: Tensor, x: Tensor, signs: Tensor) -
         step = (length * size * along).reshape(-1, *x.shape[1:])
         many = rows.repeat(len(along))
         ends = [
-            look.logits(many, x.repeat(len(along), *[1] * (x.ndim - 1)) + sign * step, ask.logits) for sign in (1, -1)
+            look.logits(many, x.repeat(len(along), *[1] * (x.ndim - 1)) + sign * step, asked.ask) for sign in (1, -1)
         ]
         both = top.repeat(len(along), 1)
         slopes = ((rise(ends[0], both) - rise(ends[1], both)) / (2 * length * size)).reshape(expected.shape)
@@ -203,4 +205,4 @@ def _differences(look: Look, ask: Ask, rows: Tensor, x: Tensor, signs: Tensor) -
             climb = max(climb, float(slopes[0].sum() / steepest.sum()))
     decided = told.all(0)
     unlike = decided & ~agreed.all(0)
-    return _Slopes(int(decided.sum()), int(unlike.sum()), climb, short(ask.dtype))
+    return _Slopes(int(decided.sum()), int(unlike.sum()), climb, short(asked.dtype))

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from robustbench_lite.black_box import BlackBox
 from robustbench_lite.data import Data
 from robustbench_lite.engine import out_of_memory
+from robustbench_lite.exact import Ask, alike, in_float64
 from robustbench_lite.meter import Meter, Stop
 from robustbench_lite.scorecard import Finding, Passes, Severity
 from robustbench_lite.target import Target
@@ -124,39 +124,32 @@ def words(fault: BaseException) -> str:
     return f"{type(fault).__name__}: {text[:200]}" if text else type(fault).__name__
 
 
-class Ask(NamedTuple):
+class Asked(NamedTuple):
     """How the model is asked."""
 
-    logits: Callable[[Tensor], Tensor]
+    ask: Ask
     dtype: torch.dtype
+    logits: Tensor | None
+    """What it says in float64 to what it was tried on."""
 
 
-def precise(look: Look, rows: Tensor, x: Tensor) -> Ask:
+def precise(look: Look, rows: Tensor, x: Tensor) -> Asked:
     """In float64 where the module allows it, else as it is."""
-    module, target = look.target.module, look.target
-    held: dict[str, Tensor] = {}
-
-    def precise(x: Tensor) -> Tensor:
-        x = x.double().clone()  # no leaf: the module may work in place
-        logits: Tensor = functional_call(module, held, (_normalised(target, x),))
-        return logits
-
+    target = look.target
     try:
-        for name, value in [*module.named_parameters(), *module.named_buffers()]:
-            held[name] = value.detach().double() if value.is_floating_point() else value
-        if look.logits(rows, x, precise).dtype == torch.float64:  # it may cast to a narrower type inside
-            return Ask(precise, torch.float64)
+        ask = in_float64(target)
+        return Asked(ask, torch.float64, look.logits(rows, x, ask))
     except Stop:
         raise
-    except Exception:  # scripted and compiled modules, constants of a fixed type
+    except Exception:  # scripted and compiled modules, constants of a fixed type, a cast to a narrower type inside
         _log.debug("%s can't be asked in float64", target.name, exc_info=True)
-    return Ask(target, torch.float32 if target.dtype != torch.float64 else torch.float64)
+    return Asked(target, torch.float32 if target.dtype != torch.float64 else torch.float64, None)
 
 
-def _normalised(target: Target, x: Tensor) -> Tensor:
-    x = x if target.preprocessing is None else target.preprocessing(x)
-    if target.mean is None or target.std is None:
-        return x
-    shape = (-1, *[1] * max(x.ndim - 2, 0))
-    mean, std = (x.new_tensor(values).reshape(shape) for values in (target.mean, target.std))
-    return (x - mean) / std
+def exact(look: Look, rows: Tensor) -> Ask | None:
+    """The model in float64; None where it doesn't answer there, or is another model."""
+    asked = precise(look, rows, look.inputs(rows))
+    if asked.logits is None:
+        return None
+    same = alike(look.logits(rows, look.inputs(rows)), asked.logits)
+    return asked.ask if bool(same.all()) else None

@@ -300,10 +300,10 @@ def test_the_audit_and_what_the_checks_cost_are_told(make_card):
         Denied(index=place, attack=HOSTILE, threat="Linf 0.3", reason="not adversarial in float64")
         for place in range(30)
     )
-    audit = Audit(asked=256, confirmed=226, precise=True, rounded=220, denied=denied)
+    audit = Audit(asked=256, confirmed=226, precise=True, images=226, rounded=220, denied=denied)
     checks, passes = Passes(forward=80, backward=10), Passes(forward=900, backward=100)
     page = Page(html.render([make_card(audit=audit, checks=checks, passes=passes)]))
-    told = "Witnesses 256 asked again from scratch (other batches, float64): 226 confirmed, 220 stay adversarial"
+    told = "Witnesses 256 asked again in another batch, in float64: 226 confirmed; of 226 220 stay adversarial"
     assert f"{told} as 8-bit images denied, not adversarial in float64: <script>alert(1)</script>" in page.text
     assert "samples 0, 1, 2, 3, 4, 5, 6, 7 and 22 more" in page.text
     assert "Checks 90 passes, 9.0% of all" in page.text

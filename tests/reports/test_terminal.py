@@ -133,18 +133,18 @@ def test_the_audit_and_what_the_checks_cost_are_told(make_card):
     denied = [
         Denied(index=place, attack="pgd", threat="Linf 0.3", reason="not adversarial in float64") for place in (4, 9)
     ]
-    audit = Audit(asked=1256, confirmed=1254, precise=True, rounded=1, denied=tuple(denied))
+    audit = Audit(asked=1256, confirmed=1254, precise=True, images=250, rounded=1, denied=tuple(denied))
     card = make_card(
         audit=audit, checks=Passes(forward=3000, backward=405), passes=Passes(forward=20000, backward=18000)
     )
     text = show([card])
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split())
-    asked = "witnesses 1,256 asked again from scratch (other batches, float64): 1,254 confirmed, 1 stays adversarial"
+    asked = "witnesses 1,256 asked again in another batch, in float64: 1,254 confirmed; of 250 1 stays adversarial"
     assert f"{asked} as 8-bit images denied, not adversarial in float64: pgd under Linf 0.3, samples 4, 9 " in words
     assert "checks 3,405 passes, 9.0% of all" in words
     assert "float64" not in show(
-        [card.model_copy(update={"audit": Audit(asked=9, confirmed=9, precise=False, rounded=9)})]
+        [card.model_copy(update={"audit": Audit(asked=9, confirmed=9, precise=False, images=9, rounded=9)})]
     )
 
 
