@@ -11,13 +11,11 @@ from torch import Tensor
 
 from robustbench_lite.losses import LossName
 from robustbench_lite.norms import per_sample
-from robustbench_lite.parameters import Length, PositiveInt, next_weight
+from robustbench_lite.parameters import Length, PositiveInt
 from robustbench_lite.stepper import Attack, Problem, Seen
 
-_FIRST_C = 2.0  # first c over the least one that pays, were the margin linear
+_C = 1.5  # over the least c that holds the boundary
 _LARGEST_C = 1e12  # beyond, the square of a gradient that wakes up would overflow
-_FIRST_MOVE = 1.5  # length of the first step over the distance, were the margin linear
-_WALL = 0.05  # how near the walls it starts, in steps: on them the change of variable is infinite and its slope zero
 _PAPER = "https://arxiv.org/abs/1608.04644"
 
 
@@ -43,27 +41,33 @@ class Adam(NamedTuple):
 
 
 class State(NamedTuple):
-    """The candidate, Adam's memory, and the search for c."""
+    """The candidate, Adam's memory, the weight and the step size of this start, and the nearest example so far."""
 
     x: Tensor
-    w: Tensor
     mean: Tensor
     square: Tensor
     c: Tensor
     move: Tensor
-    too_small: Tensor
-    too_large: Tensor
-    won: Tensor
+    nearest: Tensor
+    distance: Tensor
+    """Of the nearest example; infinite without one."""
+    gained: Tensor
+    """Whether this start found a nearer one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CarliniWagner(Attack):
-    """Smallest L2 perturbation across the margin: Adam on ``|x' - x|^2 + c * margin``, with a binary search over c.
+    """Smallest L2 perturbation across the margin: Adam on ``|x' - x|^2 + c * margin``, started again with another c.
 
-    The change of variable ``x' = (tanh(w) + 1) / 2`` keeps every candidate in the box. Other than in the paper, the
-    first c and the step size follow from the margin and its gradient at the input, so that neither the scale of the
-    logits nor of the distance matters, and the step size falls linearly to zero for each c: a tenth of the paper's
-    steps reach its distance.
+    Other than in the paper:
+
+    - a start is made from the nearest example so far, and c follows from the gradient there: on a hardened model, flat
+      around the input, the c that crosses the plateau is a thousand times the one that holds the boundary, and no
+      bisection from the input finds a near example;
+    - until there is an example c grows by ten, as in the paper, and from then on the step size halves where a start
+      gained nothing; it falls linearly to zero within each start;
+    - both follow from the distance, so neither its scale nor that of the logits matters;
+    - values are clipped to the box: the paper's change of variable is flat at 0 and 1, where most of a digit's are.
 
     References
     ----------
@@ -75,12 +79,12 @@ class CarliniWagner(Attack):
     norms: ClassVar[tuple[str, ...]] = ("L2",)
     minimal: ClassVar[bool] = True
 
-    search_steps: PositiveInt = 5
-    """Values of c that are tried."""
-    iterations: PositiveInt = 100
-    """Adam steps for each value of c."""
-    lr: Length = 0.1
-    """Largest first step size of Adam, in the units of w; smaller for a sample that is near the boundary."""
+    search_steps: PositiveInt = 10
+    """Starts, each with a c of its own."""
+    iterations: PositiveInt = 50
+    """Adam steps of each start."""
+    lr: Length = 3.0
+    """Adam's first step size, over the change of a value were the distance spread evenly over all of them."""
     confidence: NonNegativeFloat = 0.0
     """Margin by which the example is to be wrong, in logits."""
 
@@ -94,60 +98,53 @@ class CarliniWagner(Attack):
 
     def init(self, problem: Problem) -> State:
         x = problem.x
-        unknown = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-        return State(x, *Adam.at(x), unknown, unknown, unknown, unknown + torch.inf, unknown > 0)
+        nothing, unknown = torch.zeros_like(x), torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        return State(x, nothing, nothing, unknown, unknown, x, unknown + torch.inf, unknown == 0)
 
     def step(self, problem: Problem, state: State, seen: Seen) -> State:
-        first = problem.step == 0
-        if bool(first.any()):
-            state = self._measure(problem, state, seen, first)
-        won = state.won | (seen.loss >= self.confidence)
-        grad = 2 * (seen.x - problem.x) - per_sample(state.c * (seen.loss < self.confidence), seen.x) * seen.grad
         done = problem.step % self.iterations
-        x = _squash(state.w)
-        slope = 2 * x * (1 - x)
-        lr = (per_sample(state.move, x) / slope).clamp_max(self.lr) * per_sample(1 - done / self.iterations, x)
-        adam = Adam(state.w, state.mean, state.square).step(grad * slope, lr, done + 1)
+        starts, ends = done == 0, done + 1 == self.iterations
+        if bool(starts.any()):
+            state = self._weigh(state, seen, starts)
+        change = seen.x - problem.x
+        won = seen.loss > self.confidence
+        distance = torch.linalg.vector_norm(change.flatten(1), dim=1)
+        nearer = won & (distance < state.distance)
+        nearest = torch.where(per_sample(nearer, seen.x), seen.x, state.nearest)
 
-        following = State(_squash(adam.w), *adam, state.c, state.move, state.too_small, state.too_large, won)
-        ends = done + 1 == self.iterations
-        return self._search(problem, following, ends) if bool(ends.any()) else following
-
-    def _search(self, problem: Problem, state: State, ends: Tensor) -> State:
-        """Where a value of c had its steps, choose the next one and start again."""
-        too_large = torch.where(ends & state.won, state.c, state.too_large)
-        too_small = torch.where(ends & ~state.won, state.c, state.too_small)
-        fresh = Adam.at(_unsquash(problem.x, _WALL * state.move))
-        w, mean, square = (
-            torch.where(per_sample(ends, new), new, old)
-            for new, old in zip(fresh, (state.w, state.mean, state.square), strict=True)
-        )
+        grad = 2 * change - per_sample(state.c * ~won, change) * seen.grad
+        lr = per_sample(state.move * (1 - done / self.iterations), change)
+        adam = Adam(seen.x, state.mean, state.square).step(grad, lr, done + 1)
+        again = per_sample(ends, change)
         return State(
-            x=torch.where(per_sample(ends, w), _squash(w), state.x),
-            w=w,
-            mean=mean,
-            square=square,
-            c=torch.where(ends, next_weight(too_small, too_large, _LARGEST_C), state.c),
+            x=torch.where(again, nearest, adam.w),
+            mean=adam.mean.masked_fill(again, 0.0),
+            square=adam.square.masked_fill(again, 0.0),
+            c=state.c,
             move=state.move,
-            too_small=too_small,
-            too_large=too_large,
-            won=state.won & ~ends,
+            nearest=nearest,
+            distance=torch.where(nearer, distance, state.distance),
+            gained=state.gained | nearer,
         )
 
-    def _measure(self, problem: Problem, state: State, seen: Seen, first: Tensor) -> State:
-        """Take the scales of c and of a step from the margin and its gradient at the input itself.
+    def _weigh(self, state: State, seen: Seen, starts: Tensor) -> State:
+        """Choose c and the step size of a start from the distance, and from the gradient where it starts.
 
-        For a linear margin ``gap / steepness`` is the distance, and ``2 * gap / steepness ** 2`` the least c that pays.
+        Without an example the distance is that of the linearised margin. ``2 * distance / steepness`` is the c that
+        holds a candidate at the boundary against the pull of the input.
         """
-        gap = (self.confidence - seen.loss).clamp_min(1e-12)
+        gap = (self.confidence - seen.loss).abs().clamp_min(1e-12)
         widest = seen.x[0].numel() ** 0.5  # no boundary is farther than the box is wide, however flat the margin here
         steepness = torch.linalg.vector_norm(seen.grad.flatten(1), dim=1).maximum(gap / widest)
-        move = _FIRST_MOVE * gap / steepness / widest
-        start = _unsquash(problem.x, _WALL * move)
+        found = state.distance.isfinite()
+        distance = torch.where(found, state.distance, gap / steepness)
+        c = torch.where(state.gained, _C * 2 * distance / steepness, torch.where(found, state.c, 10 * state.c))
+        halved = torch.where(found, state.move / 2, state.move)
+        move = torch.where(state.gained, self.lr * distance / widest, halved)
         return state._replace(
-            w=torch.where(per_sample(first, start), start, state.w),
-            c=torch.where(first, (_FIRST_C * 2 * gap / steepness**2).clamp_max(_LARGEST_C), state.c),
-            move=torch.where(first, move, state.move),
+            c=torch.where(starts, c.clamp_max(_LARGEST_C), state.c),
+            move=torch.where(starts, move, state.move),
+            gained=state.gained & ~starts,
         )
 
 

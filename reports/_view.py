@@ -283,7 +283,7 @@ def _unconfirmed(card: Scorecard) -> Iterator[str]:
 def _audited(audit: Audit) -> str:
     how = "another batch, in float64" if audit.precise else "another batch"
     stay = "stays" if audit.rounded == 1 else "stay"
-    images = f"; of {audit.images:,} {audit.rounded:,} {stay} adversarial as 8-bit images" if audit.images else ""
+    images = f"; {audit.rounded:,} of {audit.images:,} {stay} adversarial as 8-bit images" if audit.images else ""
     return f"{audit.asked:,} asked again in {how}: {audit.confirmed:,} confirmed{images}"
 
 

@@ -144,7 +144,7 @@ def _about(card: Scorecard) -> RenderableType:
     rows = {
         "target": (target.name, fmt.inside(target), target.device, target.weights_sha256[:12]),
         "data": (data.name, fmt.plural(data.samples, "sample"), fmt.shape(data), classes),
-        "suite": (suite.name or "unnamed", order, fmt.plural(len(card.attacks), "attack"), f"seed {card.seed}"),
+        "suite": (suite.name or "unnamed", order, fmt.plural(len(suite.attacks), "attack"), f"seed {card.seed}"),
     }
     grid = Table.grid(padding=(0, 2))
     for key, values in rows.items():

@@ -12,7 +12,7 @@ from robustbench_lite.target import Target
 
 Ask = Callable[[Tensor], Tensor]
 """Inputs in [0, 1], (N, C, H, W), to logits, (N, K)."""
-_SAME = 1e-4  # of the largest logit: rounding, and no more
+_SAME = {"cpu": 1e-4, "cuda": 1e-2}  # of the largest logit: rounding, and no more; a GPU may multiply in TF32
 
 
 def in_float64(target: Target) -> Ask:
@@ -44,7 +44,7 @@ def alike(logits: Tensor, precise: Tensor) -> Tensor:
 
     Otherwise it is another model there: one that draws at random, say, or cuts by type.
     """
-    return (precise - logits).abs().amax(1) <= _SAME * logits.abs().amax(1)
+    return (precise - logits).abs().amax(1) <= _SAME.get(logits.device.type, 1e-2) * logits.abs().amax(1)
 
 
 def _normalised(target: Target, x: Tensor) -> Tensor:

@@ -303,7 +303,7 @@ def test_the_audit_and_what_the_checks_cost_are_told(make_card):
     audit = Audit(asked=256, confirmed=226, precise=True, images=226, rounded=220, denied=denied)
     checks, passes = Passes(forward=80, backward=10), Passes(forward=900, backward=100)
     page = Page(html.render([make_card(audit=audit, checks=checks, passes=passes)]))
-    told = "Witnesses 256 asked again in another batch, in float64: 226 confirmed; of 226 220 stay adversarial"
+    told = "Witnesses 256 asked again in another batch, in float64: 226 confirmed; 220 of 226 stay adversarial"
     assert f"{told} as 8-bit images denied, not adversarial in float64: <script>alert(1)</script>" in page.text
     assert "samples 0, 1, 2, 3, 4, 5, 6, 7 and 22 more" in page.text
     assert "Checks 90 passes, 9.0% of all" in page.text

@@ -85,7 +85,7 @@ def test_the_audit_and_the_checks_are_a_line_each_and_a_plot_is_none(make_card):
     audit = Audit(asked=20, confirmed=19, precise=True, images=19, rounded=18, denied=(hostile,))
     checks, passes = Passes(forward=90), Passes(forward=1000)
     text = markdown.render([make_card(validity=(finding,), audit=audit, checks=checks, passes=passes)])
-    assert "Witnesses: 20 asked again in another batch, in float64: 19 confirmed; of 19 18 stay adversarial" in text
+    assert "Witnesses: 20 asked again in another batch, in float64: 19 confirmed; 18 of 19 stay adversarial" in text
     assert r"; denied, &lt;b&gt;no&lt;/b&gt;: \*pgd\* under Linf 0.3, sample 3" in text
     assert "\nChecks: 90 passes, 9.0% of all\n" in text
     assert "distance" not in text.partition("### Findings")[2]

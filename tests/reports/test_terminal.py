@@ -140,7 +140,7 @@ def test_the_audit_and_what_the_checks_cost_are_told(make_card):
     text = show([card])
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split())
-    asked = "witnesses 1,256 asked again in another batch, in float64: 1,254 confirmed; of 250 1 stays adversarial"
+    asked = "witnesses 1,256 asked again in another batch, in float64: 1,254 confirmed; 1 of 250 stays adversarial"
     assert f"{asked} as 8-bit images denied, not adversarial in float64: pgd under Linf 0.3, samples 4, 9 " in words
     assert "checks 3,405 passes, 9.0% of all" in words
     assert "float64" not in show(
