@@ -38,7 +38,8 @@ def test_comes_near_the_exact_distance_of_every_sample_of_a_binary_linear_model(
     assert found.broken.all()
     ratio = found.distance / exact(problem)
     assert ratio.min() >= 1 - 1e-3, "nearer than the boundary"
-    assert ratio.max() <= 1.1  # the squared part of the objective spreads it over more values than one
+    assert np.median(ratio) <= 1.1
+    assert ratio.max() <= 1.2  # the squared part of the objective spreads it over more values than one
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -47,14 +48,14 @@ def test_comes_near_the_exact_distance_also_where_values_are_0_or_1(walled, shap
     ratio = problem.attack(EAD(), "L1 500", early_stop=False).distance / exact(problem)
     assert ratio.min() >= 1 - 1e-4, "nearer than the boundary"
     assert np.median(ratio) <= 1.1
-    assert ratio.max() <= 1.25
+    assert ratio.max() <= 1.3
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
 def test_the_scale_of_the_logits_does_not_matter(linear, scale):
     plain, scaled = (linear((1, 6, 6), classes=2, scale=by) for by in (1.0, scale))
     one, other = (problem.attack(EAD(), "L1 5", early_stop=False).distance for problem in (plain, scaled))
-    np.testing.assert_allclose(other, one, rtol=1e-2, atol=1e-5)
+    np.testing.assert_allclose(other, one, rtol=3e-2, atol=1e-5)
 
 
 @pytest.mark.parametrize("early_stop", [True, False])
