@@ -171,6 +171,28 @@ def test_what_breaks_a_survivor_while_it_is_asked_counts(linear):
     assert ((x - data.fetch(list(known))).abs().flatten(1).amax(1) <= 0.3 + 1e-6).all()
 
 
+def test_samples_that_fall_at_the_end_of_the_budget_are_told():
+    """Steps that reach the ball's edge with the last one: samples that are 31 of them away, or more, fall late."""
+
+    class Sum(nn.Module):
+        def forward(self, x):
+            total = x.flatten(1).mean(1) - 0.5
+            return torch.stack([-total, total], 1)
+
+    far = torch.linspace(0.001, 0.2, 100)
+    data = from_arrays((0.5 - far).reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4).numpy(), [0] * 100, "at every distance")
+    slow = {"attack": "pgd", "params": {"steps": 40, "step_size": 0.0025, "random_start": False}}
+    (late,) = (
+        one
+        for one in evaluate(Sum(), data, Suite(name="slow", threats=["Linf 0.1"], attacks=[slow])).validity
+        if one.code == "RB225"
+    )
+    assert late.severity == "warning"
+    assert late.message.startswith("11 of 100 samples fell in the last fifth of the 81 passes")
+    fast = evaluate(Sum(), data, Suite(name="fast", threats=["Linf 0.1"], attacks=["pgd"]))
+    assert "RB225" not in {one.code for one in fast.validity}
+
+
 def bout(data, witnesses, denied=None, threat="Linf 0.3"):
     run = Run.empty(len(data), 1)
     run.broken[list(witnesses)] = True
