@@ -10,6 +10,45 @@ from typing import Any
 import pytest
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)  # more are slower on networks this small
+
+
+@pytest.fixture(scope="session")
+def train_on_digits() -> Callable[..., Any]:
+    """Train a small convolutional network on the first so many digits; return it, and all digits with their labels."""
+    import torch
+    from sklearn.datasets import load_digits
+    from torch import nn
+
+    def train(count: int, epochs: int, channels: int = 8, lr: float = 5e-3) -> Any:
+        pixels, labels = load_digits(return_X_y=True)
+        x = torch.tensor(pixels / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
+        y = torch.tensor(labels)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = nn.Sequential(
+                nn.Conv2d(1, channels, 3, padding=1),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+                nn.Flatten(),
+                nn.Linear(16 * channels, 10),
+            )
+            optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+            for _ in range(epochs):
+                for rows in torch.randperm(count).split(100):
+                    optimizer.zero_grad()
+                    nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+                    optimizer.step()
+        model.zero_grad(set_to_none=True)
+        return model, x, y
+
+    return train
+
+
 @pytest.fixture(scope="session")
 def make_card(_cards: Any) -> Callable[..., Any]:
     """`make_card` of ``tests/cards.py``: a scorecard made up, without a model."""

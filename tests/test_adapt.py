@@ -26,14 +26,11 @@ FEW = 0.04
 
 @pytest.fixture(autouse=True)
 def _alone():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         random.seed(0)
         np.random.seed(0)
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

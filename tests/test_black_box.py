@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -107,16 +106,13 @@ PROGRAMS = [
 
 
 @pytest.fixture(autouse=True)
-def room(tmp_path, monkeypatch) -> Iterator[Path]:
+def room(tmp_path, monkeypatch) -> Path:
     """A working directory with attacks of one's own, which need no gradients."""
     (tmp_path / "attacks").mkdir()
     for name, text in ROOM.items():
         (tmp_path / "attacks" / f"{name}.py").write_text(textwrap.dedent(text))
     monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path
-    torch.set_num_threads(threads)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")

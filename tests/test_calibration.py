@@ -143,7 +143,6 @@ def arrays(number: int = 40) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture
 def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     """The one case there is, its file in place and its data, MNIST's in form, taken for the official ones."""
-    torch.set_num_threads(1)
     monkeypatch.setenv("COLUMNS", "80")
     for name in ("NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)

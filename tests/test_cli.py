@@ -124,7 +124,6 @@ def samples(number: int = 60, size: int = 4) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's folder, with models, data, a suite and a recipe; the working directory."""
-    torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     for name in ("NO_COLOR", "FORCE_COLOR"):

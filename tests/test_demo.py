@@ -36,7 +36,6 @@ class Ran(NamedTuple):
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("demo") / "new" / "folder"
     recipes = {}
     for name, recipe in demo.RECIPES.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from robustbench_lite import registry
@@ -26,14 +24,6 @@ from robustbench_lite.stepper import Attack, Counted
 from robustbench_lite.suite import Budget
 from robustbench_lite.target import Target
 from robustbench_lite.threat import ThreatModel
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -82,23 +72,9 @@ def linear() -> Case:
 
 
 @pytest.fixture(scope="module")
-def digits() -> Case:
+def digits(train_on_digits) -> Case:
     """A small convolutional network, trained, and 1,000 digits that it gets right."""
-    pixels, labels = load_digits(return_X_y=True)
-    x = torch.tensor(pixels / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
-    y = torch.tensor(labels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10)
-        )
-        optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-        for _ in range(12):
-            for rows in torch.randperm(1400).split(100):
-                optimizer.zero_grad()
-                F.cross_entropy(model(x[rows]), y[rows]).backward()
-                optimizer.step()
-    model.zero_grad(set_to_none=True)
+    model, x, y = train_on_digits(1400, epochs=12)
     with torch.no_grad():
         right = (model(x).argmax(1) == y).nonzero()[-1000:, 0]
     return Case(model, x[right], y[right])

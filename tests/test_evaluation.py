@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -29,14 +27,6 @@ FAST = ["fgsm", PGD, MARGIN]
 EPS = "Linf 0.08"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @dataclass(frozen=True)
 class Trained:
     model: nn.Module
@@ -48,23 +38,9 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def digits() -> Trained:
+def digits(train_on_digits) -> Trained:
     """A small convolutional network, trained on 900 digits, and 150 that it wasn't trained on."""
-    pixels, labels = load_digits(return_X_y=True)
-    x = torch.tensor(pixels / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
-    y = torch.tensor(labels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10)
-        )
-        optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-        for _ in range(8):
-            for rows in torch.randperm(900).split(100):
-                optimizer.zero_grad()
-                F.cross_entropy(model(x[rows]), y[rows]).backward()
-                optimizer.step()
-        model.zero_grad(set_to_none=True)
+    model, x, y = train_on_digits(900, epochs=8)
     return Trained(model, x[900:1050], y[900:1050])
 
 

@@ -34,14 +34,6 @@ sys.modules["rblite_evidence_zoo"] = zoo
 _SPEC.loader.exec_module(zoo)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # The zoo
 
 

@@ -40,11 +40,6 @@ RECIPE = Recipe(
 FILES = {"model.safetensors", "model.json", "recipe.toml", "log.jsonl", "before.json", "after.json"}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def network() -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -83,7 +78,6 @@ class InterruptAt:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Hardened:
-    torch.set_num_threads(1)
     return hardened(out=tmp_path_factory.mktemp("done") / "new" / "folder")
 
 

@@ -31,12 +31,9 @@ DICE = np.random.default_rng(0)
 
 @pytest.fixture(autouse=True)
 def _alone():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
-    torch.set_num_threads(threads)
 
 
 def network(channels=1, classes=10, width=8):

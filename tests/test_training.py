@@ -30,11 +30,6 @@ from robustbench_lite.training import (
 THREAT = ThreatModel.parse("Linf 0.1")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Plain(Defense):
     def loss(self, batch: Batch, stage: Stage) -> Tensor:

@@ -5,7 +5,6 @@ The networks and MNIST stand beside the project, in ``../shared``; where they do
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +24,6 @@ pytestmark = pytest.mark.skipif(
     not ((SHARED / "yardsticks").is_dir() and (SHARED / "data" / "MNIST" / "raw").is_dir()),
     reason=f"{SHARED} holds no yardsticks and no MNIST",
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

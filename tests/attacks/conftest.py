@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +15,6 @@ from robustbench_lite.engine import Meter, Run, Samples, run
 from robustbench_lite.stepper import Attack
 from robustbench_lite.target import Target
 from robustbench_lite.threat import ThreatModel
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from robustbench_lite import registry
@@ -17,8 +15,6 @@ from robustbench_lite.data import as_data
 from robustbench_lite.engine import Run, Samples, run
 from robustbench_lite.target import Target
 from robustbench_lite.threat import ThreatModel
-
-torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)
@@ -44,21 +40,8 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def digits() -> Trained:
-    pixels, labels = load_digits(return_X_y=True)
-    x = torch.tensor(pixels / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
-    y = torch.tensor(labels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 10)
-        )
-        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-        for _ in range(20):
-            for rows in torch.randperm(1400).split(100):
-                optimizer.zero_grad()
-                F.cross_entropy(model(x[rows]), y[rows]).backward()
-                optimizer.step()
+def digits(train_on_digits: Any) -> Trained:
+    model, x, y = train_on_digits(1400, epochs=20, channels=16, lr=3e-3)
     with torch.no_grad():
         right = 1400 + (model(x[1400:]).argmax(1) == y[1400:]).nonzero()[:, 0]
     return Trained(model, x[right[:200]], y[right[:200]])

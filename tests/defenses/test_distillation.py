@@ -21,11 +21,6 @@ THREAT = ThreatModel.parse("Linf 0.15")
 BATCH = Batch(torch.tensor([[1.0, 0.5], [0.25, 0.5]]), torch.tensor([0, 0]), torch.tensor([1, 2]))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def defense(**params: Any) -> Defense:
     built: Defense = registry.build("defenses", "distillation", params)
     return built
@@ -93,7 +88,6 @@ def digits() -> tuple[Data, Data]:
 
 @pytest.fixture(scope="module")
 def networks(digits: tuple[Data, Data]) -> dict[str, Target]:
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     schedule = Schedule(epochs=40, batch_size=64, lr=0.02, optimizer="adam", decay="one_cycle", keep="last")

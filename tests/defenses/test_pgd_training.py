@@ -19,11 +19,6 @@ from robustbench_lite.training import Batch, Defense, Stage, train
 EPS = 0.1
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def defense(**params: Any) -> Defense:
     built: Defense = registry.build("defenses", "pgd_training", params)
     return built

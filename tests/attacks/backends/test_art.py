@@ -20,8 +20,6 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.target import Target
 from robustbench_lite.threat import ThreatModel
 
-torch.set_num_threads(1)
-
 
 def make(name: str, **params: Any) -> Any:
     return registry.build("attacks", f"art:{name}", params)
