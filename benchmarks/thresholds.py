@@ -14,11 +14,12 @@ from validity import evaluated, zoo
 
 from robustbench_lite import validity
 from robustbench_lite.engine import Samples
-from robustbench_lite.evidence import NAME, Look
+from robustbench_lite.evidence import Look
 from robustbench_lite.evidence.ground import Ground
 from robustbench_lite.evidence.probes import JAGGED, OWN_STEPS, UNDERSTATED, UNREACHED, WEAK, jaggedness, understatement
 from robustbench_lite.meter import Meter
 from robustbench_lite.scorecard import Outcome
+from robustbench_lite.suite import EVIDENCE
 from robustbench_lite.target import as_target
 
 SURVIVORS = 32
@@ -46,7 +47,7 @@ def measured(case: Any) -> dict[str, Any]:
     look = Look(target, data, 0, Meter(), gradients=True, thorough=False)
     samples = Samples(data, torch.zeros(len(data), dtype=torch.int64), data.labels)
     with target.attacking():
-        ground = Ground.of(look, samples, card.suite.threats[0], (), rows, SURVIVORS, {})
+        ground = Ground.of(look, samples, card.suite.threats[0], (), rows, SURVIVORS)
         near, far = ground.climb("Linf", ground.threat.eps, OWN_STEPS), ground.climb("Linf", 1.0, OWN_STEPS)
         return told | {
             "fallen (RB211)": float((near.margin > 0).double().mean()),
@@ -57,7 +58,7 @@ def measured(case: Any) -> dict[str, Any]:
 
 
 def _left_by_the_suite(row: Outcome) -> bool:
-    return row.correct and all(one.attack == NAME for one in row.breaks)
+    return row.correct and all(one.attack == EVIDENCE for one in row.breaks)
 
 
 @click.command()

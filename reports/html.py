@@ -120,7 +120,7 @@ def _section(place: int, card: Scorecard, name: str) -> Section:
         classes=list(classes) if len(classes) <= _CLASSES else shown,
         classes_left_out=max(0, len(classes) - _CLASSES),
         gallery=[_exhibit(card, example) for example in card.gallery],
-        courses=[_course(result) for result in card.attacks if result.trace.loss],
+        courses=[_course(result) for result in card.attacks if len(result.trace.loss) > 1],
         findings=[(finding, _charts.sketch(finding.plot) if finding.plot else None) for finding in card.validity],
         checked=_view.checked(card),
         against=[(found, _charts.eps_chart(found)) for found in _view.against_eps(card)],

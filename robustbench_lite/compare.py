@@ -77,7 +77,7 @@ def compare(before: Scorecard, after: Scorecard) -> Comparison:
     """Compare two scorecards on the samples that both have.
 
     Samples are paired by the hash of their content and label, so neither order nor position matters; one that occurs
-    several times is paired as often as both have it.
+    several times is paired as often as both have it. Robust is what the suites left (`Outcome.stood`).
 
     Raises
     ------
@@ -100,9 +100,9 @@ def compare(before: Scorecard, after: Scorecard) -> Comparison:
         unpaired_before=len(before.outcomes) - len(pairs),
         unpaired_after=len(after.outcomes) - len(pairs),
         clean=_change([(first.correct, second.correct) for first, second in pairs]),
-        robust=_change([(first.robust, second.robust) for first, second in pairs]),
+        robust=_change([(first.stood, second.stood) for first, second in pairs]),
         attacks=_attacks(before, after),
-        differences=differences(before, after),
+        differences=(*differences(before, after), *_beside_the_suite(before, after)),
     )
 
 
@@ -160,6 +160,15 @@ def _trust(before: Scorecard, after: Scorecard) -> Iterator[str]:
     for when, card in (("before", before), ("after", after)):
         if card.verdict == "INVALID":
             yield f"The scorecard {when} is INVALID: its robust accuracy can't be trusted, so neither can the change."
+
+
+def _beside_the_suite(before: Scorecard, after: Scorecard) -> Iterator[str]:
+    found = [sum(row.stood and not row.robust for row in card.outcomes) for card in (before, after)]
+    if any(found):
+        yield (
+            f"The evidence broke {found[0]} samples before and {found[1]} after that the suite had left. Here they "
+            "count as robust: how many survivors it asks about is no matter of the model alone."
+        )
 
 
 def _stopped(before: Scorecard, after: Scorecard) -> Iterator[str]:

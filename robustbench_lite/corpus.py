@@ -19,8 +19,8 @@ from torch import Tensor
 from robustbench_lite.errors import UserError
 from robustbench_lite.files import atomic_file, check_unpacked, write_atomically
 from robustbench_lite.scorecard import NPZ_FAULTS
-from robustbench_lite.scorecard import REPLAY as REPLAY
 from robustbench_lite.stepper import Attack, Problem, Seen
+from robustbench_lite.suite import REPLAY as REPLAY
 from robustbench_lite.target import Access
 from robustbench_lite.threat import NORMS, ThreatModel
 

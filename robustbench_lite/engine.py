@@ -7,6 +7,7 @@ decided by an independent forward pass, in float64 where the model has one, whoe
 
 from __future__ import annotations
 
+import logging
 import time
 import zlib
 from collections.abc import Container
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from robustbench_lite.data import Data
 from robustbench_lite.errors import UserError
-from robustbench_lite.exact import Ask, alike
+from robustbench_lite.exact import Ask, alike, doubtful
 from robustbench_lite.journal import Entry, Journal
 from robustbench_lite.lanes import Lanes
 from robustbench_lite.losses import LOSSES, LossName, margin
@@ -32,6 +33,8 @@ from robustbench_lite.scorecard import CHANGED, DENIALS, IN_FLOAT64, OUTSIDE, Pa
 from robustbench_lite.stepper import Attack, Counted, Problem, Seen
 from robustbench_lite.target import Target
 from robustbench_lite.threat import TRANSFORMATIONS, ThreatModel
+
+_log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-6
 """By how much a witness may leave the ball, and for an eps above 1 by how much of it: rounding, and no more."""
@@ -98,6 +101,8 @@ class Run:
     """How many of these broke their sample."""
     denied: dict[int, str] = field(default_factory=dict)
     """By position, why an adversarial example that was seen is none, of `DENIALS`; another one may be."""
+    exact: bool = True
+    """False where the model, which could be asked in float64 at first, no longer could."""
     strange: int = 0
     """Samples for which the model gave logits that are no finite numbers."""
     stopped: str | None = None
@@ -152,6 +157,7 @@ class Run:
             distance=np.minimum(self.distance, other.distance),
             witnesses=self.witnesses | other.witnesses,
             denied=self.denied | other.denied,
+            exact=self.exact and other.exact,
             **{name: getattr(self, name) + getattr(other, name) for name in _SUMS},
             stopped=other.stopped,
             fault=self.fault or other.fault,
@@ -409,7 +415,8 @@ class _Loop:
         self.capacity = batch_size
         self.stream = Noise(samples.keys).at(seed).at(zlib.crc32(f"{name}|{threat}".encode()))
         self.look = Look(target, attack.loss, threat.goal == "targeted", meter, batch_size)
-        self.exact = None if exact is None else Look(exact, "margin", False, meter, batch_size)
+        # Of its own memory: what float64 takes says nothing of what the attacks take.
+        self.exact = None if exact is None else Look(exact, "margin", False, Meter(), batch_size)
         self.model = Counted(target)
         self.distance = GEOMETRIES[threat.norm].distance
         self.reach = reach(threat)
@@ -538,12 +545,15 @@ class _Loop:
         problem = self._problem(lanes)
         x = x.clamp(0.0, 1.0) if self.attack.minimal else problem.project(x)
         seen = self.look(x, lanes.aim, self.attack.rival(problem, lanes.state), gradient=gradient)
-        self.meter.spend(lanes.size, lanes.size * gradient)
-        lanes.note(seen.loss, margin(seen.logits, lanes.aim, problem.targeted), seen.blind)
-        return self._judge(lanes, seen)._replace(
-            forward=lanes.forward + 1,
+        margins = margin(seen.logits, lanes.aim, problem.targeted)
+        reached, doubted = self._hits(lanes, seen, margins)
+        self.meter.spend(lanes.size + int(doubted.sum()), lanes.size * gradient)
+        lanes.note(seen.loss, margins, seen.blind)
+        return self._judge(lanes, seen.x, reached)._replace(
+            forward=lanes.forward + 1 + doubted,
             backward=lanes.backward + int(gradient),
             strange=lanes.strange | ~seen.logits.isfinite().all(1),
+            rounded=lanes.rounded | (doubted & ~reached),
         ), seen
 
     def _drain(self, everything: bool) -> None:
@@ -560,15 +570,28 @@ class _Loop:
         """Which lanes hold an example that is to be confirmed: one in the ball or, for its distance, any."""
         return lanes.fell >= 0 if self.early_stop else lanes.best.isfinite()
 
-    def _judge(self, lanes: Lanes, seen: Seen) -> Lanes:
+    def _hits(self, lanes: Lanes, seen: Seen, margins: Tensor) -> tuple[Tensor, Tensor]:
+        """Which candidates are adversarial, and which of them were asked about in float64 to know it.
+
+        What rounding made doesn't end a search: the lane goes on to an example that is one.
+        """
+        reached = self._reached(seen.logits, lanes.aim)
+        doubted = reached & doubtful(seen.logits, margins) if self.exact is not None else torch.zeros_like(reached)
+        if bool(doubted.any()):
+            aim, logits = lanes.aim[doubted], seen.logits[doubted]
+            precise = self._asked_again(seen.x[doubted], aim, self.exact)
+            reached[doubted] = self._reached(precise, aim) | ~alike(logits, precise)
+        return reached, doubted
+
+    def _judge(self, lanes: Lanes, x: Tensor, reached: Tensor) -> Lanes:
         """Keep the nearest adversarial candidate of each lane, and the step at which it first was in the ball."""
-        hit = self._reached(seen.logits, lanes.aim).nonzero()[:, 0]
+        hit = reached.nonzero()[:, 0]
         if len(hit) == 0:
             return lanes
-        distance = self.distance(seen.x[hit] - lanes.x[hit]).double()
+        distance = self.distance(x[hit] - lanes.x[hit]).double()
         nearer = distance < lanes.best[hit]
         lanes.best[hit[nearer]] = distance[nearer]
-        lanes.best_x[hit[nearer]] = seen.x[hit[nearer]]
+        lanes.best_x[hit[nearer]] = x[hit[nearer]]
         falls = (lanes.fell < 0) & (lanes.best <= self.reach)
         return lanes._replace(fell=torch.where(falls, lanes.step, lanes.fell))
 
@@ -600,14 +623,16 @@ class _Loop:
         distance = self.distance(lanes.best_x.double() - origin.double())
         inside = distance <= self.reach
         allowed = ((lanes.best_x >= 0) & (lanes.best_x <= 1)).flatten(1).all(1) & (inside | (not self.early_stop))
-        logits = self._asked_again(lanes, self.exact or self.look)
+        logits = self._asked_again(lanes.best_x, lanes.aim, self.exact)
+        self.meter.spend(lanes.size, 0)
         lanes = lanes._replace(forward=lanes.forward + 1)
         good = self._reached(logits, lanes.aim)
         why = torch.where(allowed, torch.where(good, -1, DENIALS.index(CHANGED)), DENIALS.index(OUTSIDE))
         good &= allowed
         if self.exact is not None and bool((allowed & ~good).any()):
             doubted = (allowed & ~good).nonzero()[:, 0]
-            said = self._asked_again(lanes.select(doubted), self.look)
+            said = self._asked_again(lanes.best_x[doubted], lanes.aim[doubted], None)
+            self.meter.spend(len(doubted), 0)
             lanes.forward[doubted] += 1
             stays = self._reached(said, lanes.aim[doubted])
             # Where a hard cut lies between the two it is another model in float64, which tells nothing of this one.
@@ -619,19 +644,24 @@ class _Loop:
         broken = good & inside
         self._settle(
             lanes._replace(best=torch.where(good, distance, torch.inf)),
-            denied=why.cpu().numpy(),
+            # Of an example that was never in the ball nothing was claimed.
+            denied=torch.where(lanes.fell >= 0, why, -1).cpu().numpy(),
             broken=broken.cpu().numpy(),
             prediction=torch.where(broken, logits.argmax(1), -1).cpu().numpy(),
             journal=journal,
         )
 
-    def _asked_again(self, lanes: Lanes, look: Look) -> Tensor:
-        """Ask about the lanes' witnesses: in float64 half as many at once, which take the same memory."""
-        size = max(1, lanes.size // 2) if look is self.exact else lanes.size
-        parts = zip(torch.split(lanes.best_x, size), torch.split(lanes.aim, size), strict=True)
-        logits = torch.cat([look(x, aim, gradient=False).logits for x, aim in parts])
-        self.meter.spend(lanes.size, 0)
-        return logits
+    def _asked_again(self, x: Tensor, aim: Tensor, exact: Look | None) -> Tensor:
+        """Ask about witnesses: in float64, half as many at once, which take the same memory, or as the loop does."""
+        if exact is not None:
+            half = max(1, len(x) // 2)
+            try:
+                parts = zip(torch.split(x, half), torch.split(aim, half), strict=True)
+                return torch.cat([exact(part, of, gradient=False).logits for part, of in parts])
+            except Exception:  # it went well on the first samples; a check costs no result
+                _log.info("%s: can't be asked in float64 any more", self.name, exc_info=True)
+                self.exact, self.result.exact = None, False
+        return self.look(x, aim, gradient=False).logits
 
     def _settle(
         self,
@@ -647,13 +677,15 @@ class _Loop:
         rows = lanes.rows.cpu().numpy()
         restart = lanes.restart.cpu().numpy()
         broken = np.zeros(lanes.size, np.bool_) if broken is None else broken
+        if denied is None:
+            denied = torch.where(lanes.rounded, DENIALS.index(IN_FLOAT64), -1).cpu().numpy()
         sums, climb = lanes.sums(), lanes.climb()
         entry = Entry(
             rows=rows,
             restart=restart,
             again=(restart + 1 < self.attack.restarts) & ~(broken & self.early_stop),
             broken=broken,
-            denied=np.full(lanes.size, -1) if denied is None else denied,
+            denied=denied,
             strange=lanes.strange.cpu().numpy(),
             prediction=np.full(lanes.size, -1, np.int64) if prediction is None else prediction,
             distance=lanes.best.double().cpu().numpy(),

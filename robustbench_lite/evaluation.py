@@ -29,7 +29,7 @@ from robustbench_lite.gates import Counts, Gates, decide
 from robustbench_lite.meter import Meter, Progress, Stop
 from robustbench_lite.question import Job, Planned, fitting, resolve
 from robustbench_lite.scorecard import Audit, Finding, Scorecard, Verdict
-from robustbench_lite.suite import Budget, Suite, adversary, load_suite
+from robustbench_lite.suite import EVIDENCE, REPLAY, Budget, Suite, adversary, load_suite
 from robustbench_lite.tally import Bout
 from robustbench_lite.target import Target, as_target
 from robustbench_lite.threat import NORMS, ThreatModel
@@ -284,15 +284,19 @@ def _asked_again(
 ) -> _Asked:
     """Gather evidence on the survivors and audit the witnesses; whatever fails there, what the attacks found stays."""
     findings: list[Finding] = []
+    fallen: dict[ThreatModel, dict[int, NDArray[np.float32]]] = {}
     stopped: str | None = None
     images = rounded = 0
     cut = any(bout.run.stopped == "interrupt" for bout in bouts)
-    fronts = list(_fronts(job, clean, seen, bouts)) if trusted and not cut else []
     try:
         least = evidence.SUSPECT if job.suspect else evidence.LEAST
-        for finding in evidence.gather(look, fronts, job.size, least):
-            findings.append(finding)  # one by one: what was found stays found where the next can't be asked
-        bouts = _with_evidence(job, fronts, exact, bouts)
+        fronts = _fronts(job, clean, seen, bouts) if trusted and not cut else ()
+        for told in evidence.gather(look, fronts, job.size, least):
+            # One by one: what was found stays found where the next can't be asked.
+            if isinstance(told, Finding):
+                findings.append(told)
+            else:
+                fallen.setdefault(told.threat, {}).update(told.witnesses)
         if not cut:
             images, rounded = evidence.as_images(look, bouts, clean.keys, everything=job.keep_witnesses)
     except Stop as stop:
@@ -302,26 +306,32 @@ def _asked_again(
     except Exception as fault:
         _log.info("%s failed when it was asked again", job.target.name, exc_info=True)
         findings.append(validity.unasked(fault))
+    if stopped is None:
+        bouts = _with_evidence(job, clean, fallen, exact, bouts)
     audit = evidence.audit(bouts, job.data.index, exact is not None)
     if audit is not None:
         audit = audit.model_copy(update={"images": images, "rounded": rounded})
     return _Asked(bouts, audit, (*findings, *validity.denied(audit)), stopped)
 
 
-def _with_evidence(job: Job, fronts: list[evidence.Front], exact: Ask | None, bouts: list[Bout]) -> list[Bout]:
+def _with_evidence(
+    job: Job,
+    clean: Clean,
+    fallen: Mapping[ThreatModel, Mapping[int, NDArray[np.float32]]],
+    exact: Ask | None,
+    bouts: list[Bout],
+) -> list[Bout]:
     """Add what broke survivors while they were asked, confirmed as every witness is: it counts."""
     everything = range(len(job.data)) if job.keep_witnesses or job.corpus is not None else ()
     found = list(bouts)
-    for front in fronts:
-        if front.fallen:
-            known = {int(front.samples.keys[row]): x for row, x in front.fallen.items()}
-            replay = Planned(evidence.NAME, witness_corpus.REPLAY, witness_corpus.Replay(known=known))
-            rows = np.array(sorted(front.fallen))
-            with job.meter.quietly():
-                run = attempt(job, replay, front.samples, rows, front.threat, everything, exact)
-            # What a probe saw is no claim of an attack: where it isn't confirmed, that tells nothing.
-            run = replace(run, denied={})
-            found.append(Bout(*replay, front.threat, rows, run))
+    for threat, witnesses in fallen.items():
+        known = {int(clean.keys[row]): x for row, x in witnesses.items()}
+        replay = Planned(EVIDENCE, REPLAY, witness_corpus.Replay(known=known))
+        rows = np.array(sorted(witnesses))
+        with job.meter.quietly():
+            run = attempt(job, replay, samples_under(job, threat, clean), rows, threat, everything, exact)
+        # What a probe saw is no claim of an attack: where it isn't confirmed, that tells nothing.
+        found.append(Bout(*replay, threat, rows, replace(run, denied={})))
     return sorted(found, key=lambda bout: job.suite.threats.index(bout.threat))
 
 
@@ -345,7 +355,6 @@ def _fronts(job: Job, clean: Clean, seen: NDArray[np.int64], bouts: list[Bout]) 
             samples=samples_under(job, threat, clean),
             attacks=tuple(evidence.Fought(bout.name, bout.attack, np.flatnonzero(bout.run.broken)) for bout in fought),
             survivors=torch.from_numpy(rows[np.argsort(clean.keys[rows], kind="stable")]),
-            fallen={},
         )
 
 

@@ -13,19 +13,20 @@ from robustbench_lite.target import Target
 Ask = Callable[[Tensor], Tensor]
 """Inputs in [0, 1], (N, C, H, W), to logits, (N, K)."""
 _SAME = {"cpu": 1e-4, "cuda": 1e-2}  # of the largest logit: rounding, and no more; a GPU may multiply in TF32
+_DOUBT = {"cpu": 1e-5, "cuda": 1e-2}  # of the largest logit: what rounding may make of a margin
 
 
 def in_float64(target: Target) -> Ask:
-    """Copy the weights; what asks the copy raises whatever the module does where it can't compute in float64.
+    """Copy its state; what asks the copy raises whatever the module does where it can't compute in float64.
 
     Raises
     ------
     Exception
-        Where there are no weights to copy, as in some scripted modules.
+        Where there is no state to copy, as in some scripted modules.
     """
     module = target.module
     held = {
-        name: value.detach().double() if value.is_floating_point() else value
+        name: value.detach().to(torch.float64 if value.is_floating_point() else value.dtype, copy=True)
         for name, value in [*module.named_parameters(), *module.named_buffers()]
     }
 
@@ -45,6 +46,11 @@ def alike(logits: Tensor, precise: Tensor) -> Tensor:
     Otherwise it is another model there: one that draws at random, say, or cuts by type.
     """
     return (precise - logits).abs().amax(1) <= _SAME.get(logits.device.type, 1e-2) * logits.abs().amax(1)
+
+
+def doubtful(logits: Tensor, margin: Tensor) -> Tensor:
+    """Whether rounding may have made a margin, shape (n,), of logits, (n, K)."""
+    return margin.abs() <= _DOUBT.get(logits.device.type, 1e-2) * logits.abs().amax(1)
 
 
 def _normalised(target: Target, x: Tensor) -> Tensor:

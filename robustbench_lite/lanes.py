@@ -68,6 +68,8 @@ class Lanes(NamedTuple):
     """Whether the gradient was blind at each step, shape (B, steps + 1)."""
     strange: Tensor
     """Whether its logits were ever no finite numbers."""
+    rounded: Tensor
+    """Whether it ever held an example that rounding alone made."""
     fell: Tensor
     """Step at which it was first broken; -1 where it was not."""
     state: Any
@@ -105,6 +107,7 @@ class Lanes(NamedTuple):
             margin=torch.full((size, steps + 1), torch.nan, dtype=torch.float32, device=device),
             zero=torch.zeros(size, steps + 1, dtype=torch.bool, device=device),
             strange=nothing > 0,
+            rounded=torch.zeros(size, dtype=torch.bool, device=device),
             fell=nothing - 1,
             state=None,
         )

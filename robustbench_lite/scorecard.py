@@ -25,7 +25,7 @@ from pydantic import (
 from robustbench_lite.errors import UserError, faults
 from robustbench_lite.files import atomic_file, check_unpacked, read_json, write_atomically
 from robustbench_lite.statistics import clopper_pearson
-from robustbench_lite.suite import Suite, adversary
+from robustbench_lite.suite import EVIDENCE, Suite, adversary
 from robustbench_lite.threat import NORMS, ThreatModel
 
 if TYPE_CHECKING:
@@ -241,6 +241,14 @@ class Outcome(_Frozen):
         return self.correct and not self.breaks
 
     @property
+    def stood(self) -> bool:
+        """Whether it is robust but for what the evidence found.
+
+        By this two scorecards are paired: how many survivors are asked about depends on more than the model.
+        """
+        return self.correct and all(one.attack == EVIDENCE for one in self.breaks)
+
+    @property
     def broken_by(self) -> str | None:
         """Name of the first attack that broke it."""
         return self.breaks[0].attack if self.breaks else None
@@ -265,8 +273,6 @@ class ClassResult(_Frozen):
     robust_accuracy: Interval
 
 
-REPLAY = "replay"
-"""The algorithm of an attack that tries what is known, and nothing else."""
 CHANGED, IN_FLOAT64, OUTSIDE = DENIALS = (
     "not adversarial when asked again",
     "not adversarial in float64",
@@ -287,7 +293,7 @@ class Denied(_Frozen):
 
 
 class Audit(_Frozen):
-    """Every adversarial example, asked about once more: in another batch, in float64, norm and box measured anew."""
+    """Every adversarial example, asked about once more in another batch, its norm and box measured anew."""
 
     asked: int
     """Examples that the attacks found."""
@@ -295,9 +301,9 @@ class Audit(_Frozen):
     """How many of them are adversarial, in the ball and in the box: the witnesses."""
     precise: bool
     """Whether in float64; a model that draws at random, say, is another one there."""
-    images: int
+    images: int = 0
     """Witnesses of these that were rounded to images of 8 bits a value: all that are kept, or some."""
-    rounded: int
+    rounded: int = 0
     """How many of those stay adversarial."""
     denied: tuple[Denied, ...] = ()
 

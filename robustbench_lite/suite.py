@@ -32,6 +32,12 @@ class _File(BaseModel):
     """What it is for, in a line."""
 
 
+REPLAY = "replay"
+"""The algorithm of an attack that tries what is known, and nothing else."""
+EVIDENCE = "evidence"
+"""What broke a survivor while it was asked about stands on the card as found by this."""
+
+
 class AttackSpec(BaseModel):
     """One attack of a suite."""
 
@@ -96,6 +102,10 @@ class Suite(_File):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"attacks: the name {', '.join(twice)} is taken twice; give each a `name` of its own")
+        if ours := sorted({EVIDENCE, REPLAY} & set(names)):
+            raise ValueError(
+                f"attacks: the name {', '.join(ours)} is that of what every scorecard may add; give it another `name`"
+            )
         return self
 
     @model_serializer(mode="wrap")

@@ -25,7 +25,6 @@ from robustbench_lite.data import Data
 from robustbench_lite.engine import Run, reach
 from robustbench_lite.meter import Meter
 from robustbench_lite.scorecard import (
-    REPLAY,
     AttackResult,
     Audit,
     Break,
@@ -45,7 +44,7 @@ from robustbench_lite.scorecard import (
     median,
 )
 from robustbench_lite.stepper import Attack
-from robustbench_lite.suite import Suite, adversary
+from robustbench_lite.suite import REPLAY, Suite, adversary
 from robustbench_lite.threat import NORMS, ThreatModel
 
 _GALLERY = 12
@@ -81,6 +80,7 @@ class Bout(NamedTuple):
             broken=broken,
             prediction=np.where(broken, self.run.prediction, -1),
             witnesses={row: x for row, x in self.run.witnesses.items() if broken[row]},
+            denied={},  # of the larger ball
         )
         return self._replace(threat=threat, run=run)
 
@@ -181,7 +181,8 @@ def scorecard(
 
 def _still_falling(suite: Suite, bouts: list[Bout]) -> Iterator[Finding]:
     """Finding where the end of what a survivor was given still broke samples."""
-    for threat in suite.threats:
+    # Of attacks that see every sample, what one spends after another broke it tells nothing.
+    for threat in () if suite.independent else suite.threats:
         fought = [bout for bout in bouts if bout.threat == threat and bout.algorithm != REPLAY]
         whole = all(bout.run.stopped is None and bout.run.fault is None for bout in fought)
         if fought and whole and not any(searched(suite, bout.attack, threat) for bout in fought):

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_lite.scorecard import IN_FLOAT64, REPLAY, AttackResult, Audit, Finding, Severity
+from robustbench_lite.scorecard import IN_FLOAT64, AttackResult, Audit, Finding, Severity
 from robustbench_lite.statistics import clopper_pearson
+from robustbench_lite.suite import REPLAY
 from robustbench_lite.threat import ThreatModel
 
 ZERO_GRADIENT_SHARE = 0.1
@@ -61,11 +62,13 @@ _WEIGHT = {"info": 0, "warning": 1, "error": 2}
 def without_echo(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Leave out what only repeats, as a consequence, what another finding tells as the cause, and as severely.
 
-    Of findings with one code about the whole evaluation, the first stays.
+    Of findings with one code about the same, the first stays, or a more severe one.
     """
     kept: dict[tuple[str, str | None, str | None], Finding] = {}
     for finding in findings:
-        kept.setdefault((finding.code, finding.attack, finding.threat), finding)
+        first = kept.setdefault((finding.code, finding.attack, finding.threat), finding)
+        if _WEIGHT[finding.severity] > _WEIGHT[first.severity]:
+            kept[finding.code, finding.attack, finding.threat] = finding
     told: dict[str, int] = {}
     for finding in kept.values():
         for code in _ECHOES.get(finding.code, ()) if finding.severity != "info" else ():
@@ -178,8 +181,8 @@ def still_falling(threat: ThreatModel, broken: NDArray[np.int64], survivors: NDA
         yield Finding(
             code="RB225",
             severity="warning",
-            message=f"{late} of {len(broken) + len(survivors)} samples fell in the last fifth of the {given:g} passes "
-            "that a survivor was given: more would fall to more passes",
+            message=f"{late} of {len(broken) + len(survivors)} samples fell in the last fifth of the {given:,.0f} "
+            "passes that a survivor was given: more would fall to more passes",
             cure="give the attacks more steps or restarts, or take the suite of its norm that ends in _standard",
             threat=str(threat),
         )

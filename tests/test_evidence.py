@@ -13,6 +13,7 @@ from torch import nn
 
 from robustbench_lite import Budget, Target, evaluate
 from robustbench_lite.attacks.pgd import PGD
+from robustbench_lite.compare import compare
 from robustbench_lite.data import from_arrays
 from robustbench_lite.engine import Run, Samples
 from robustbench_lite.evidence import Front, Look, as_images, audit, gather
@@ -66,7 +67,7 @@ def linear():
 def ground(model, data, threat, attacks=()):
     look = Look(Target(model), data, 0, Meter(), gradients=True, thorough=False)
     samples = Samples(data, torch.arange(len(data)), data.labels)
-    return Ground.of(look, samples, ThreatModel.parse(threat), attacks, torch.arange(len(data)), 64, {})
+    return Ground.of(look, samples, ThreatModel.parse(threat), attacks, torch.arange(len(data)), 64)
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
@@ -95,7 +96,7 @@ def test_nothing_is_asked_where_nothing_stands(linear):
     model, data = linear
     look = Look(Target(model), data, 0, Meter(), gradients=True, thorough=False)
     samples = Samples(data, torch.arange(40), data.labels)
-    front = Front(ThreatModel.parse("Linf 0.1"), samples, (), torch.arange(0), {})
+    front = Front(ThreatModel.parse("Linf 0.1"), samples, (), torch.arange(0))
     assert list(gather(look, [front], 64)) == []
     assert look.passes.total == 0
 
@@ -163,6 +164,44 @@ def test_what_breaks_a_survivor_while_it_is_asked_counts(linear):
     assert ((x - data.fetch(list(known))).abs().flatten(1).amax(1) <= 0.3 + 1e-6).all()
 
 
+class Fussy(nn.Module):
+    """Fails on images that no ball holds: what asks about these comes after the plain climb."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        if bool(((x == 0) | (x == 1)).all()):
+            raise RuntimeError("no such image")
+        return self.model(x)
+
+
+def test_what_was_found_stays_where_a_later_probe_fails(linear):
+    model, data = linear
+    crawling = Suite(name="crawling", threats=["Linf 0.3"], attacks=[CRAWL])
+    whole, card = (evaluate(one, data, crawling) for one in (model, Fussy(model)))
+    assert {"RB105", "RB211"} <= {one.code for one in card.validity}
+    assert card.verdict == "INVALID"
+    assert card.robust_accuracy.count == whole.robust_accuracy.count < 40
+    assert card.attacks[-1].name == "evidence"
+
+
+def test_two_cards_are_paired_by_what_the_suite_left(linear):
+    """How many survivors are asked about depends on more than the model."""
+    model, data = linear
+    card = evaluate(model, data, Suite(name="crawling", threats=["Linf 0.3"], attacks=[CRAWL]))
+    assert sum(row.stood for row in card.outcomes) == 40 > sum(row.robust for row in card.outcomes)
+    before = card.model_copy(update={"outcomes": tuple(row.model_copy(update={"breaks": ()}) for row in card.outcomes)})
+    assert compare(before, card).robust.only_before == 0
+
+
+@pytest.mark.parametrize("name", ["evidence", "replay"])
+def test_a_suite_has_no_attack_of_a_name_that_the_card_adds(name):
+    with pytest.raises(ValueError, match=f"the name {name} is that of what every scorecard may add"):
+        Suite(name="mine", threats=["Linf 0.3"], attacks=[{"attack": "pgd", "name": name}])
+
+
 def test_samples_that_fall_at_the_end_of_the_budget_are_told():
     """Steps that reach the ball's edge with the last one: samples that are 31 of them away, or more, fall late."""
 
@@ -181,6 +220,8 @@ def test_samples_that_fall_at_the_end_of_the_budget_are_told():
     )
     assert late.severity == "warning"
     assert late.message.startswith("11 of 100 samples fell in the last fifth of the 81 passes")
+    each = Suite(name="each", threats=["Linf 0.1"], attacks=[slow, "square"], independent=True)
+    assert "RB225" not in {one.code for one in evaluate(Sum(), data, each).validity}, "what follows a break is no break"
     fast = evaluate(Sum(), data, Suite(name="fast", threats=["Linf 0.1"], attacks=["pgd"]))
     assert "RB225" not in {one.code for one in fast.validity}
 
@@ -215,7 +256,8 @@ def test_an_example_that_rounding_undoes_is_told_and_counts(linear):
     small = x[0] + step * slope.sign().reshape(1, 4, 4)
     large = x[0] + 30 * step * slope.sign().reshape(1, 4, 4)
     look = Look(Target(model), exact, 0, Meter(), gradients=True, thorough=False)
-    bouts = [bout(exact, {0: small}), bout(exact, {0: large})]
+    bouts = [bout(exact, {0: small}), bout(exact, {0: large})._replace(name="other")]
+    bouts.append(bouts[0].at(ThreatModel.parse("Linf 0.4")))  # which is no further witness
     assert as_images(look, bouts, np.arange(40), everything=True) == (2, 1)
     assert look.passes.total == 2
 

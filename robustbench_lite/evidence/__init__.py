@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_lite.engine import Samples
 from robustbench_lite.evidence.audit import as_images as as_images
 from robustbench_lite.evidence.audit import audit as audit
+from robustbench_lite.evidence.ground import Fell as Fell
 from robustbench_lite.evidence.ground import Fought as Fought
 from robustbench_lite.evidence.ground import Ground
 from robustbench_lite.evidence.planted import planted
@@ -25,8 +24,6 @@ from robustbench_lite.preflight.look import exact as exact
 from robustbench_lite.scorecard import Finding
 from robustbench_lite.threat import ThreatModel
 
-NAME = "evidence"
-"""What broke a survivor while it was asked stands on the card as found by this."""
 MOST, LEAST = 32, 8
 """Survivors that are asked; what they cost is to stay below `SHARE` of what the evaluation cost, where the least allow
 it."""
@@ -45,11 +42,9 @@ class Front(NamedTuple):
     """Those that came to their end."""
     survivors: Tensor
     """Positions, in the order in which they are to be asked."""
-    fallen: dict[int, NDArray[np.float32]]
-    """By position, what broke a survivor while it was asked: filled in here."""
 
 
-def gather(look: Look, fronts: Iterable[Front], batch_size: int, least: int = LEAST) -> Iterator[Finding]:
+def gather(look: Look, fronts: Iterable[Front], batch_size: int, least: int = LEAST) -> Iterator[Finding | Fell]:
     """Ask a few survivors of each threat model.
 
     Parameters
@@ -67,6 +62,8 @@ def gather(look: Look, fronts: Iterable[Front], batch_size: int, least: int = LE
     ------
     Finding
         What speaks against the evaluation.
+    Fell
+        What broke survivors all the same; it isn't confirmed yet.
 
     Raises
     ------
@@ -77,20 +74,22 @@ def gather(look: Look, fronts: Iterable[Front], batch_size: int, least: int = LE
     most = int(SHARE * look.meter.passes.total / _PASSES / max(1, len(asked)))
     count = min(MOST, max(least, most))
     with look.target.attacking(), look.meter.quietly():
-        for threat, samples, attacks, survivors, fallen in asked:
-            ground = Ground.of(look, samples, threat, attacks, survivors[:count], batch_size, fallen)
-            told = tuple(_probed(ground))
-            if fallen and len(survivors) > count and not any(one.severity == "error" for one in told):
+        for threat, samples, attacks, survivors in asked:
+            fell = enough = False
+            for told in _probed(Ground.of(look, samples, threat, attacks, survivors[:count], batch_size)):
+                fell |= isinstance(told, Fell)
+                enough |= isinstance(told, Finding) and told.severity == "error"
+                yield told
+            if fell and not enough and len(survivors) > count:
                 # What a few can't tell from chance, more can; honest evaluations seldom come here.
-                yield from _fallen(Ground.of(look, samples, threat, attacks, survivors[:MOST], batch_size, fallen))
-            yield from told
+                yield from _fallen(Ground.of(look, samples, threat, attacks, survivors[:MOST], batch_size))
 
 
 def _by_gradient(front: Front) -> bool:
     return any(one.attack.access == "gradients" for one in front.attacks)
 
 
-def _probed(ground: Ground) -> Iterator[Finding]:
+def _probed(ground: Ground) -> Iterator[Finding | Fell]:
     climbed = ground.climb(ground.threat.norm, ground.threat.eps, OWN_STEPS)
     yield from own_climbs(ground, climbed)
     yield from black_box(ground)
@@ -100,7 +99,7 @@ def _probed(ground: Ground) -> Iterator[Finding]:
     yield from planted(ground, climbed)
 
 
-def _fallen(ground: Ground) -> Iterator[Finding]:
+def _fallen(ground: Ground) -> Iterator[Finding | Fell]:
     """The probes that break survivors, once more on many."""
     yield from own_climbs(ground, ground.climb(ground.threat.norm, ground.threat.eps, OWN_STEPS))
     yield from black_box(ground)

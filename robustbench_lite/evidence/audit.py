@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustbench_lite.preflight.look import Look
 from robustbench_lite.scorecard import Audit, Denied
+from robustbench_lite.suite import adversary
 from robustbench_lite.tally import Bout
 from robustbench_lite.threat import NORMS
 
@@ -36,11 +37,14 @@ def audit(bouts: Sequence[Bout], index: Tensor, precise: bool) -> Audit | None:
         for bout in bouts
         for row, why in sorted(bout.run.denied.items())
     ]
-    confirmed = sum(int(bout.run.broken.sum()) for bout in bouts)
-    asked = confirmed + len(denied)
-    if not asked:
+    # A witness at an eps is one at every larger eps, where nobody asked about it again.
+    confirmed = len(
+        {(bout.name, adversary(bout.threat), row) for bout in bouts for row in bout.run.broken.nonzero()[0].tolist()}
+    )
+    if not confirmed and not denied:
         return None
-    return Audit(asked=asked, confirmed=confirmed, precise=precise, images=0, rounded=0, denied=tuple(denied))
+    exact = precise and all(bout.run.exact for bout in bouts)
+    return Audit(asked=confirmed + len(denied), confirmed=confirmed, precise=exact, denied=tuple(denied))
 
 
 def as_images(look: Look, bouts: Sequence[Bout], keys: NDArray[np.int64], everything: bool) -> tuple[int, int]:
@@ -56,7 +60,13 @@ def as_images(look: Look, bouts: Sequence[Bout], keys: NDArray[np.int64], everyt
     Stop
         Where the meter's budget is spent.
     """
-    kept = [(place, row) for place, bout in enumerate(bouts) for row in bout.run.witnesses if bout.threat.norm in NORMS]
+    once = {
+        (bout.name, adversary(bout.threat), row): (place, row)
+        for place, bout in enumerate(bouts)
+        for row in bout.run.witnesses
+        if bout.threat.norm in NORMS
+    }
+    kept = list(once.values())
     if not everything:
         kept.sort(key=lambda one: int(keys[one[1]]))  # the same ones in whatever order the data come
         kept = kept[: min(MOST, max(LEAST, int(SHARE * look.meter.passes.total)))]

@@ -32,6 +32,14 @@ class Fought(NamedTuple):
     """Positions."""
 
 
+class Fell(NamedTuple):
+    """Survivors that a probe broke all the same."""
+
+    threat: ThreatModel
+    witnesses: dict[int, NDArray[np.float32]]
+    """By position; what a look at them saw, and no more."""
+
+
 class Climbed(NamedTuple):
     """The highest margins on a way up."""
 
@@ -57,8 +65,6 @@ class Ground:
     grad: Tensor
     """Gradients of the margin there, shape (n, *shape)."""
     batch_size: int
-    fallen: dict[int, NDArray[np.float32]]
-    """By position, what broke a survivor all the same: filled in by the probes."""
 
     @classmethod
     def of(
@@ -69,12 +75,11 @@ class Ground:
         attacks: Sequence[Fought],
         rows: Tensor,
         batch_size: int,
-        fallen: dict[int, NDArray[np.float32]],
     ) -> Ground:
         """Look at the survivors."""
         x = look.inputs(rows)
         start, grad = _asked(look, samples, rows, x, threat)
-        return cls(look, samples, threat, attacks, rows, x, start, grad, batch_size, fallen)
+        return cls(look, samples, threat, attacks, rows, x, start, grad, batch_size)
 
     def margins(self, x: Tensor) -> Tensor:
         """Margins of other inputs for the survivors, shape (n,), without a gradient."""

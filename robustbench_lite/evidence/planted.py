@@ -68,8 +68,8 @@ def planted(ground: Ground, climbed: Climbed) -> Iterator[Finding]:
             break
     yield ground.finding(
         "RB231",
-        f"the suite misses {missed} of {tried} adversarial examples that were planted: one logit was lowered so that "
-        "they exist, half as high as a plain climb gets",
+        f"the suite misses {missed} of the first {tried} adversarial examples that were planted: one logit was lowered "
+        "so that they exist, half as high as a plain climb gets",
         "an attack that misses what is there proves nothing by finding nothing: look at its step size, its steps, its "
         "loss and its direction",
     )

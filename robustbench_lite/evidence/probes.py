@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite import registry
-from robustbench_lite.evidence.ground import Climbed, Ground, stride
+from robustbench_lite.evidence.ground import Climbed, Fell, Ground, stride
 from robustbench_lite.norms import per_sample
 from robustbench_lite.scorecard import Finding, Plot, Severity
 from robustbench_lite.stepper import Attack
@@ -35,15 +35,15 @@ _POINTS = 16  # along the gradient
 _SQUARE_STEPS = 150  # a survivor of gradients that are masked falls in a few
 
 
-def own_climbs(ground: Ground, climbed: Climbed) -> Iterator[Finding]:
+def own_climbs(ground: Ground, climbed: Climbed) -> Iterator[Finding | Fell]:
     """An attack of one step, and one of a few, break nothing that a suite of stronger ones left."""
     single = ground.climb(ground.threat.norm, ground.threat.eps, 1) if ground.threat.norm in ("Linf", "L2") else climbed
     over = ((single.margin > 0) | (climbed.margin > 0)).cpu()
     x = torch.where(per_sample(climbed.margin > 0, climbed.x), climbed.x, single.x).float().cpu().numpy()
-    ground.fallen.update({row: x[place] for place, row in enumerate(ground.rows.tolist()) if over[place]})
     total, broke = len(ground.rows), int(over.sum())
     if not broke:
         return
+    yield Fell(ground.threat, {row: x[place] for place, row in enumerate(ground.rows.tolist()) if over[place]})
     severity: Severity = "info"  # what of a few may be chance is told all the same: there is an example
     if clearly_more(broke, OVERLOOKED, total):
         severity = "error" if clearly_more(broke, WEAK, total) else "warning"
@@ -141,7 +141,7 @@ def larger_ball(ground: Ground) -> Iterator[Finding]:
         return
 
 
-def black_box(ground: Ground) -> Iterator[Finding]:
+def black_box(ground: Ground) -> Iterator[Finding | Fell]:
     """Random search breaks nothing that gradients left; asked where the suite has no search by scores."""
     if ground.threat.norm not in ("Linf", "L2") or any(fought.attack.access == "scores" for fought in ground.attacks):
         return
@@ -151,7 +151,8 @@ def black_box(ground: Ground) -> Iterator[Finding]:
         return
     total = len(ground.rows)
     found = ground.run(square, ground.rows.numpy(), name="probe", keep=range(len(ground.samples)))
-    ground.fallen.update(found.witnesses)
     broke = int(found.broken.sum())
+    if broke:
+        yield Fell(ground.threat, found.witnesses)
     if clearly_more(broke, BLACK_BOX_GAIN, total):
         yield stronger_without(ground.threat, "random search (square)", broke, total)
