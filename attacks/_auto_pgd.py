@@ -97,7 +97,7 @@ def climb(problem: Problem, state: State, seen: Seen, done: Tensor, steps: int, 
         grad = torch.where(per_sample(back, x), state.best_grad, grad)
     size = per_sample(state.size, x)
     if norm == "L1":
-        return state._replace(x=x + size * _sparse(x, problem.x, grad, state.width), previous=x)
+        return state._replace(x=x + size * sparse(x, problem.x, grad, state.width), previous=x)
     ahead = problem.project(x + size * GEOMETRIES[norm].steepest(grad))
     share = per_sample(torch.where(done == 0, 1.0, _MOMENTUM), x)
     return state._replace(x=x + share * (ahead - x) + (1 - share) * (x - state.previous), previous=x)
@@ -137,7 +137,7 @@ def _sparser(problem: Problem, state: State, due: Tensor) -> tuple[State, Tensor
     ), due & fewer
 
 
-def _sparse(x: Tensor, origin: Tensor, grad: Tensor, width: Tensor) -> Tensor:
+def sparse(x: Tensor, origin: Tensor, grad: Tensor, width: Tensor) -> Tensor:
     """Change of L1 norm 1, by equal parts of the ``width`` values, shape (B,), with the largest gradients."""
     # A value that reached its wall is pushed on, for the projection would take back one that is let go.
     free = torch.where(grad > 0, x.minimum(origin) < 1, x.maximum(origin) > 0)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -13,9 +14,15 @@ from robustbench_lite.losses import ANY, LossName, margin
 from robustbench_lite.norms import GEOMETRIES, per_sample
 from robustbench_lite.parameters import PositiveInt, had_its_share
 from robustbench_lite.stepper import Attack, Problem, Seen
+from robustbench_lite.threat import Norm
 
-_STRIDE = 2.0  # first step over eps; it crosses the ball, and the steps of a sprint fall to zero along a cosine
+from ._auto_pgd import sparse
+
+_WIDEST: dict[Norm, float] = {"Linf": 3.0, "L2": 10.0, "L1": 20.0}
+_SHRINKS = 0.5  # share of a sprint after which the ball has its size
+_STRIDE = 2.0  # first step over the ball's radius; it crosses it, and the steps of a sprint fall to 0 along a cosine
 _MOMENTUM = 0.25  # share of the last move that is kept
+_ROUNDING = 1e-6  # by how much a candidate in the ball may be farther than eps
 
 
 class State(NamedTuple):
@@ -31,31 +38,39 @@ class State(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Sprints(Attack):
-    """Short climbs of the margin from new starts: the less of the margin is left, the more of them.
+    """Short climbs of the margin from new starts far out: the less of the margin is left, the more of them.
+
+    A hardened model is flat around the inputs and tells the way farther out. So a sprint starts at a random point of a
+    ball several times as large, which shrinks to its size over the first half of the sprint.
 
     A robust sample shows early that it is one: its margin hardly moves. After each sprint, what is left of the margin
-    (the smallest seen, over that at the input) decides whether another one follows: ``patience`` of them where half of
-    it is left, eight times as many where a quarter is, and so on, up to ``sprints``. So the passes go to the few
-    samples near the boundary, where new starts pay, and what becomes of a sample depends on nothing but itself.
+    (the smallest seen in the ball, over that at the input) decides whether another one follows: ``patience`` of them
+    where half of it is left, eight times as many where a quarter is, and so on, up to ``sprints``. So the passes go to
+    the few samples near the boundary, where new starts pay, and what becomes of a sample depends on nothing but itself.
 
-    The first sprint starts at the input, the others at random points of the ball. Every second one heads for one rival
-    class, in the order of their logits at the input; the others for whichever is nearest at each step.
+    Every second sprint heads for one rival class, in the order of their logits at the input; the others for whichever
+    is nearest at each step. In L1 a step changes as many values as the ball allows to change by 1.
 
     References
     ----------
     The step, with its momentum: Croce and Hein, *Reliable evaluation of adversarial robustness with an ensemble of
-    diverse parameter-free attacks*, ICML 2020, https://arxiv.org/abs/2003.01690. One rival at a time: Gowal et al.,
-    *An alternative surrogate loss for PGD-based adversarial testing*, 2019, https://arxiv.org/abs/1910.09338. How the
-    sprints are shared out is our own.
+    diverse parameter-free attacks*, ICML 2020, https://arxiv.org/abs/2003.01690. Larger balls first, in L1: the same,
+    *Mind the box: l1-APGD for sparse adversarial attacks on image classifiers*, ICML 2021,
+    https://arxiv.org/abs/2103.01208. One rival at a time: Gowal et al., *An alternative surrogate loss for PGD-based
+    adversarial testing*, 2019, https://arxiv.org/abs/1910.09338. How far out they start, and how they are shared out,
+    is our own.
     """
 
     paper: ClassVar[str] = "https://arxiv.org/abs/1910.09338"
-    norms: ClassVar[tuple[str, ...]] = ("Linf", "L2")
+    norms: ClassVar[tuple[str, ...]] = tuple(_WIDEST)
 
-    sprints: PositiveInt = 40
+    sprints: PositiveInt = 20
     """Most sprints of a sample."""
-    length: PositiveInt = 10
+    length: PositiveInt = 20
     """Candidates of a sprint, its start among them."""
+    widest: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    """Radius over eps of the ball in which a sprint starts; 1: it stays in the ball. By default 3 in Linf, 10 in L2 and
+    20 in L1."""
     patience: PositiveInt = 5
     """Sprints of a sample of which half the margin is left."""
     rivals: PositiveInt = 3
@@ -67,6 +82,10 @@ class Sprints(Attack):
     def steps(self) -> int:
         return self.sprints * self.length
 
+    @property
+    def confined(self) -> bool:
+        return self.widest == 1
+
     def init(self, problem: Problem) -> State:
         unknown = torch.zeros(len(problem.x), dtype=problem.x.dtype, device=problem.x.device)
         order = problem.y[:, None].expand(-1, self.rivals)
@@ -77,28 +96,40 @@ class Sprints(Attack):
 
     def step(self, problem: Problem, state: State, seen: Seen) -> State:
         state = self._measure(problem, state, seen)
-        sprint, place = (problem.step + 1) // self.length, (problem.step + 1) % self.length
-        x = self._move(problem, state, seen)
+        # The first candidate is the input; the sprints follow it.
+        sprint, place = problem.step // self.length, problem.step % self.length
+        radius = self._radius(problem, place)
+        x = self._move(problem, state, seen, place, radius)
         starts = place == 0
         if not bool(starts.any()):
             return state._replace(x=x, before=seen.x)
-        noise = problem.noise.at(sprint)
-        fresh = problem.x + GEOMETRIES[problem.threat.norm].random(noise, tuple(x.shape[1:]), problem.threat.eps)
+        draw = GEOMETRIES[problem.threat.norm].random(problem.noise.at(sprint), tuple(x.shape[1:]), 1.0)
+        fresh = problem.project(problem.x + per_sample(radius.to(x.dtype), x) * draw, radius)
         choice = (sprint // 2 % state.order.shape[1])[:, None]
         chosen = torch.where(sprint % 2 == 1, state.order.gather(1, choice)[:, 0], ANY)
         return state._replace(
-            x=torch.where(per_sample(starts, x), problem.project(fresh), x),
+            x=torch.where(per_sample(starts, x), fresh, x),
             before=seen.x,
             heading=torch.where(starts, chosen, state.heading),
         )
 
     def hopeless(self, problem: Problem, state: State) -> Tensor:
-        done, place = problem.step // self.length, problem.step % self.length
-        return (place == 0) & had_its_share(done, state.best, state.first, self.patience)
+        done, place = (problem.step - 1) // self.length, (problem.step - 1) % self.length
+        return (done > 0) & (place == 0) & had_its_share(done, state.best, state.first, self.patience)
+
+    def _radius(self, problem: Problem, place: Tensor) -> Tensor:
+        """Radius of the ball at a place of a sprint, float64, shape (B,)."""
+        widest = _WIDEST[problem.threat.norm] if self.widest is None else self.widest
+        left = (1 - place.double() / (_SHRINKS * self.length)).clamp_min(0.0)
+        return problem.threat.eps * widest**left
 
     def _measure(self, problem: Problem, state: State, seen: Seen) -> State:
         """Take note of the margin and, at the input itself, of the classes that are nearest."""
         reached = margin(seen.logits, problem.aim, problem.targeted).to(state.best.dtype)
+        if not self.confined:
+            eps = problem.threat.eps
+            inside = GEOMETRIES[problem.threat.norm].distance(seen.x - problem.x) <= eps + _ROUNDING * max(1.0, eps)
+            reached = torch.where(inside, reached, -torch.inf)
         best = torch.maximum(state.best, reached)
         first = problem.step == 0
         if not bool(first.any()):
@@ -114,11 +145,11 @@ class Sprints(Attack):
             best=best,
         )
 
-    def _move(self, problem: Problem, state: State, seen: Seen) -> Tensor:
-        place = problem.step % self.length
-        length = _STRIDE * problem.threat.eps * (1 + torch.cos(math.pi * place / self.length)) / 2
-        climbed = problem.project(
-            seen.x + per_sample(length, seen.x) * GEOMETRIES[problem.threat.norm].steepest(seen.grad)
-        )
-        move = (1 - _MOMENTUM) * (climbed - seen.x) + _MOMENTUM * (seen.x - state.before)
-        return torch.where(per_sample(place > 0, move), seen.x + move, climbed)
+    def _move(self, problem: Problem, state: State, seen: Seen, place: Tensor, radius: Tensor) -> Tensor:
+        """From the candidate before to the one at this place of a sprint, within a radius."""
+        norm, x = problem.threat.norm, seen.x
+        length = _STRIDE * radius * (1 + torch.cos(math.pi * place / self.length)) / 2
+        ahead = sparse(x, problem.x, seen.grad, radius) if norm == "L1" else GEOMETRIES[norm].steepest(seen.grad)
+        climbed = problem.project(x + per_sample(length.to(x.dtype), x) * ahead, radius)
+        move = (1 - _MOMENTUM) * (climbed - x) + _MOMENTUM * (x - state.before)
+        return torch.where(per_sample(place > 1, x), problem.project(x + move, radius), climbed)

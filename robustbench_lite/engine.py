@@ -288,7 +288,7 @@ def perturb(attack: Attack, target: Target, x: Tensor, y: Tensor, threat: Threat
     ValueError
         For a targeted threat model, and for an attack whose last candidate is not its strongest.
     """
-    if threat.goal == "targeted" or attack.minimal:
+    if threat.goal == "targeted" or not attack.confined:
         raise UserError(f"{type(attack).__name__} under {threat}: expected an untargeted attack that stays in the ball")
     look = Look(target, attack.loss, False, Meter(), len(x))
     problem = Problem(
@@ -543,12 +543,13 @@ class _Loop:
         if not bool(x.sum().isfinite()):  # an attack's slip is not the model's: it gets no NaN to answer to
             x = torch.where(x.isfinite(), x, lanes.x)
         problem = self._problem(lanes)
-        x = x.clamp(0.0, 1.0) if self.attack.minimal else problem.project(x)
+        x = problem.project(x) if self.attack.confined else x.clamp(0.0, 1.0)
         seen = self.look(x, lanes.aim, self.attack.rival(problem, lanes.state), gradient=gradient)
         margins = margin(seen.logits, lanes.aim, problem.targeted)
         reached, doubted = self._hits(lanes, seen, margins)
         self.meter.spend(lanes.size + int(doubted.sum()), lanes.size * gradient)
-        lanes.note(seen.loss, margins, seen.blind)
+        inside = None if self.attack.confined else self.distance(seen.x - lanes.x) <= self.reach
+        lanes.note(seen.loss, margins, seen.blind, inside)
         return self._judge(lanes, seen.x, reached)._replace(
             forward=lanes.forward + 1 + doubted,
             backward=lanes.backward + int(gradient),

@@ -63,7 +63,7 @@ class Lanes(NamedTuple):
     loss: Tensor
     """The loss seen at each step, shape (B, steps + 1); NaN at those not reached."""
     margin: Tensor
-    """The same of the margin, which no softmax saturates."""
+    """The same of the margin, which no softmax saturates; the lowest number where the candidate was out of the ball."""
     zero: Tensor
     """Whether the gradient was blind at each step, shape (B, steps + 1)."""
     strange: Tensor
@@ -133,9 +133,11 @@ class Lanes(NamedTuple):
         state = type(self.state)(*columns(*(one.state for one in (self, *others))))
         return Lanes(*parts, state)  # type: ignore[call-arg]
 
-    def note(self, loss: Tensor, margin: Tensor, blind: Tensor) -> None:
-        """Write down what was seen at each lane's step, for the trace."""
+    def note(self, loss: Tensor, margin: Tensor, blind: Tensor, inside: Tensor | None) -> None:
+        """Write down what was seen at each lane's step, for the trace; out of the ball no margin counts as a rise."""
         at = self.step[:, None]
+        if inside is not None:
+            margin = margin.where(inside, -torch.inf)
         for room, seen in ((self.loss, loss), (self.margin, margin)):
             finite = seen.detach().float().nan_to_num(0.0, _LARGEST, -_LARGEST).clamp(-_LARGEST, _LARGEST)
             room.scatter_(1, at, finite[:, None])

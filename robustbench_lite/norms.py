@@ -23,8 +23,8 @@ class Geometry(NamedTuple):
 
     distance: Callable[[Tensor], Tensor]
     """Perturbation -> its norm, shape (B,)."""
-    project: Callable[[Tensor, Tensor, float], Tensor]
-    """Points, origins in [0, 1], eps -> points in the ball and the box [0, 1]."""
+    project: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """Points, origins in [0, 1], eps of each, float64, shape (B,) -> points in the ball and the box [0, 1]."""
     steepest: Callable[[Tensor], Tensor]
     """Gradient -> a unit perturbation along which a linear loss grows fastest; 0 where the gradient is."""
     random: Callable[[Noise, tuple[int, ...], float], Tensor]
@@ -35,8 +35,9 @@ def _linf_distance(delta: Tensor) -> Tensor:
     return delta.flatten(1).abs().amax(1)
 
 
-def _linf_project(x: Tensor, origin: Tensor, eps: float) -> Tensor:
-    return (origin + (x - origin).clamp(-eps, eps)).clamp(0.0, 1.0)
+def _linf_project(x: Tensor, origin: Tensor, eps: Tensor) -> Tensor:
+    radius = per_sample(eps.to(x.dtype), x)
+    return (origin + (x - origin).clamp(-radius, radius)).clamp(0.0, 1.0)
 
 
 def _linf_random(noise: Noise, shape: tuple[int, ...], eps: float) -> Tensor:
@@ -49,10 +50,11 @@ def _l2_distance(delta: Tensor) -> Tensor:
     return length
 
 
-def _l2_project(x: Tensor, origin: Tensor, eps: float) -> Tensor:
+def _l2_project(x: Tensor, origin: Tensor, eps: Tensor) -> Tensor:
     # The clip follows the projection and, as the origin is in the box, only brings the point nearer to it.
     delta = x - origin
-    inside = torch.where(per_sample(_l2_distance(delta) <= eps, delta), delta, eps * _l2_steepest(delta))
+    shortened = per_sample(eps.to(x.dtype), x) * _l2_steepest(delta)
+    inside = torch.where(per_sample(_l2_distance(delta) <= eps, delta), delta, shortened)
     return (origin + inside).clamp(0.0, 1.0)
 
 
@@ -73,7 +75,7 @@ def _l1_distance(delta: Tensor) -> Tensor:
     return length
 
 
-def _l1_project(x: Tensor, origin: Tensor, eps: float) -> Tensor:
+def _l1_project(x: Tensor, origin: Tensor, eps: Tensor) -> Tensor:
     # The nearest point of ball and box has every change shortened by the same amount, and cut at the walls (Croce and
     # Hein 2021, https://arxiv.org/abs/2103.01208). Its length falls with that amount, in straight pieces that end where
     # a change leaves its wall or comes to nothing: sort the ends, and the amount is found in its piece.
@@ -81,15 +83,15 @@ def _l1_project(x: Tensor, origin: Tensor, eps: float) -> Tensor:
     far = (_l1_distance(boxed - origin) > eps).nonzero()[:, 0]
     if len(far) == 0:
         return boxed
-    start = origin[far].flatten(1).double()
+    start, radius = origin[far].flatten(1).double(), eps[far, None]
     delta = x[far].flatten(1).double() - start
     size, wall = delta.abs(), torch.where(delta > 0, 1 - start, start)
     ends, order = torch.cat([(size - wall).clamp_min(0.0), size], 1).sort(1)
     change = torch.ones_like(size)
     slope = torch.cat([change, -change], 1).gather(1, order).cumsum(1)  # how many shrink beyond each end
     lengths = torch.minimum(size, wall).sum(1, keepdim=True) - _before(slope[:, :-1] * ends.diff(dim=1))
-    piece = ((lengths > eps).sum(1, keepdim=True) - 1).clamp_min(0)
-    over = lengths.gather(1, piece) - eps
+    piece = ((lengths > radius).sum(1, keepdim=True) - 1).clamp_min(0)
+    over = lengths.gather(1, piece) - radius
     amount = ends.gather(1, piece) + over / slope.gather(1, piece).clamp_min(1.0)
     shortened = delta.sign() * torch.minimum((size - amount).clamp_min(0.0), wall)
     boxed = boxed.clone()
@@ -123,15 +125,14 @@ def _l0_distance(delta: Tensor) -> Tensor:
     return (delta.flatten(1) != 0).sum(1).double()
 
 
-def _l0_project(x: Tensor, origin: Tensor, eps: float) -> Tensor:
+def _l0_project(x: Tensor, origin: Tensor, eps: Tensor) -> Tensor:
     # Of the points with at most eps changes, the nearest keeps the changes by which it gains most: what a change
     # brings nearer, after the box has cut it.
     boxed = x.clamp(0.0, 1.0)
     gain = ((x - origin) ** 2 - (x - boxed) ** 2).flatten(1)
-    keep = int(eps)
-    if keep >= gain.shape[1]:
-        return boxed
-    kept = torch.zeros_like(gain, dtype=torch.bool).scatter(1, gain.topk(keep, dim=1).indices, True)
+    order = gain.argsort(1, descending=True)
+    place = torch.arange(gain.shape[1], device=x.device)
+    kept = torch.zeros_like(gain, dtype=torch.bool).scatter(1, order, place + 1 <= eps[:, None])
     return torch.where(kept.reshape(x.shape), boxed, origin)
 
 
@@ -142,7 +143,7 @@ def _l0_random(noise: Noise, shape: tuple[int, ...], eps: float) -> Tensor:
     return torch.where(rank.reshape(values.shape) < eps, values, 0.0)
 
 
-def _box_project(x: Tensor, origin: Tensor, eps: float) -> Tensor:
+def _box_project(x: Tensor, origin: Tensor, eps: Tensor) -> Tensor:
     return x.clamp(0.0, 1.0)
 
 
@@ -164,7 +165,7 @@ GEOMETRIES: dict[Norm, Geometry] = {
 }
 
 
-def project(x: Tensor, origin: Tensor, norm: Norm, eps: float) -> Tensor:
+def project(x: Tensor, origin: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
     """Bring points into the ball around their origins, and into the box [0, 1].
 
     Parameters
@@ -172,11 +173,12 @@ def project(x: Tensor, origin: Tensor, norm: Norm, eps: float) -> Tensor:
     x, origin
         Points and centres, shape (B, *shape); the centres in [0, 1].
     norm, eps
-        The ball.
+        The ball; of each point one of its own where eps has the shape (B,).
 
     Returns
     -------
     Tensor
         Shape (B, *shape). In Linf, L1 and L0 the nearest point of ball and box; in L2 a point of both.
     """
-    return GEOMETRIES[norm].project(x, origin, eps)
+    each = torch.full((len(x),), eps, dtype=torch.float64, device=x.device) if isinstance(eps, float | int) else eps
+    return GEOMETRIES[norm].project(x, origin, each.double())

@@ -228,7 +228,7 @@ class Outcome(_Frozen):
     nearest: tuple[Nearest, ...] = ()
     """Where the suite asks for a curve: one a threat model, none where no adversarial example is known."""
     passes: Passes
-    """What this sample cost, clean pass included."""
+    """What this sample cost, clean pass and checks included."""
 
     @property
     def correct(self) -> bool:
@@ -607,6 +607,8 @@ class Scorecard(_Frozen):
     skipped: tuple[Skipped, ...] = ()
     """Attacks of the suite that need to see more of the target than can be seen, or other inputs."""
     passes: Passes
+    """All that was spent: more than the outcomes' sum where samples were asked about that no outcome tells of, as by
+    the checks of a sequential run and by the measures of an adaptive one."""
     seconds: float
     verdict: Verdict
     validity: tuple[Finding, ...]

@@ -69,9 +69,9 @@ class Problem:
         """Whether ``aim`` is to be reached, rather than left."""
         return self.threat.goal == "targeted"
 
-    def project(self, x: Tensor) -> Tensor:
-        """Bring candidates into the ball and the box."""
-        return project(x, self.x, self.threat.norm, self.threat.eps)
+    def project(self, x: Tensor, radius: Tensor | None = None) -> Tensor:
+        """Bring candidates into the box and the ball, or one of another radius for each, shape (B,)."""
+        return project(x, self.x, self.threat.norm, self.threat.eps if radius is None else radius)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class Attack(ABC):
     """One algorithm with its parameters: two pure functions over a batch.
 
     Subclass it as a frozen (pydantic) dataclass, one field a parameter. The engine brings every candidate into the ball
-    and the box before the model sees it, so an attack doesn't.
+    and the box before the model sees it, so an attack that is `confined` doesn't.
     """
 
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2")
@@ -91,7 +91,15 @@ class Attack(ABC):
     gradients: ClassVar[bool] = True
     """Whether the engine is to compute the gradient of its loss at every candidate."""
     minimal: ClassVar[bool] = False
-    """Whether it looks for the smallest perturbation: its candidates are kept in the box, but not in the ball."""
+    """Whether it looks for the smallest perturbation, and not for the highest loss in the ball."""
+
+    @property
+    def confined(self) -> bool:
+        """Whether the engine keeps its candidates in the ball; otherwise in the box alone.
+
+        Of those out of the ball, none counts.
+        """
+        return not self.minimal
 
     @property
     @abstractmethod

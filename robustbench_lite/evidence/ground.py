@@ -15,7 +15,7 @@ from torch import Tensor
 from robustbench_lite.engine import Run, Samples, run
 from robustbench_lite.losses import margin
 from robustbench_lite.meter import Stop
-from robustbench_lite.norms import GEOMETRIES, per_sample
+from robustbench_lite.norms import GEOMETRIES, per_sample, project
 from robustbench_lite.preflight.look import Look
 from robustbench_lite.scorecard import Finding, Plot, Severity
 from robustbench_lite.stepper import Attack
@@ -93,7 +93,7 @@ class Ground:
         best = Climbed(value, x)
         for step in range(steps):
             length = reach * (1 + math.cos(math.pi * step / steps))
-            x = GEOMETRIES[norm].project(x + length * steepest(grad), self.x, eps)
+            x = project(x + length * steepest(grad), self.x, norm, eps)
             if step == steps - 1:
                 value = self.margins(x)
             else:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustbench_lite.evidence.ground import Climbed, Ground
 from robustbench_lite.noise import Noise
-from robustbench_lite.norms import GEOMETRIES
+from robustbench_lite.norms import GEOMETRIES, project
 from robustbench_lite.scorecard import Finding
 from robustbench_lite.target import Target
 from robustbench_lite.validity import clearly_more
@@ -82,7 +82,7 @@ def _drawn(ground: Ground) -> Tensor:
     best = torch.full_like(ground.start, -torch.inf)
     for draw in range(_DRAWS):
         delta = geometry.random(noise.at(draw), tuple(ground.x.shape[1:]), threat.eps)
-        best = torch.maximum(best, ground.margins(geometry.project(ground.x + delta, ground.x, threat.eps)))
+        best = torch.maximum(best, ground.margins(project(ground.x + delta, ground.x, threat.norm, threat.eps)))
     return best
 
 

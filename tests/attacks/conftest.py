@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
@@ -106,6 +107,25 @@ class Linear:
 
 def _dual(norm: str) -> int:
     return {"Linf": 1, "L2": 2}[norm]
+
+
+def l1_distances(problem: Linear) -> Tensor:
+    """Least L1 perturbation within the box, of two classes: the values of largest weight go to their walls first."""
+    weight, logits = problem.model[1].weight.detach().double(), problem.model(problem.x).detach().double()
+    x = problem.x.flatten(1).double()
+    found = []
+    for row, own in enumerate(problem.y.tolist()):
+        along = weight[1 - own] - weight[own]
+        room = torch.where(along > 0, 1 - x[row], x[row])
+        need, spent = float(logits[row, own] - logits[row, 1 - own]), 0.0
+        for place in along.abs().argsort(descending=True).tolist():
+            pays = float(along[place].abs())
+            taken = min(float(room[place]), need / pays)
+            need, spent = need - taken * pays, spent + taken
+            if need <= 1e-12:
+                break
+        found.append(spent if need <= 1e-12 else math.inf)
+    return torch.tensor(found)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from robustbench_lite import registry
-from robustbench_lite.attacks._auto_pgd import _spans, _sparse
+from robustbench_lite.attacks._auto_pgd import _spans, sparse
 from robustbench_lite.attacks.apgd import APGD
 from robustbench_lite.attacks.apgd_targeted import APGDTargeted
 from robustbench_lite.attacks.pgd import PGD
@@ -25,6 +25,8 @@ from robustbench_lite.norms import GEOMETRIES
 from robustbench_lite.stepper import Counted, Problem, Seen
 from robustbench_lite.target import Target
 from robustbench_lite.threat import ThreatModel
+
+from .conftest import l1_distances
 
 CPU = torch.device("cpu")
 
@@ -68,25 +70,6 @@ def attacked(network, attack, threat, *, batch_size=64, early_stop=True, seed=0,
         early_stop=early_stop,
         keep=range(len(x)),
     )
-
-
-def l1_distances(problem):
-    """Least L1 perturbation within the box, of two classes: the values of largest weight go to their walls first."""
-    weight, logits = problem.model[1].weight.detach().double(), problem.model(problem.x).detach().double()
-    x = problem.x.flatten(1).double()
-    found = []
-    for row, own in enumerate(problem.y.tolist()):
-        along = weight[1 - own] - weight[own]
-        room = torch.where(along > 0, 1 - x[row], x[row])
-        need, spent = float(logits[row, own] - logits[row, 1 - own]), 0.0
-        for place in along.abs().argsort(descending=True).tolist():
-            pays = float(along[place].abs())
-            taken = min(float(room[place]), need / pays)
-            need, spent = need - taken * pays, spent + taken
-            if need <= 1e-12:
-                break
-        found.append(spent if need <= 1e-12 else math.inf)
-    return torch.tensor(found)
 
 
 def plain(loss, x, norm, eps, steps, rho=0.75):
@@ -325,7 +308,7 @@ def test_in_l1_a_step_changes_the_steepest_values_that_can_move_by_equal_parts()
     x = torch.tensor([[0.5] * 5, [1.0, 0.0, 0.5, 0.5, 0.5], [1.0, 0.0, 0.5, 0.5, 0.5], [0.5] * 5])
     origin = x.clone()
     origin[2] = 0.5  # it reached the walls, and would come back were it not pushed on
-    moved = _sparse(x, origin, grad, torch.tensor([2.7, 2.0, 2.0, 3.0]))
+    moved = sparse(x, origin, grad, torch.tensor([2.7, 2.0, 2.0, 3.0]))
     towards = [[0.5, -0.5, 0.0, 0.0, 0.0], [0.0, 0.0, 0.5, -0.5, 0.0], [0.5, -0.5, 0.0, 0.0, 0.0], [0.0] * 5]
     torch.testing.assert_close(moved, torch.tensor(towards))
 
@@ -336,7 +319,7 @@ def test_in_l1_a_step_has_length_one_and_pushes_nothing_that_can_not_move(width,
     generator = torch.Generator().manual_seed(seed)
     x = torch.randint(0, 3, (4, 2, 5), generator=generator) / 2
     grad = torch.randn(4, 2, 5, generator=generator)
-    moved = _sparse(x, x, grad, torch.full((4,), width))
+    moved = sparse(x, x, grad, torch.full((4,), width))
     assert not (((x == 1) & (moved > 0)) | ((x == 0) & (moved < 0))).any()
     free = torch.where(grad > 0, x < 1, x > 0).flatten(1).sum(1)
     torch.testing.assert_close(moved.abs().flatten(1).sum(1), (free > 0).float())

@@ -8,27 +8,28 @@ import torch
 
 from robustbench_lite.attacks.pgd import PGD
 from robustbench_lite.attacks.sprints import Sprints
+from robustbench_lite.norms import GEOMETRIES
 
-from .conftest import Linear
+from .conftest import Linear, l1_distances
 
-NORMS = ("Linf", "L2")
+NORMS = ("Linf", "L2", "L1")
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("share", [0.99, 1.02])
 def test_it_breaks_what_is_in_reach_and_nothing_else(linear, norm, share):
-    problem = linear(classes=4)
-    distances = problem.distances(norm).numpy()
+    problem = linear(classes=2 if norm == "L1" else 4)
+    distances = (l1_distances(problem) if norm == "L1" else problem.distances(norm)).numpy()
     eps = float(np.median(distances)) / share
     found = problem.attack(Sprints(), f"{norm} {eps}")
     assert (found.broken == (distances <= eps)).mean() >= 0.975
-    assert not (found.broken & (distances > eps * 1.000_01)).any()
+    assert not (found.broken & (distances > eps * 1.000_01)).any(), "what was seen out of the ball is no witness"
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_batch_does_not_matter(linear, norm):
     problem = linear(classes=5, samples=60)
-    eps = float(problem.distances(norm).median())
+    eps = float(problem.distances("L2").median()) * {"Linf": 0.1, "L2": 1, "L1": 10}[norm]
     one, other = (problem.attack(Sprints(), f"{norm} {eps}", batch_size=size) for size in (7, 64))
     assert np.array_equal(one.broken, other.broken)
     assert np.array_equal(one.forward, other.forward)
@@ -62,7 +63,9 @@ def test_a_sample_costs_no_more_than_all_of_its_sprints(linear):
     assert set(found.forward) == {attack.steps + 1} == {attack.passes.forward}
 
 
-def test_the_first_sprint_starts_at_the_input_and_the_others_do_not(linear):
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("widest", [1, 4, None])
+def test_a_sprint_starts_far_out_and_ends_in_the_ball(linear, norm, widest):
     seen: list[torch.Tensor] = []
     problem = linear(classes=3, samples=4)
 
@@ -71,11 +74,34 @@ def test_the_first_sprint_starts_at_the_input_and_the_others_do_not(linear):
             seen.append(x.detach().clone())
             return problem.model(x)
 
-    problem.attack(Sprints(sprints=3, length=4, patience=1000), "Linf 0.001", model=Watched())
-    starts = [seen[at] for at in (0, 4, 8)]
-    torch.testing.assert_close(starts[0], problem.x)
-    assert not torch.equal(starts[1], problem.x)
-    assert not torch.equal(starts[1], starts[2])
+    eps, length = float(problem.distances("Linf").min()) / 10, 8  # too little to break one in any norm
+    attack = Sprints(sprints=3, length=length, patience=1000, widest=widest)
+    problem.attack(attack, f"{norm} {eps}", model=Watched())
+    torch.testing.assert_close(seen[0], problem.x)
+    distance = GEOMETRIES[norm].distance
+    for start in range(1, 3 * length, length):
+        radii = torch.stack([distance((x - problem.x).double()) for x in seen[start : start + length]]) / eps
+        assert (radii[length // 2 :] <= 1.01).all()  # float32
+        if widest == 1:
+            assert attack.confined
+            assert (radii <= 1.01).all()
+        else:
+            assert (radii[0] > 1.1).all()
+            assert (radii[0] <= (widest or 20) * 1.01).all()
+    assert not torch.equal(seen[1], seen[1 + length])
+
+
+def test_from_far_out_it_sees_over_a_plateau():
+    """Flat in all of the ball but its corner, where the boundary is; beyond, the way to it shows."""
+
+    class Plateau(torch.nn.Module):
+        def forward(self, x):
+            rise = torch.relu((x - 0.5).flatten(1)[:, :3].mean(1) - 0.19)
+            return torch.stack([torch.full_like(rise, 0.005), rise], 1)
+
+    problem = Linear(torch.full((20, 1, 4, 4), 0.5), torch.zeros(20, dtype=torch.int64), Plateau())
+    assert not problem.attack(Sprints(sprints=40, patience=1000, widest=1), "Linf 0.2").broken.any()
+    assert problem.attack(Sprints(sprints=40, patience=1000), "Linf 0.2").broken.mean() >= 0.8
 
 
 def test_every_second_sprint_heads_for_one_rival():
@@ -92,5 +118,5 @@ def test_every_second_sprint_heads_for_one_rival():
     )
     threat = "Linf 0.2"
     assert not problem.attack(PGD(loss="margin", steps=40, random_start=False), threat).broken.any()
-    assert problem.attack(Sprints(patience=1000), threat).broken.all()
-    assert not problem.attack(Sprints(patience=1000, rivals=1), threat).broken.any()
+    assert problem.attack(Sprints(patience=1000, widest=1), threat).broken.all()
+    assert not problem.attack(Sprints(patience=1000, rivals=1, widest=1), threat).broken.any()

@@ -172,7 +172,7 @@ def test_l2_projection_onto_the_ball_is_the_nearest_point(ball):
     nearest = delta.double() * (eps / length.clamp_min(eps))
     centre = torch.full_like(delta, 0.5)
     inside = nearest.abs().flatten(1).amax(1) < 0.5  # the box cuts nothing off
-    projected = GEOMETRIES["L2"].project(centre + delta, centre, eps) - centre
+    projected = project(centre + delta, centre, "L2", eps) - centre
     torch.testing.assert_close(projected[inside].double(), nearest[inside], atol=1e-6, rtol=1e-6)
 
 
