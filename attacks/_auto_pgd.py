@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.noise import Noise
-from robustbench_lite.norms import GEOMETRIES, per_sample
+from robustbench_lite.norms import GEOMETRIES, per_sample, sparse
 from robustbench_lite.stepper import Problem, Seen
 
 _MOMENTUM = 0.75  # share of the new step; the rest repeats the last move
@@ -135,18 +135,6 @@ def _sparser(problem: Problem, state: State, due: Tensor) -> tuple[State, Tensor
         support=torch.where(due, support, state.support),
         width=torch.where(due, support / 1.5, state.width),
     ), due & fewer
-
-
-def sparse(x: Tensor, origin: Tensor, grad: Tensor, width: Tensor) -> Tensor:
-    """Change of L1 norm 1, by equal parts of the ``width`` values, shape (B,), with the largest gradients."""
-    # A value that reached its wall is pushed on, for the projection would take back one that is let go.
-    free = torch.where(grad > 0, x.minimum(origin) < 1, x.maximum(origin) > 0)
-    slopes = (grad * free).flatten(1)
-    steepness = slopes.abs()
-    place = (width.long() - 1).clamp(0, slopes.shape[1] - 1)
-    least = steepness.sort(1, descending=True).values.gather(1, place[:, None])
-    signs = slopes.sign() * (steepness >= least)
-    return (signs / signs.abs().sum(1, keepdim=True).clamp_min(1.0)).reshape(x.shape)
 
 
 @cache

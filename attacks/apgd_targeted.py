@@ -100,7 +100,9 @@ class APGDTargeted(Attack):
         over = problem.step >= state.ranking.shape[1] * self.iterations
         if self.patience is None:
             return over
-        tried = (problem.step % _LOOK == 0) & had_its_share(problem.step, state.nearest, state.first, self.patience)
+        tried = (problem.step % _LOOK == 0) & had_its_share(
+            problem.step, state.nearest, state.first, self.patience, power=3
+        )
         return over | tried
 
     def _stage(self, problem: Problem, state: State) -> Tensor:

@@ -11,18 +11,16 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from robustbench_lite.losses import ANY, LossName, margin
-from robustbench_lite.norms import GEOMETRIES, per_sample
+from robustbench_lite.noise import Noise
+from robustbench_lite.norms import GEOMETRIES, per_sample, project, sparse
 from robustbench_lite.parameters import PositiveInt, had_its_share
 from robustbench_lite.stepper import Attack, Problem, Seen
 from robustbench_lite.threat import Norm
-
-from ._auto_pgd import sparse
 
 _WIDEST: dict[Norm, float] = {"Linf": 3.0, "L2": 10.0, "L1": 20.0}
 _SHRINKS = 0.5  # share of a sprint after which the ball has its size
 _STRIDE = 2.0  # first step over the ball's radius; it crosses it, and the steps of a sprint fall to 0 along a cosine
 _MOMENTUM = 0.25  # share of the last move that is kept
-_ROUNDING = 1e-6  # by how much a candidate in the ball may be farther than eps
 
 
 class State(NamedTuple):
@@ -66,9 +64,9 @@ class Sprints(Attack):
 
     sprints: PositiveInt = 20
     """Most sprints of a sample."""
-    length: PositiveInt = 20
+    length: Annotated[int, Field(ge=2)] = 20
     """Candidates of a sprint, its start among them."""
-    widest: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    widest: Annotated[float, Field(ge=1, le=1000)] | None = None
     """Radius over eps of the ball in which a sprint starts; 1: it stays in the ball. By default 3 in Linf, 10 in L2 and
     20 in L1."""
     patience: PositiveInt = 5
@@ -103,33 +101,39 @@ class Sprints(Attack):
         starts = place == 0
         if not bool(starts.any()):
             return state._replace(x=x, before=seen.x)
-        draw = GEOMETRIES[problem.threat.norm].random(problem.noise.at(sprint), tuple(x.shape[1:]), 1.0)
-        fresh = problem.project(problem.x + per_sample(radius.to(x.dtype), x) * draw, radius)
         choice = (sprint // 2 % state.order.shape[1])[:, None]
         chosen = torch.where(sprint % 2 == 1, state.order.gather(1, choice)[:, 0], ANY)
         return state._replace(
-            x=torch.where(per_sample(starts, x), fresh, x),
+            x=x.index_put((starts,), self._start(problem, sprint, starts)),
             before=seen.x,
             heading=torch.where(starts, chosen, state.heading),
         )
 
     def hopeless(self, problem: Problem, state: State) -> Tensor:
         done, place = (problem.step - 1) // self.length, (problem.step - 1) % self.length
-        return (done > 0) & (place == 0) & had_its_share(done, state.best, state.first, self.patience)
+        return (done > 0) & (place == 0) & had_its_share(done, state.best, state.first, self.patience, power=3)
+
+    def _start(self, problem: Problem, sprint: Tensor, starts: Tensor) -> Tensor:
+        """Draw the first candidates of the sprints that start, a mask, shape (B,)."""
+        norm, origin, radius = problem.threat.norm, problem.x[starts], problem.threat.eps * self._widest(problem)
+        noise = Noise(problem.noise.keys[starts]).at(sprint[starts])
+        draw = GEOMETRIES[norm].random(noise, tuple(origin.shape[1:]), radius).to(origin.dtype)
+        return project(origin + draw, origin, norm, radius)
+
+    def _widest(self, problem: Problem) -> float:
+        return _WIDEST[problem.threat.norm] if self.widest is None else self.widest
 
     def _radius(self, problem: Problem, place: Tensor) -> Tensor:
         """Radius of the ball at a place of a sprint, float64, shape (B,)."""
-        widest = _WIDEST[problem.threat.norm] if self.widest is None else self.widest
         left = (1 - place.double() / (_SHRINKS * self.length)).clamp_min(0.0)
-        return problem.threat.eps * widest**left
+        return problem.threat.eps * self._widest(problem) ** left
 
     def _measure(self, problem: Problem, state: State, seen: Seen) -> State:
         """Take note of the margin and, at the input itself, of the classes that are nearest."""
         reached = margin(seen.logits, problem.aim, problem.targeted).to(state.best.dtype)
         if not self.confined:
-            eps = problem.threat.eps
-            inside = GEOMETRIES[problem.threat.norm].distance(seen.x - problem.x) <= eps + _ROUNDING * max(1.0, eps)
-            reached = torch.where(inside, reached, -torch.inf)
+            distance = GEOMETRIES[problem.threat.norm].distance(seen.x - problem.x)
+            reached = torch.where(distance <= problem.threat.reach, reached, -torch.inf)
         best = torch.maximum(state.best, reached)
         first = problem.step == 0
         if not bool(first.any()):

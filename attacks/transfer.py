@@ -59,9 +59,10 @@ class Transfer(Attack):
     def __post_init__(self) -> None:
         if not isinstance(self.surrogate, str) and (self.weights or self.normalize):
             raise ValueError("weights and normalize go with a surrogate's name; give a Target that has both")
-        if self._made.minimal:
+        if not self._made.confined:
             raise ValueError(
-                f"attack is {self.attack}, which leaves the ball: expected one that stays in it, as apgd does"
+                f"attack is {self.attack}, which leaves the ball: expected one that stays in it, as apgd does, or "
+                "sprints with attack_params = { widest = 1 }"
             )
         # Loaded now: so its faults are told where the suite is read, and a cache knows its weights.
         _ = self._target

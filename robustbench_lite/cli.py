@@ -201,6 +201,8 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
         click.echo(_in_a_line(card))
     else:
         _show([card])
+    if given["adapt"] and card.adaptation is None:
+        click.echo("Not adapted: no finding has a cure that could be applied (docs/adaptive.md)")
     click.echo(f"Scorecard  {saved}\nReport     {page}")
     sys.exit(EXIT_INTERRUPT if card.interrupted == "interrupt" else EXIT[card.verdict])
 
@@ -457,8 +459,10 @@ def _in_a_line(card: Scorecard) -> str:
     why = f": {', '.join(faults or missed)}" if faults or missed else ""
     bound = "at most " if card.interrupted else ""
     plain = card.adaptation
+    threats = ", ".join(str(one.threat) for one in card.threats)
     without = f" (adapted; without: {plain.robust_accuracy})" if plain else ""
-    return f"{card.verdict}{why}  clean {card.clean_accuracy}, robust {bound}{card.robust_accuracy}{without}"
+    robust = f"{bound}{card.robust_accuracy} under {threats}{without}"
+    return f"{card.verdict}{why}  clean {card.clean_accuracy}, robust {robust}"
 
 
 def _render(form: str, cards: list[Scorecard], **words: Any) -> Any:

@@ -1,8 +1,9 @@
 """The one attack loop.
 
-An attack (see `stepper`) proposes candidates. Everything else is here, once: candidates are brought into ball and box,
-the model is asked, passes are counted, broken samples leave the batch and waiting ones take their place, and success is
-decided by an independent forward pass, in float64 where the model has one, whoever wrote the attack.
+An attack (see `stepper`) proposes candidates. Everything else is here, once: candidates are brought into the box and,
+of an attack that is `confined`, into the ball, the model is asked, passes are counted, broken samples leave the batch
+and waiting ones take their place, and success is decided by an independent forward pass, in float64 where the model has
+one, whoever wrote the attack.
 """
 
 from __future__ import annotations
@@ -32,25 +33,15 @@ from robustbench_lite.norms import GEOMETRIES
 from robustbench_lite.scorecard import CHANGED, DENIALS, IN_FLOAT64, OUTSIDE, Passes, Trace
 from robustbench_lite.stepper import Attack, Counted, Problem, Seen
 from robustbench_lite.target import Target
-from robustbench_lite.threat import TRANSFORMATIONS, ThreatModel
+from robustbench_lite.threat import ThreatModel
 
 _log = logging.getLogger(__name__)
-
-TOLERANCE = 1e-6
-"""By how much a witness may leave the ball, and for an eps above 1 by how much of it: rounding, and no more."""
-
 
 _SUMS = (
     *("forward", "backward", "samples", "loss", "fell", "zero"),
     *("stood", "flat", "late", "again", "again_broke", "strange", "seconds"),
 )
 """Fields of a run that add up over samples."""
-
-
-def reach(threat: ThreatModel) -> float:
-    """Largest distance of a witness."""
-    # What a transformation may do is not told by a distance: no image is farther than 1.
-    return 1.0 if threat.norm in TRANSFORMATIONS else threat.eps + TOLERANCE * max(1.0, threat.eps)
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,7 @@ class Run:
     prediction: NDArray[np.int64]
     """What the model says to the witness; -1 without one."""
     distance: NDArray[np.float64]
-    """Distance of the nearest adversarial example seen, in the ball or, of a minimal attack, out of it; or inf."""
+    """Distance of the nearest adversarial example: confirmed where it is broken or the nearest of all was searched."""
     forward: NDArray[np.int64]
     backward: NDArray[np.int64]
     samples: NDArray[np.int64]
@@ -92,7 +83,7 @@ class Run:
     stood: int = 0
     """Starts that broke nothing."""
     flat: int = 0
-    """How many of these never saw their loss rise."""
+    """How many of these never saw their margin rise in the ball."""
     late: float = 0.0
     """Sum over these of the share of the rise that came in the last fifth of the steps."""
     again: int = 0
@@ -286,10 +277,12 @@ def perturb(attack: Attack, target: Target, x: Tensor, y: Tensor, threat: Threat
     Raises
     ------
     ValueError
-        For a targeted threat model, and for an attack whose last candidate is not its strongest.
+        For a targeted threat model, and for an attack that is not `confined`.
     """
-    if threat.goal == "targeted" or not attack.confined:
-        raise UserError(f"{type(attack).__name__} under {threat}: expected an untargeted attack that stays in the ball")
+    if threat.goal == "targeted":
+        raise UserError(f"the threat model is {threat}: expected an untargeted one")
+    if not attack.confined:
+        raise UserError(f"the attack is {type(attack).__name__}, which leaves the ball: expected one such as PGD")
     look = Look(target, attack.loss, False, Meter(), len(x))
     problem = Problem(
         x=x,
@@ -419,7 +412,7 @@ class _Loop:
         self.exact = None if exact is None else Look(exact, "margin", False, Meter(), batch_size)
         self.model = Counted(target)
         self.distance = GEOMETRIES[threat.norm].distance
-        self.reach = reach(threat)
+        self.reach = threat.reach
         self.result = Run.empty(len(samples), attack.steps)
         self.queue: dict[int, int] = {}  # samples that wait, and which start it will be
         self.lanes: Lanes | None = None
@@ -546,16 +539,23 @@ class _Loop:
         x = problem.project(x) if self.attack.confined else x.clamp(0.0, 1.0)
         seen = self.look(x, lanes.aim, self.attack.rival(problem, lanes.state), gradient=gradient)
         margins = margin(seen.logits, lanes.aim, problem.targeted)
+        inside = self._inside(lanes, seen.x)
         reached, doubted = self._hits(lanes, seen, margins)
         self.meter.spend(lanes.size + int(doubted.sum()), lanes.size * gradient)
-        inside = None if self.attack.confined else self.distance(seen.x - lanes.x) <= self.reach
         lanes.note(seen.loss, margins, seen.blind, inside)
         return self._judge(lanes, seen.x, reached)._replace(
             forward=lanes.forward + 1 + doubted,
             backward=lanes.backward + int(gradient),
-            strange=lanes.strange | ~seen.logits.isfinite().all(1),
-            rounded=lanes.rounded | (doubted & ~reached),
+            # Of what is out of the ball nothing is claimed.
+            strange=lanes.strange | (inside & ~seen.logits.isfinite().all(1)),
+            rounded=lanes.rounded | (inside & doubted & ~reached),
         ), seen
+
+    def _inside(self, lanes: Lanes, x: Tensor) -> Tensor:
+        """Which candidates are in the ball, shape (B,)."""
+        if self.attack.confined:
+            return torch.ones_like(lanes.strange)
+        return self.distance(x - lanes.x) <= self.reach
 
     def _drain(self, everything: bool) -> None:
         """Look at last candidates and confirm witnesses: in whole batches, or everything that waits."""

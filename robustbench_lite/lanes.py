@@ -133,12 +133,10 @@ class Lanes(NamedTuple):
         state = type(self.state)(*columns(*(one.state for one in (self, *others))))
         return Lanes(*parts, state)  # type: ignore[call-arg]
 
-    def note(self, loss: Tensor, margin: Tensor, blind: Tensor, inside: Tensor | None) -> None:
+    def note(self, loss: Tensor, margin: Tensor, blind: Tensor, inside: Tensor) -> None:
         """Write down what was seen at each lane's step, for the trace; out of the ball no margin counts as a rise."""
         at = self.step[:, None]
-        if inside is not None:
-            margin = margin.where(inside, -torch.inf)
-        for room, seen in ((self.loss, loss), (self.margin, margin)):
+        for room, seen in ((self.loss, loss), (self.margin, margin.where(inside, -torch.inf))):
             finite = seen.detach().float().nan_to_num(0.0, _LARGEST, -_LARGEST).clamp(-_LARGEST, _LARGEST)
             room.scatter_(1, at, finite[:, None])
         self.zero.scatter_(1, at, blind[:, None])

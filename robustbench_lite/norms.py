@@ -112,6 +112,20 @@ def _one_hot_steepest(grad: Tensor) -> Tensor:
     return torch.zeros_like(flat).scatter(1, place, flat.gather(1, place).sign()).reshape(grad.shape)
 
 
+def sparse(x: Tensor, origin: Tensor, grad: Tensor, width: Tensor) -> Tensor:
+    """Change of L1 norm 1, by equal parts of the ``width`` values, shape (B,), with the largest gradients."""
+    # A value that reached its wall is pushed on, for the projection would take back one that is let go.
+    free = torch.where(grad > 0, x.minimum(origin) < 1, x.maximum(origin) > 0)
+    slopes = (grad * free).flatten(1)
+    steepness = slopes.abs()
+    if slopes.numel() == 0:
+        return torch.zeros_like(x)
+    place = (width.long() - 1).clamp(0, slopes.shape[1] - 1)
+    least = steepness.topk(int(place.amax()) + 1, dim=1).values.gather(1, place[:, None])
+    signs = slopes.sign() * (steepness >= least)
+    return (signs / signs.abs().sum(1, keepdim=True).clamp_min(1.0)).reshape(x.shape)
+
+
 def _l1_random(noise: Noise, shape: tuple[int, ...], eps: float) -> Tensor:
     # Exponential draws over their sum with one more are uniform in the simplex.
     numbers = max(1, math.prod(shape))
@@ -130,8 +144,9 @@ def _l0_project(x: Tensor, origin: Tensor, eps: Tensor) -> Tensor:
     # brings nearer, after the box has cut it.
     boxed = x.clamp(0.0, 1.0)
     gain = ((x - origin) ** 2 - (x - boxed) ** 2).flatten(1)
-    order = gain.argsort(1, descending=True)
-    place = torch.arange(gain.shape[1], device=x.device)
+    most = min(int(eps.amax()), gain.shape[1]) if len(eps) else 0
+    order = gain.topk(most, dim=1).indices
+    place = torch.arange(most, device=x.device)
     kept = torch.zeros_like(gain, dtype=torch.bool).scatter(1, order, place + 1 <= eps[:, None])
     return torch.where(kept.reshape(x.shape), boxed, origin)
 
@@ -180,5 +195,5 @@ def project(x: Tensor, origin: Tensor, norm: Norm, eps: float | Tensor) -> Tenso
     Tensor
         Shape (B, *shape). In Linf, L1 and L0 the nearest point of ball and box; in L2 a point of both.
     """
-    each = torch.full((len(x),), eps, dtype=torch.float64, device=x.device) if isinstance(eps, float | int) else eps
-    return GEOMETRIES[norm].project(x, origin, each.double())
+    each = torch.as_tensor(eps, dtype=torch.float64, device=x.device).expand(len(x))
+    return GEOMETRIES[norm].project(x, origin, each)

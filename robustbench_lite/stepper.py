@@ -32,7 +32,7 @@ class Seen(NamedTuple):
     """What the model said to the candidates."""
 
     x: Tensor
-    """The candidates, brought into the ball and the box, shape (B, *shape)."""
+    """The candidates, brought into the box and, of a confined attack, into the ball, shape (B, *shape)."""
     logits: Tensor
     """Shape (B, K)."""
     loss: Tensor
@@ -78,8 +78,8 @@ class Problem:
 class Attack(ABC):
     """One algorithm with its parameters: two pure functions over a batch.
 
-    Subclass it as a frozen (pydantic) dataclass, one field a parameter. The engine brings every candidate into the ball
-    and the box before the model sees it, so an attack that is `confined` doesn't.
+    Subclass it as a frozen (pydantic) dataclass, one field a parameter. The engine brings every candidate into the box,
+    and into the ball where the attack is `confined`, before the model sees it; so an attack doesn't.
     """
 
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2")

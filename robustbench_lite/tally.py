@@ -22,7 +22,7 @@ import robustbench_lite
 from robustbench_lite import validity
 from robustbench_lite.clean import Clean
 from robustbench_lite.data import Data
-from robustbench_lite.engine import Run, reach
+from robustbench_lite.engine import Run
 from robustbench_lite.meter import Meter
 from robustbench_lite.scorecard import (
     AttackResult,
@@ -74,7 +74,7 @@ class Bout(NamedTuple):
         """The same under another eps; of what was broken under a larger one, what is in the smaller ball too."""
         if threat.eps >= self.threat.eps:
             return self._replace(threat=threat)
-        broken = self.run.broken & (self.run.distance <= reach(threat))
+        broken = self.run.broken & (self.run.distance <= threat.reach)
         run = replace(
             self.run,
             broken=broken,
@@ -184,6 +184,8 @@ def _still_falling(suite: Suite, bouts: list[Bout]) -> Iterator[Finding]:
     # Of attacks that see every sample, what one spends after another broke it tells nothing.
     for threat in () if suite.independent else suite.threats:
         fought = [bout for bout in bouts if bout.threat == threat and bout.algorithm != REPLAY]
+        if any(":" in bout.algorithm for bout in fought):
+            continue  # another library's attack hands its examples over at its end: when they fell isn't seen
         whole = all(bout.run.stopped is None and bout.run.fault is None for bout in fought)
         if fought and whole and not any(searched(suite, bout.attack, threat) for bout in fought):
             spent = np.sum([bout.run.forward + bout.run.backward for bout in fought], axis=0)

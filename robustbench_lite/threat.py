@@ -18,6 +18,8 @@ NORMS: tuple[Norm, ...] = ("Linf", "L2", "L1", "L0")
 TRANSFORMATIONS: tuple[Norm, ...] = ("Spatial", "Corruption")
 """Not balls of a norm, but families of images: what is in them is what their attacks can make of the input."""
 SEVERITIES = (1, 2, 3, 4, 5)
+TOLERANCE = 1e-6
+"""By how much a witness may leave the ball, and for an eps above 1 by how much of it: rounding, and no more."""
 TARGET_CHOICES: tuple[str, ...] = get_args(TargetChoice)
 
 
@@ -83,6 +85,12 @@ class ThreatModel(BaseModel):
         if self.norm == "Corruption" and self.eps not in SEVERITIES:
             raise ValueError(f"eps is {self.eps_text}: expected a severity, one of {', '.join(map(str, SEVERITIES))}")
         return self
+
+    @property
+    def reach(self) -> float:
+        """Largest distance of a witness."""
+        # What a transformation may do is not told by a distance: no image is farther than 1.
+        return 1.0 if self.norm in TRANSFORMATIONS else self.eps + TOLERANCE * max(1.0, self.eps)
 
     @classmethod
     def parse(cls, text: str | ThreatModel) -> ThreatModel:

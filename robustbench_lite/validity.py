@@ -39,10 +39,10 @@ UNCONFIRMED_SHARE = 0.01
 _WEAK = ("RB211", "RB212", "RB214", "RB231")
 """What shows that an attack doesn't work, and not why."""
 _ECHOES: dict[str, tuple[str, ...]] = {
-    "RB101": ("RB221", "RB222", "RB241"),
-    "RB102": ("RB101", "RB103", "RB221", "RB222", "RB241"),
-    "RB103": ("RB101", "RB221", "RB222", "RB241"),
-    "RB104": ("RB101", "RB102", "RB103", "RB221", "RB222", "RB241"),
+    "RB101": ("RB202", "RB203", "RB221", "RB222", "RB241"),
+    "RB102": ("RB101", "RB103", "RB202", "RB203", "RB221", "RB222", "RB241"),
+    "RB103": ("RB101", "RB202", "RB203", "RB221", "RB222", "RB241"),
+    "RB104": ("RB101", "RB102", "RB103", "RB202", "RB203", "RB221", "RB222", "RB241"),
     "RB111": ("RB123", "RB125", "RB126"),
     "RB121": ("RB125", "RB131", "RB133", "RB201", "RB222"),
     "RB123": ("RB114", "RB131", "RB201", "RB222"),
@@ -175,14 +175,15 @@ def still_falling(threat: ThreatModel, broken: NDArray[np.int64], survivors: NDA
     """
     if len(survivors) < _FEW:
         return
-    given = float(np.median(survivors))
+    # The most that any was given: a suite that gives a sample more, the nearer it is to fall, has no end in common.
+    given = float(max(survivors.max(), broken.max(initial=0) - _CONFIRMED))
     late = int((broken - _CONFIRMED > LATE * given).sum())
     if given >= _LEAST_GIVEN and clearly_more(late, STILL_FALLING, len(broken) + len(survivors)):
         yield Finding(
             code="RB225",
             severity="warning",
             message=f"{late} of {len(broken) + len(survivors)} samples fell in the last fifth of the {given:,.0f} "
-            "passes that a survivor was given: more would fall to more passes",
+            "passes that a sample was given: more would fall to more passes",
             cure="give the attacks more steps or restarts, or take the suite of its norm that ends in _standard",
             threat=str(threat),
         )

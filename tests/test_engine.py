@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from robustbench_lite import registry
 from robustbench_lite.data import as_data
-from robustbench_lite.engine import TOLERANCE, Run, Samples, out_of_memory, perturb, run
+from robustbench_lite.engine import Run, Samples, out_of_memory, perturb, run
 from robustbench_lite.exact import in_float64
 from robustbench_lite.meter import Meter
 from robustbench_lite.noise import Noise
@@ -24,7 +24,7 @@ from robustbench_lite.scorecard import IN_FLOAT64
 from robustbench_lite.stepper import Attack, Counted
 from robustbench_lite.suite import Budget
 from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.threat import TOLERANCE, ThreatModel
 
 
 @dataclass(frozen=True)
@@ -378,6 +378,23 @@ def test_what_float64_denies_is_no_witness(linear):
     assert found.unconfirmed == 0
     assert found.witnesses == {}
     assert (found.forward == np.where(rounds, 4, 2)).all(), "two looks, each time with another one in float64"
+
+
+def test_what_rounding_makes_out_of_the_ball_was_never_claimed(linear):
+    class Rounding(nn.Module):
+        def forward(self, x):
+            layer = linear.model[1]
+            return F.linear(x.flatten(1), layer.weight.to(x.dtype), layer.bias.to(x.dtype)) + 1e7
+
+    class Far(ProposesAnywhere):
+        def init(self, problem):
+            return Candidate(self.what(problem))
+
+    far, model = Far(what=lambda problem: problem.x + 0.01), Rounding()
+    assert linear.attack(far, "Linf 0.1", model=model, exact=in_float64(Target(model))).denied
+    found = linear.attack(far, "Linf 0.001", model=model, exact=in_float64(Target(model)))
+    assert not found.broken.any()
+    assert found.denied == {}
 
 
 class Offset(nn.Module):

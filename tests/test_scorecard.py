@@ -160,6 +160,9 @@ def test_a_folder_is_told(tmp_path):
         Scorecard.load(tmp_path)
 
 
+ERROR = {"code": "RB101", "severity": "error", "message": "answers differ", "cure": "call eval()"}
+
+
 def _edited(card, path, **changes):
     raw = json.loads(card.save(path).read_text(encoding="utf-8"))
     raw.update(changes)
@@ -180,6 +183,26 @@ def test_every_fault_of_a_card_is_told_with_its_key(card, tmp_path):
         Scorecard.load(path)
     for key in ("seed", "verdict", "colour", "clean_accuracy.total"):
         assert f"\n  {key}: " in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda raw: raw.update(verdict="INVALID"), "verdict: is INVALID: expected PASS"),
+        (lambda raw: raw.update(outcomes=raw["outcomes"][:1]), "clean_accuracy: counts"),
+        (lambda raw: raw["robust_accuracy"].update(value=0.999), "robust_accuracy: is 0.999"),
+        (lambda raw: raw["validity"].append(ERROR), "verdict: is PASS: expected INVALID"),
+    ],
+    ids=["verdict", "rows", "share", "findings"],
+)
+def test_a_card_that_contradicts_itself_is_refused(card, tmp_path, change, told):
+    path = _edited(card, tmp_path / "card.json")
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    change(raw)
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    with pytest.raises(ValueError, match="not a valid scorecard") as refused:
+        Scorecard.load(path)
+    assert f"\n  {told}" in str(refused.value)
 
 
 def _npz(card, folder):

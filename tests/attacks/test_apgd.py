@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from robustbench_lite import registry
-from robustbench_lite.attacks._auto_pgd import _spans, sparse
+from robustbench_lite.attacks._auto_pgd import _spans
 from robustbench_lite.attacks.apgd import APGD
 from robustbench_lite.attacks.apgd_targeted import APGDTargeted
 from robustbench_lite.attacks.pgd import PGD
 from robustbench_lite.data import as_data
 from robustbench_lite.engine import Samples, run
 from robustbench_lite.noise import Noise
-from robustbench_lite.norms import GEOMETRIES
+from robustbench_lite.norms import GEOMETRIES, sparse
 from robustbench_lite.stepper import Counted, Problem, Seen
 from robustbench_lite.target import Target
 from robustbench_lite.threat import ThreatModel

@@ -104,6 +104,26 @@ def test_from_far_out_it_sees_over_a_plateau():
     assert problem.attack(Sprints(sprints=40, patience=1000), "Linf 0.2").broken.mean() >= 0.8
 
 
+def test_what_the_model_says_out_of_the_ball_is_not_held_against_it():
+    """A root that is no number just outside of the ball."""
+
+    class Root(torch.nn.Module):
+        def forward(self, x):
+            root = (x.flatten(1) - 0.285).sqrt()
+            return torch.stack([torch.ones(len(x)), root.mean(1)], 1)
+
+    x = 0.3 + 0.4 * torch.rand(30, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = Linear(x, torch.zeros(30, dtype=torch.int64), Root()).attack(Sprints(), "Linf 0.01")
+    assert found.strange == 0
+    assert not found.broken.any()
+
+
+@pytest.mark.parametrize("given", [{"length": 1}, {"widest": 0.5}, {"widest": 1e9}, {"sprints": 0}])
+def test_what_is_out_of_range_is_refused(given):
+    with pytest.raises(ValueError, match=next(iter(given))):
+        Sprints(**given)
+
+
 def test_every_second_sprint_heads_for_one_rival():
     """The nearest class by its logit is a dead end; the second one is in reach."""
     weight = torch.zeros(3, 16)

@@ -131,6 +131,7 @@ def test_a_surrogate_for_other_inputs_is_told(linear):
         ("L0 3", {"attack": "pgd_nowhere"}, "unknown attack"),
         ("L2 0.1", {"attack": "carlini_wagner_linf"}, "it does Linf"),
         ("L2 0.1", {"attack": "carlini_wagner"}, "expected one that stays in it"),
+        ("L2 0.1", {"attack": "sprints"}, "widest = 1"),
         ("Linf 0.1", {"attack_params": {"stpes": 3}}, "did you mean steps"),
         ("Linf 0.1", {"normalize": "mnist"}, "give a Target"),
     ],
