@@ -58,6 +58,7 @@ Exit codes:
   3    INVALID: the evaluation can't be trusted
   4    unexpected error
   130  interrupted
+  141  whoever read the output closed it early
 """
 
 
@@ -388,9 +389,10 @@ def list_(kind: str | None) -> None:
 @click.argument("folder", default=".", metavar="[DIR]")
 @click.option("--force", is_flag=True, help="Replace files that are there.")
 def init(folder: str, force: bool) -> None:
-    """Lay a suite, a recipe, an attack, a test and a workflow in a repo.
+    """Lay files to start from in a repo.
 
-    All of it works as it is laid. A file that is there is left alone.
+    A suite, a recipe, an attack, a test and a workflow. All of it works as it is laid.
+    A file that is there is left alone.
     """
     from robustbench_lite import init as job
 

@@ -87,7 +87,7 @@ def as_json(target: Target, data: Data, found: Preflight) -> str:
 def _rows(check: Check) -> Iterator[tuple[RenderableType, RenderableType]]:
     if not check.findings:
         saw = f": {check.saw}" if check.saw else ""
-        line = Text(_plain(f"{check.name}{saw}"), style="dim", no_wrap=True, overflow="ellipsis")
+        line = Text(_plain(f"{check.name}{saw}"), style="dim")
         yield Text("ok" if check.asked else "-", style="dim"), line
     for finding in check.findings:
         yield Text(finding.code, style=_STYLES[finding.severity]), _finding(finding)

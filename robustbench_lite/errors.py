@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import reprlib
+
 from pydantic import ValidationError
+
+_TELL_WHAT_WAS_GIVEN = ("value_error", "extra_forbidden")  # of themselves, or by the key
 
 
 class UserError(ValueError):
@@ -23,5 +27,10 @@ def faults(error: ValidationError) -> str:
             continue  # its entries are faulty, not too few
         key = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
+        given = fault["input"]
+        # Of what fits into a line; Python refuses to write a number of thousands of digits.
+        short = given.bit_length() <= 64 if isinstance(given, int) else isinstance(given, str | float | None)
+        if short and fault["type"] not in _TELL_WHAT_WAS_GIVEN:
+            message += f" (given: {reprlib.repr(given)})"
         lines.append(f"  {key}: {message}" if key else f"  {message}")
     return "\n".join(lines)

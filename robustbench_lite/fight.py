@@ -108,6 +108,7 @@ def _fight_part(
     """
     right = part[clean.correct[part]]
     widest = {adversary(one.threat): one.threat for one in rounds}
+    follows = {spec.name: spec.follows for spec in job.suite.attacks}
     found: dict[tuple[str, str, str], dict[str, Bout]] = {}
     stopped: str | None = None
     for threat, samples, attacks in rounds:
@@ -124,6 +125,9 @@ def _fight_part(
             rows = right if job.suite.independent or nearest else standing
             if isinstance(planned.attack, witness_corpus.Replay):
                 rows = rows[np.isin(clean.keys[rows], list(planned.attack.known))]
+            first = follows.get(planned.name)
+            if first and not (first in known and known[first].run.broken.any()):
+                rows = rows[:0]
             # The search for the nearest example doesn't depend on eps: one, for the largest, tells of all of them.
             limit = widest[adversary(threat)] if nearest else threat
             result = attempt(job, planned, samples, rows, limit, keep, exact, early_stop=not nearest)
@@ -131,9 +135,10 @@ def _fight_part(
             bout = bout if earlier is None else earlier.merge(bout)
             if result.fault is None and (nearest or not job.suite.independent):
                 before[planned.name] = bout.known(nearest)
-            yield bout.at(threat)
+            known[planned.name] = bout.at(threat)
+            yield known[planned.name]
             stopped = result.stopped
-            standing = standing[~bout.at(threat).run.broken[standing]]
+            standing = standing[~known[planned.name].run.broken[standing]]
 
 
 def samples_under(job: Job, threat: ThreatModel, clean: Clean) -> Samples:

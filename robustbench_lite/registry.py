@@ -147,6 +147,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     known = list(known)
     lowered = {one.lower(): one for one in known}
     near = [lowered[one] for one in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
+    near = near or [one for key, one in lowered.items() if name and name.lower() in key][:3]
     hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known) or '(none)'}"
     return f"unknown {kind} {name!r}: {hint}"
 
