@@ -28,6 +28,7 @@ from robustbench_lite.threat import NORMS, ThreatModel
 
 _log = logging.getLogger(__name__)
 _GALLERY_BYTES = 1 << 26
+_PAID = 0.005  # share of its samples that an attack must break for another one to follow it
 _LOOK_EVERY = 128  # samples between two looks at the gates: when a sequential run may end, on whatever machine
 
 
@@ -126,7 +127,7 @@ def _fight_part(
             if isinstance(planned.attack, witness_corpus.Replay):
                 rows = rows[np.isin(clean.keys[rows], list(planned.attack.known))]
             first = follows.get(planned.name)
-            if first and not (first in known and known[first].run.broken.any()):
+            if first and not (first in known and _paid(known[first])):
                 rows = rows[:0]
             # The search for the nearest example doesn't depend on eps: one, for the largest, tells of all of them.
             limit = widest[adversary(threat)] if nearest else threat
@@ -139,6 +140,11 @@ def _fight_part(
             yield known[planned.name]
             stopped = result.stopped
             standing = standing[~known[planned.name].run.broken[standing]]
+
+
+def _paid(bout: Bout) -> bool:
+    """Whether an attack broke enough for another one to follow it."""
+    return bool(bout.run.broken.sum() > _PAID * len(bout.attempted))
 
 
 def samples_under(job: Job, threat: ThreatModel, clean: Clean) -> Samples:

@@ -50,8 +50,8 @@ class AttackSpec(BaseModel):
     params: dict[str, Any] = Field(default_factory=dict)
     """Parameters of the algorithm."""
     follows: str = ""
-    """Name of an attack before it: run only where that one broke a sample, so that passes go where they still pay. By
-    default it is run whatever came out before."""
+    """Name of an attack before it: run only where that one broke more than one in 200 of its samples, so that passes go
+    where they still pay. By default it is run whatever came out before."""
 
     @model_validator(mode="before")
     @classmethod
