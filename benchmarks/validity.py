@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,10 @@ def cards(case: Any) -> dict[str, Scorecard]:
     if case.broken and case.suite is zoo.NAIVE:
         found["adapted"] = evaluated(case, case.suite, SUBSET, adapt=True)
     return found
+
+
+def _cards_by_name(name: str) -> dict[str, Scorecard]:
+    return cards(next(case for case in zoo.CASES if case.name == name))
 
 
 def row(case: Any, found: dict[str, Scorecard], least: float) -> dict[str, Any]:
@@ -87,16 +93,17 @@ def _codes(card: Scorecard) -> str:
 
 @click.command()
 @click.argument("names", nargs=-1)
-@click.option("--threads", default=1, show_default=True)
-def main(names: tuple[str, ...], threads: int) -> None:
+@click.option("--threads", default=1, show_default=True, help="Of each process.")
+@click.option("--processes", default=2, show_default=True)
+def main(names: tuple[str, ...], threads: int, processes: int) -> None:
     """Evaluate the cases (by default all) and write the table."""
-    torch.set_num_threads(threads)
     asked = [case for case in zoo.CASES if not names or case.name in names]
     found = {}
-    for case in asked:
-        found[case.name] = cards(case)
-        told = {name: (round(card.robust_accuracy.value, 3), card.verdict) for name, card in found[case.name].items()}
-        click.echo(f"{case.name}: {told}")
+    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        for case, of in zip(asked, pool.map(_cards_by_name, [case.name for case in asked]), strict=True):
+            found[case.name] = of
+            told = {name: (round(card.robust_accuracy.value, 3), card.verdict) for name, card in of.items()}
+            click.echo(f"{case.name}: {told}")
     rows = []
     for case in asked:
         akin = [*found[case.name].values(), *(found.get(case.like, {})).values()]
