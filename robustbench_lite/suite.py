@@ -17,6 +17,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from robustbench_lite import registry
 from robustbench_lite.errors import UserError, faults
@@ -59,7 +60,7 @@ class AttackSpec(BaseModel):
         if isinstance(given, str):
             given = {"attack": given}
         if not isinstance(given, dict | AttackSpec):
-            raise ValueError(f"{given!r}: expected the name of an attack, or a table with `attack`")
+            raise PydanticCustomError("attack_type", "Expected the name of an attack, or a table with `attack`")
         if isinstance(given, dict) and not given.get("name") and isinstance(given.get("attack"), str):
             given = {**given, "name": given["attack"]}
         return given
