@@ -38,8 +38,6 @@ def _attack(spec: AttackSpec) -> str:
         lines.append(f"name = {_value(spec.name)}")
     if spec.params:
         lines.append(f"params = {_value(spec.params)}")
-    if spec.follows:
-        lines.append(f"follows = {_value(spec.follows)}")
     return "\n".join(lines)
 
 

@@ -131,7 +131,7 @@ def identity(card: Scorecard) -> str:
             str(result.threat.model_copy(update={"eps_text": repr(result.threat.eps)})) for result in like.threats
         ),
         "independent": like.suite.independent,
-        "attacks": sorted((spec.name, spec.attack, spec.params, spec.follows) for spec in like.suite.attacks),
+        "attacks": sorted((spec.name, spec.attack, spec.params) for spec in like.suite.attacks),
         "budget": like.suite.budget.model_dump(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

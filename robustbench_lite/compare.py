@@ -214,8 +214,8 @@ def _suite(before: Scorecard, after: Scorecard) -> Iterator[str]:
 
 
 def _spec_changes(before: AttackSpec, after: AttackSpec) -> Iterator[str]:
-    first: dict[str, Any] = {"attack": before.attack, "follows": before.follows or "nothing", **before.params}
-    second: dict[str, Any] = {"attack": after.attack, "follows": after.follows or "nothing", **after.params}
+    first: dict[str, Any] = {"attack": before.attack, **before.params}
+    second: dict[str, Any] = {"attack": after.attack, **after.params}
     for key in {**first, **second}:
         if first.get(key) != second.get(key):
             yield f"{key} {first.get(key, 'by default')} before, {second.get(key, 'by default')} after"

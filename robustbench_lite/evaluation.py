@@ -341,7 +341,7 @@ def _fronts(job: Job, clean: Clean, seen: NDArray[np.int64], bouts: list[Bout]) 
         return
     largest = {adversary(threat): threat for threat in sorted(job.suite.threats, key=lambda threat: threat.eps)}
     for threat in largest.values():
-        fought = [bout for bout in bouts if bout.threat == threat and bout.run.fault is None and len(bout.attempted)]
+        fought = [bout for bout in bouts if bout.threat == threat and bout.run.fault is None]
         fought = [bout for bout in fought if not isinstance(bout.attack, witness_corpus.Replay)]
         if threat.norm not in NORMS or job.target.access != "gradients" or not fought:
             continue

@@ -28,7 +28,6 @@ from robustbench_lite.threat import NORMS, ThreatModel
 
 _log = logging.getLogger(__name__)
 _GALLERY_BYTES = 1 << 26
-_PAID = 0.005  # share of its samples that an attack must break for another one to follow it
 _LOOK_EVERY = 128  # samples between two looks at the gates: when a sequential run may end, on whatever machine
 
 
@@ -109,7 +108,6 @@ def _fight_part(
     """
     right = part[clean.correct[part]]
     widest = {adversary(one.threat): one.threat for one in rounds}
-    follows = {spec.name: spec.follows for spec in job.suite.attacks}
     found: dict[tuple[str, str, str], dict[str, Bout]] = {}
     stopped: str | None = None
     for threat, samples, attacks in rounds:
@@ -126,9 +124,6 @@ def _fight_part(
             rows = right if job.suite.independent or nearest else standing
             if isinstance(planned.attack, witness_corpus.Replay):
                 rows = rows[np.isin(clean.keys[rows], list(planned.attack.known))]
-            first = follows.get(planned.name)
-            if first and not (first in known and _paid(known[first])):
-                rows = rows[:0]
             # The search for the nearest example doesn't depend on eps: one, for the largest, tells of all of them.
             limit = widest[adversary(threat)] if nearest else threat
             result = attempt(job, planned, samples, rows, limit, keep, exact, early_stop=not nearest)
@@ -136,15 +131,9 @@ def _fight_part(
             bout = bout if earlier is None else earlier.merge(bout)
             if result.fault is None and (nearest or not job.suite.independent):
                 before[planned.name] = bout.known(nearest)
-            known[planned.name] = bout.at(threat)
-            yield known[planned.name]
+            yield bout.at(threat)
             stopped = result.stopped
-            standing = standing[~known[planned.name].run.broken[standing]]
-
-
-def _paid(bout: Bout) -> bool:
-    """Whether an attack broke enough for another one to follow it."""
-    return bool(bout.run.broken.sum() > _PAID * len(bout.attempted))
+            standing = standing[~bout.at(threat).run.broken[standing]]
 
 
 def samples_under(job: Job, threat: ThreatModel, clean: Clean) -> Samples:

@@ -50,9 +50,6 @@ class AttackSpec(BaseModel):
     """What it is called in the scorecard; by default the attack's name."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Parameters of the algorithm."""
-    follows: str = ""
-    """Name of an attack before it: run only where that one broke more than one in 200 of its samples, so that passes go
-    where they still pay. By default it is run whatever came out before."""
 
     @model_validator(mode="before")
     @classmethod
@@ -64,11 +61,6 @@ class AttackSpec(BaseModel):
         if isinstance(given, dict) and not given.get("name") and isinstance(given.get("attack"), str):
             given = {**given, "name": given["attack"]}
         return given
-
-    @model_serializer(mode="wrap")
-    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # As of a suite's curve: written only where it is asked for.
-        return {key: value for key, value in write(self).items() if key != "follows" or value}
 
 
 class Budget(BaseModel):
@@ -117,17 +109,6 @@ class Suite(_File):
             raise ValueError(
                 f"attacks: the name {', '.join(ours)} is that of what every scorecard may add; give it another `name`"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _follow_what_comes_first(self) -> Self:
-        names = [spec.name for spec in self.attacks]
-        for place, spec in enumerate(self.attacks):
-            if spec.follows and spec.follows not in names[:place]:
-                raise ValueError(
-                    f"attacks: {spec.name} follows {spec.follows!r}; expected the name of an attack before it: "
-                    f"{', '.join(names[:place]) or 'there is none'}"
-                )
         return self
 
     @model_serializer(mode="wrap")

@@ -168,19 +168,6 @@ def test_a_name_taken_twice_is_told_with_the_cure(write):
     assert "fgsm" not in message
 
 
-@pytest.mark.parametrize("followed", ["square", "pgd", "fgsmm"])
-def test_an_attack_follows_one_that_comes_before_it(write, followed):
-    attacks = f'"fgsm", {{ attack = "pgd", follows = "{followed}" }}, "square"'
-    message = _refusal(load_suite, write(f'threats = "Linf 0.3"\nattacks = [{attacks}]'))
-    assert f"pgd follows '{followed}'; expected the name of an attack before it: fgsm" in message
-
-
-def test_what_an_attack_follows_is_written_where_there_is_such_an_attack_alone():
-    suite = load_suite(["fgsm", {"attack": "pgd", "follows": "fgsm"}])
-    assert [spec.get("follows") for spec in suite.model_dump()["attacks"]] == [None, "fgsm"]
-    assert type(suite).model_validate_json(suite.model_dump_json()) == suite
-
-
 def test_a_threat_model_named_twice_is_not_run_twice(write):
     # Refused or taken once: run twice, every one of its attacks would stand on the scorecard four times.
     path = write('threats = ["Linf 0.3", "Linf 0.3"]\nattacks = ["pgd"]')
