@@ -41,10 +41,6 @@ class State(NamedTuple):
     """In L1: how many values a step changes, shape (B,)."""
     ranking: Tensor
     """Classes to attack one after another, shape (B, T); T is 0 where the loss chooses."""
-    first: Tensor
-    """Where the classes are attacked one by one: the margin at the input, shape (B,)."""
-    nearest: Tensor
-    """The best margin since, shape (B,)."""
 
 
 def refuse_repeats(restarts: int, random_start: bool) -> None:
@@ -73,8 +69,6 @@ def begin(problem: Problem, noise: Noise | None, ranking: Tensor) -> State:
         support=torch.full_like(lowest, values),
         width=torch.full_like(lowest, _FIRST_WIDTH * values),
         ranking=ranking,
-        first=lowest,
-        nearest=lowest,
     )
 
 

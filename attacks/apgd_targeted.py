@@ -8,16 +8,14 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.losses import margin
 from robustbench_lite.norms import GEOMETRIES, per_sample
-from robustbench_lite.parameters import PositiveInt, Share, had_its_share
+from robustbench_lite.parameters import PositiveInt, Share
 from robustbench_lite.scorecard import Passes
 from robustbench_lite.stepper import Attack, Problem, Seen
 from robustbench_lite.threat import Norm, ThreatModel
 
 from ._auto_pgd import State, begin, climb, refuse_repeats
 
-_LOOK = 25  # candidates after which a sample may be given up, and again after as many
 _DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
 
 
@@ -52,9 +50,6 @@ class APGDTargeted(Attack):
     """Start for each class from a uniform draw of the ball rather than from the input."""
     rho: Share = 0.75
     """Share of the steps since the last checkpoint that must have raised the loss, or the step size is halved."""
-    patience: PositiveInt | None = None
-    """Candidates of a sample of which half the margin is left; one with a quarter left gets eight times as many, and so
-    on (`parameters.had_its_share`). By default every sample gets all of them."""
 
     def __post_init__(self) -> None:
         refuse_repeats(self.restarts, self.random_start)
@@ -74,21 +69,17 @@ class APGDTargeted(Attack):
         return Passes(forward=self.restarts * (self.steps + 2), backward=self.restarts * backward)
 
     def init(self, problem: Problem) -> State:
-        ranking, first = _ranked(problem, self.targets, weighted=self.ranking == "gap_over_gradient")
-        return begin(problem, problem.noise.at(0) if self.random_start else None, ranking)._replace(first=first)
+        ranking = _ranked(problem, self.targets, weighted=self.ranking == "gap_over_gradient")
+        return begin(problem, problem.noise.at(0) if self.random_start else None, ranking)
 
     def step(self, problem: Problem, state: State, seen: Seen) -> State:
         stage = self._stage(problem, state)
         done = problem.step - stage * self.iterations
         following = climb(problem, state, seen, done, self.iterations, self.rho)
-        if self.patience is not None:
-            reached = margin(seen.logits, problem.aim, False).to(state.nearest.dtype)
-            following = following._replace(nearest=torch.maximum(state.nearest, reached))
         over = (done + 1 == self.iterations) & (stage + 1 < state.ranking.shape[1])
         if not bool(over.any()):
             return following
         fresh = begin(problem, problem.noise.at(stage + 1) if self.random_start else None, state.ranking)
-        fresh = fresh._replace(first=following.first, nearest=following.nearest)
         return State(
             *(torch.where(per_sample(over, new), new, old) for new, old in zip(fresh, following, strict=True)),
         )
@@ -96,22 +87,16 @@ class APGDTargeted(Attack):
     def rival(self, problem: Problem, state: State) -> Tensor:
         return state.ranking.gather(1, self._stage(problem, state)[:, None])[:, 0]
 
-    def hopeless(self, problem: Problem, state: State) -> Tensor | None:
-        over = problem.step >= state.ranking.shape[1] * self.iterations
-        if self.patience is None:
-            return over
-        tried = (problem.step % _LOOK == 0) & had_its_share(
-            problem.step, state.nearest, state.first, self.patience, power=3
-        )
-        return over | tried
+    def hopeless(self, problem: Problem, state: State) -> Tensor:
+        return problem.step >= state.ranking.shape[1] * self.iterations
 
     def _stage(self, problem: Problem, state: State) -> Tensor:
         """Place in the ranking of the class that is attacked, shape (B,); a run's last candidate is of the last one."""
         return (problem.step // self.iterations).clamp_max(state.ranking.shape[1] - 1)
 
 
-def _ranked(problem: Problem, count: int, weighted: bool) -> tuple[Tensor, Tensor]:
-    """The ``count`` most promising classes, (B, count), or all others where there are fewer; and the margins."""
+def _ranked(problem: Problem, count: int, weighted: bool) -> Tensor:
+    """The ``count`` most promising classes, shape (B, count), or all others where there are fewer."""
     own = problem.aim[:, None]
     with torch.set_grad_enabled(weighted):
         x = problem.x.detach().requires_grad_(weighted)
@@ -119,11 +104,10 @@ def _ranked(problem: Problem, count: int, weighted: bool) -> tuple[Tensor, Tenso
     others = logits.detach().scatter(1, own, -torch.inf)
     pool = min(2 * count if weighted else count, logits.shape[1] - 1)
     near: Tensor = others.topk(pool, dim=1).indices
-    first = margin(logits.detach(), problem.aim, False).to(problem.x.dtype)
     if not logits.requires_grad:
-        return near[:, :count], first
+        return near[:, :count]
     gaps = (logits.gather(1, own) - logits.gather(1, near)).unbind(1)
     length = GEOMETRIES[_DUAL[problem.threat.norm]].distance
     slopes = [length(torch.autograd.grad(gap.sum(), x, retain_graph=True, materialize_grads=True)[0]) for gap in gaps]
     distances = torch.stack(gaps, 1).detach() / torch.stack(slopes, 1).clamp_min(1e-12)
-    return near.gather(1, distances.argsort(dim=1, stable=True)[:, :count]), first
+    return near.gather(1, distances.argsort(dim=1, stable=True)[:, :count])

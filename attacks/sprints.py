@@ -13,7 +13,7 @@ from torch import Tensor
 from robustbench_lite.losses import ANY, LossName, margin
 from robustbench_lite.noise import Noise
 from robustbench_lite.norms import GEOMETRIES, per_sample, project, sparse
-from robustbench_lite.parameters import PositiveInt, had_its_share
+from robustbench_lite.parameters import PositiveInt, Share, had_its_share
 from robustbench_lite.stepper import Attack, Problem, Seen
 from robustbench_lite.threat import Norm
 
@@ -24,14 +24,18 @@ _MOMENTUM = 0.25  # share of the last move that is kept
 
 
 class State(NamedTuple):
-    """The candidate and the one before it, the rivals and the one of this sprint, and what is left of the margin."""
+    """The candidate and the one before it, what its sprint heads for, and how far each heading has led."""
 
     x: Tensor
     before: Tensor
-    order: Tensor
+    headings: Tensor
+    """The rivals, those with the highest logits at the input first, and then `ANY`; shape (B, rivals + 1)."""
     heading: Tensor
+    """Which of them this sprint has, shape (B,)."""
     first: Tensor
+    """The margin at the input, shape (B,)."""
     best: Tensor
+    """By heading, the margin nearest to the goal that was seen in the ball, shape (B, rivals + 1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +45,16 @@ class Sprints(Attack):
     A hardened model is flat around the inputs and tells the way farther out. So a sprint starts at a random point of a
     ball several times as large, which shrinks to its size over the first half of the sprint.
 
-    A robust sample shows early that it is one: its margin hardly moves. After each sprint, what is left of the margin
-    (the smallest seen in the ball, over that at the input) decides whether another one follows: ``patience`` of them
-    where half of it is left, eight times as many where a quarter is, and so on, up to ``sprints``. So the passes go to
-    the few samples near the boundary, where new starts pay, and what becomes of a sample depends on nothing but itself.
+    The first sprints head for one rival class each. Those that follow head for the class that came nearest or, every
+    second one, for whichever is nearest at each step. For towards one class most starts end alike, while another class
+    may be in reach where the nearest one is not.
 
-    Every second sprint heads for one rival class, in the order of their logits at the input; the others for whichever
-    is nearest at each step. In L1 a step changes as many values as the ball allows to change by 1.
+    A robust sample shows early that it is one: its margin hardly moves. It is given up where its first sprints did not
+    each take off ``pace`` of the margin; and after those it gets ``patience`` more where a tenth of the margin is left,
+    twice as many where a twentieth is, and so on, up to ``sprints`` in all. So the passes go to the few samples near
+    the boundary, where new starts pay, and what becomes of a sample depends on nothing but itself.
+
+    In L1 a step changes as many values as the ball allows to change by 1.
 
     References
     ----------
@@ -69,10 +76,13 @@ class Sprints(Attack):
     widest: Annotated[float, Field(ge=1, le=1000)] | None = None
     """Radius over eps of the ball in which a sprint starts; 1: it stays in the ball. By default 3 in Linf, 10 in L2 and
     20 in L1."""
-    patience: PositiveInt = 5
-    """Sprints of a sample of which half the margin is left."""
     rivals: PositiveInt = 3
-    """Classes that are headed for one by one."""
+    """Classes that the first sprints head for, one each."""
+    pace: Share | None = None
+    """Share of the margin that each of the first sprints must have taken off, on average, or the sample is given up; 0:
+    none is. By default 1 / (rivals + 1)."""
+    patience: PositiveInt = 3
+    """Sprints after those, of a sample that has a tenth of its margin left."""
     loss: LossName = "margin"
     """Loss to climb."""
 
@@ -86,11 +96,12 @@ class Sprints(Attack):
 
     def init(self, problem: Problem) -> State:
         unknown = torch.zeros(len(problem.x), dtype=problem.x.dtype, device=problem.x.device)
-        order = problem.y[:, None].expand(-1, self.rivals)
-        return State(problem.x, problem.x, order, torch.full_like(problem.y, ANY), unknown, unknown - torch.inf)
+        headings = torch.full((len(problem.x), self.rivals + 1), ANY, device=problem.x.device)
+        best = torch.full_like(headings, -torch.inf, dtype=problem.x.dtype)
+        return State(problem.x, problem.x, headings, torch.full_like(problem.y, self.rivals), unknown, best)
 
     def rival(self, problem: Problem, state: State) -> Tensor | None:
-        return None if problem.targeted else state.heading
+        return None if problem.targeted else state.headings.gather(1, state.heading[:, None])[:, 0]
 
     def step(self, problem: Problem, state: State, seen: Seen) -> State:
         state = self._measure(problem, state, seen)
@@ -101,17 +112,25 @@ class Sprints(Attack):
         starts = place == 0
         if not bool(starts.any()):
             return state._replace(x=x, before=seen.x)
-        choice = (sprint // 2 % state.order.shape[1])[:, None]
-        chosen = torch.where(sprint % 2 == 1, state.order.gather(1, choice)[:, 0], ANY)
         return state._replace(
             x=x.index_put((starts,), self._start(problem, sprint, starts)),
             before=seen.x,
-            heading=torch.where(starts, chosen, state.heading),
+            heading=torch.where(starts, self._heading(sprint, state), state.heading),
         )
 
     def hopeless(self, problem: Problem, state: State) -> Tensor:
         done, place = (problem.step - 1) // self.length, (problem.step - 1) % self.length
-        return (done > 0) & (place == 0) & had_its_share(done, state.best, state.first, self.patience, power=3)
+        best = state.best.amax(1)
+        pace = 1 / (self.rivals + 1) if self.pace is None else self.pace
+        slow = best < state.first * (1 - pace * done)
+        over = had_its_share(done - self.rivals, best, state.first, self.patience)
+        return (done > 0) & (place == 0) & torch.where(done < self.rivals, slow, over)
+
+    def _heading(self, sprint: Tensor, state: State) -> Tensor:
+        """Which heading a sprint has that starts, shape (B,)."""
+        after = sprint - self.rivals
+        later = torch.where(after % 2 == 0, state.best.argmax(1), self.rivals)
+        return torch.where(after < 0, sprint, later)
 
     def _start(self, problem: Problem, sprint: Tensor, starts: Tensor) -> Tensor:
         """Draw the first candidates of the sprints that start, a mask, shape (B,)."""
@@ -134,7 +153,7 @@ class Sprints(Attack):
         if not self.confined:
             distance = GEOMETRIES[problem.threat.norm].distance(seen.x - problem.x)
             reached = torch.where(distance <= problem.threat.reach, reached, -torch.inf)
-        best = torch.maximum(state.best, reached)
+        best = state.best.scatter_reduce(1, state.heading[:, None], reached[:, None], "amax")
         first = problem.step == 0
         if not bool(first.any()):
             return state._replace(best=best)
@@ -144,7 +163,7 @@ class Sprints(Attack):
             1, torch.arange(self.rivals, device=nearest.device).expand(len(nearest), -1) % nearest.shape[1]
         )
         return state._replace(
-            order=torch.where(first[:, None], ranked, state.order),
+            headings=torch.where(first[:, None], torch.cat([ranked, state.headings[:, -1:]], 1), state.headings),
             first=torch.where(first, reached, state.first),
             best=best,
         )

@@ -61,7 +61,7 @@ class Square(Attack):
     restarts: PositiveInt = 1
     """Starts for each sample; a further one is made only where the sample still stands."""
     patience: PositiveInt | None = None
-    """Steps of a sample of which half the margin is left; one with a quarter left gets twice as many, and so on
+    """Steps of a sample that has a tenth of its margin left; one with a twentieth left gets twice as many, and so on
     (`parameters.had_its_share`). By default every sample gets all steps."""
 
     @property
@@ -94,7 +94,7 @@ class Square(Attack):
     def hopeless(self, problem: Problem, state: State) -> Tensor | None:
         if self.patience is None:
             return None
-        return had_its_share(problem.step, state.margin, state.first, self.patience, power=1)
+        return had_its_share(problem.step, state.margin, state.first, self.patience)
 
     def _margin(self, problem: Problem) -> Tensor:
         with torch.no_grad():

@@ -49,9 +49,9 @@ class SquareAscent(Attack):
     input, or from a draw of the ball, goes nowhere, and random search is slow. What it finds lies off that plain, and a
     climb from there breaks in tens of passes what hundreds of windows more would.
 
-    A search ends where it has had its share (`parameters.had_its_share`): ``patience`` windows where half of the
-    sample's margin is left, twice as many where a quarter is, and so on. Where it came so near another one follows from
-    new stripes, up to ``searches``; a sample that hardly moved gets one. A target that shows scores alone is searched
+    A search ends where it has had its share (`parameters.had_its_share`): ``patience`` windows where a tenth of the
+    sample's margin is left, half as many where a fifth is, and so on. One that left less than half of the margin is
+    followed by another one from new stripes, up to ``searches``. A target that shows scores alone is searched
     without climbs.
 
     References
@@ -75,8 +75,8 @@ class SquareAscent(Attack):
     """Steps of a climb, a forward and a backward pass each."""
     stride: Length = 1 / 6
     """Length of a climb's first step over eps; they fall to 0 along a cosine."""
-    patience: PositiveInt = 60
-    """Windows of a search that has left half of the margin."""
+    patience: PositiveInt = 300
+    """Windows of a search that has left a tenth of the margin."""
 
     @property
     def loss(self) -> LossName:
@@ -119,7 +119,7 @@ class SquareAscent(Attack):
 
     def _over(self, state: State) -> Tensor:
         """Whether a search has had its share, shape (B,)."""
-        had = had_its_share(state.tried, state.margin, state.first, self.patience, power=1)
+        had = had_its_share(state.tried, state.margin, state.first, self.patience)
         return had | (state.tried >= self.windows)
 
     def _climb(self, problem: Problem, climbs: Tensor, x: Tensor) -> Tensor:

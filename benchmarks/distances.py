@@ -1,5 +1,6 @@
 """How near the nearest adversarial example is that a minimal attack finds, and what a sample costs it; beside peers'.
 
+    pip install --no-deps adv-lib
     python benchmarks/distances.py [NET ...]
 
 Every attack, ours or another library's, runs in the engine's loop (`early_stop=False`), which clips, asks the model
@@ -11,9 +12,12 @@ test images, correctly classified ones, DDN with 1000 steps on values rounded to
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from importlib import import_module
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple
 
 import click
 import numpy as np
@@ -21,6 +25,7 @@ import torch
 from common import write
 from nets import CACHE, NETS
 from numpy.typing import NDArray
+from torch import Tensor
 
 from robustbench_lite import registry
 from robustbench_lite.cache import code_sha256
@@ -28,12 +33,49 @@ from robustbench_lite.engine import Run, Samples, run
 from robustbench_lite.journal import Journal
 from robustbench_lite.losses import LOSSES
 from robustbench_lite.norms import GEOMETRIES
+from robustbench_lite.stepper import Attack, Problem, Seen
 from robustbench_lite.target import Target
 from robustbench_lite.threat import ThreatModel
 
 WIDEST = {"Linf": "1", "L2": "28", "L1": "784", "L0": "784"}
 """A ball that holds the box: the distance is searched for, not a success within some eps."""
 BATCH = 128
+
+
+class State(NamedTuple):
+    """The candidate alone."""
+
+    x: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvLibFMN(Attack):
+    """The fast minimum-norm attack as its authors' adv-lib has it: its whole loop is one step."""
+
+    norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1", "L0")
+    gradients: ClassVar[bool] = False  # it asks for its own
+    minimal: ClassVar[bool] = True
+
+    iterations: int = 200
+
+    @property
+    def steps(self) -> int:
+        return 1
+
+    def init(self, problem: Problem) -> State:
+        return State(problem.x)
+
+    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+        # For a logger that FMN has no use for; with it adv-lib can't be installed everywhere.
+        sys.modules.setdefault("visdom", ModuleType("visdom"))
+        fmn = import_module("adv_lib.attacks").fmn
+        norm = float(problem.threat.norm.removeprefix("L"))
+        with torch.enable_grad():
+            return State(fmn(problem.model.eval(), problem.x, problem.aim, norm, steps=self.iterations).detach())
+
+
+OURS: dict[str, type[Attack]] = {"adv-lib:fmn": AdvLibFMN}
+"""Adapters that stand here and not in the registry."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +99,7 @@ CASES = (
     Case("L2", "fab", slow=True),
     Case("L2", "deepfool"),
     Case("L2", "foolbox:L2FMNAttack", {"steps": 200}),
+    Case("L2", "adv-lib:fmn", {"iterations": 200}),
     Case("L2", "foolbox:DDNAttack", {"steps": 1000}, slow=True),
     Case("L2", "foolbox:L2CarliniWagnerAttack", {"binary_search_steps": 9, "steps": 1000}, slow=True),
     Case("L2", "art:CarliniL2Method", {"binary_search_steps": 6, "max_iter": 100, "initial_const": 1.0}, slow=True),
@@ -64,19 +107,23 @@ CASES = (
     Case("Linf", "fab", published={"lenet5_clean": 0.112, "lenet5_adv": 0.3509}),
     Case("Linf", "deepfool"),
     Case("Linf", "foolbox:LInfFMNAttack", {"steps": 200}),
+    Case("Linf", "adv-lib:fmn", {"iterations": 200}),
     Case("L1", "fmn"),
     Case("L1", "ead"),
     Case("L1", "fab", slow=True),
     Case("L1", "foolbox:L1FMNAttack", {"steps": 200}),
+    Case("L1", "adv-lib:fmn", {"iterations": 200}),
     Case("L0", "fmn"),
     Case("L0", "sigma_zero"),
     Case("L0", "foolbox:L0FMNAttack", {"steps": 200}),
+    Case("L0", "adv-lib:fmn", {"iterations": 200}),
 )
 
 
 def measured(case: Case, target: Target, samples: Samples, rows: NDArray[np.int64], seed: int) -> Run:
     """Run a case on some samples, or what is left of it."""
-    attack = registry.build("attacks", case.attack, case.params)
+    adapter = OURS.get(case.attack)
+    attack = adapter(**case.params) if adapter else registry.build("attacks", case.attack, case.params)
     threat = ThreatModel.parse(f"{case.norm} {WIDEST[case.norm]}")
     code = code_sha256((attack, run, GEOMETRIES, LOSSES))
     asked = (target.weights_sha256(), repr(case), code, len(samples), rows.tolist(), seed)

@@ -41,11 +41,11 @@ def next_weight(too_small: Tensor, too_large: Tensor, largest: float) -> Tensor:
     return (too_large / 10).where(too_small == 0, middle).clamp_max(largest)
 
 
-def had_its_share(tries: Tensor, best: Tensor, first: Tensor, patience: int, power: int) -> Tensor:
+def had_its_share(tries: Tensor, best: Tensor, first: Tensor, patience: int) -> Tensor:
     """Whether samples were tried often enough for what is left of their margins, shape (B,).
 
-    A robust sample shows early that it is one: its margin hardly moves. So it gets ``patience`` tries where half of the
-    margin is left, ``2**power`` times as many where a quarter is, and so much less where all of it is.
+    A robust sample shows early that it is one: its margin hardly moves. So it gets ``patience`` tries where a tenth of
+    the margin is left, twice as many where a twentieth is, and a tenth of them where all of it is.
 
     Parameters
     ----------
@@ -53,9 +53,6 @@ def had_its_share(tries: Tensor, best: Tensor, first: Tensor, patience: int, pow
         How many it had, shape (B,).
     best, first
         The margin that is nearest to the goal so far, and the one at the input, both below 0, shape (B,).
-    power
-        How much it is the samples near the boundary that get the tries: 3 where each try is a new start, 1 where it is
-        a step of one search, which has come near by its tries.
     """
     left = (best / first.clamp_max(-1e-12)).clamp_min(1e-3)
-    return tries >= patience * (0.5 / left) ** power
+    return tries >= patience * 0.1 / left

@@ -79,15 +79,12 @@ def test_default_step_by_hand():
     assert step_length(None, eps=0.3, steps=1) == 0.3
 
 
-@pytest.mark.parametrize(
-    ("power", "left", "share"),
-    [(3, 1.0, 1), (3, 0.5, 8), (3, 0.25, 64), (3, 0.125, 512), (1, 1.0, 4), (1, 0.5, 8), (1, 0.25, 16)],
-)
-def test_the_less_of_the_margin_is_left_the_more_tries_a_sample_gets(power, left, share):
+@pytest.mark.parametrize(("left", "share"), [(1.0, 2), (0.5, 4), (0.1, 20), (0.05, 40), (0.01, 200)])
+def test_the_less_of_the_margin_is_left_the_more_tries_a_sample_gets(left, share):
     first = torch.tensor([-4.0])
-    tries = torch.tensor([share - 1, share])
-    assert had_its_share(tries, left * first, first, patience=8, power=power).tolist() == [False, True]
+    tries = torch.tensor([share - 1, share + 1])  # a share itself is reached or not by rounding
+    assert had_its_share(tries, left * first, first, patience=20).tolist() == [False, True]
 
 
 def test_a_sample_at_the_boundary_is_not_given_up():
-    assert not had_its_share(torch.tensor([10**6]), torch.tensor([0.0]), torch.tensor([-4.0]), patience=8, power=3)
+    assert not had_its_share(torch.tensor([10**3]), torch.tensor([0.0]), torch.tensor([-4.0]), patience=20)

@@ -8,6 +8,7 @@ import torch
 
 from robustbench_lite.attacks.pgd import PGD
 from robustbench_lite.attacks.sprints import Sprints
+from robustbench_lite.losses import ANY
 from robustbench_lite.norms import GEOMETRIES
 
 from .conftest import Linear, l1_distances
@@ -41,16 +42,20 @@ def test_a_targeted_goal_is_reached(linear):
     assert problem.attack(Sprints(), f"Linf {eps} targeted").broken.all()
 
 
-def test_passes_go_where_little_of_the_margin_is_left(linear):
-    # In a linear model the margin that is left is 1 - eps / distance.
-    problem = linear(classes=3, samples=200)
+@pytest.mark.parametrize(("rivals", "pace"), [(1, None), (3, None), (3, 0.1), (4, 0)])
+def test_passes_go_where_little_of_the_margin_is_left(linear, rivals, pace):
+    # In a linear model of two classes the margin that is left is 1 - eps / distance, after every sprint.
+    problem = linear(classes=2, samples=200)
     distances = problem.distances("Linf").numpy()
     eps = float(np.quantile(distances, 0.05))
-    attack = Sprints(sprints=30, patience=4)
+    attack = Sprints(sprints=30, patience=4, rivals=rivals, pace=pace)
     found = problem.attack(attack, f"Linf {eps}")
-    left = 1 - eps / distances
     standing = ~found.broken
-    expected = np.clip(np.ceil(4 * (0.5 / left[standing]) ** 3 - 1e-6), 1, 30)
+    left = (1 - eps / distances)[standing]
+    needed = 1 / (rivals + 1) if pace is None else pace
+    expected = np.minimum(rivals + np.ceil(4 * 0.1 / left), 30)
+    for done in range(rivals - 1, 0, -1):
+        expected[left > 1 - needed * done] = done
     sprints = (found.forward[standing] - 1) / attack.length
     assert sprints.max() > 2 * sprints.min()
     np.testing.assert_allclose(sprints, expected, atol=1)
@@ -58,7 +63,7 @@ def test_passes_go_where_little_of_the_margin_is_left(linear):
 
 def test_a_sample_costs_no_more_than_all_of_its_sprints(linear):
     problem = linear(classes=3)
-    attack = Sprints(sprints=6, length=5, patience=1000)
+    attack = Sprints(sprints=6, length=5, pace=0, patience=1000)
     found = problem.attack(attack, "Linf 0.0001")
     assert set(found.forward) == {attack.steps + 1} == {attack.passes.forward}
 
@@ -75,7 +80,7 @@ def test_a_sprint_starts_far_out_and_ends_in_the_ball(linear, norm, widest):
             return problem.model(x)
 
     eps, length = float(problem.distances("Linf").min()) / 10, 8  # too little to break one in any norm
-    attack = Sprints(sprints=3, length=length, patience=1000, widest=widest)
+    attack = Sprints(sprints=3, length=length, pace=0, patience=1000, widest=widest)
     problem.attack(attack, f"{norm} {eps}", model=Watched())
     torch.testing.assert_close(seen[0], problem.x)
     distance = GEOMETRIES[norm].distance
@@ -100,8 +105,8 @@ def test_from_far_out_it_sees_over_a_plateau():
             return torch.stack([torch.full_like(rise, 0.005), rise], 1)
 
     problem = Linear(torch.full((20, 1, 4, 4), 0.5), torch.zeros(20, dtype=torch.int64), Plateau())
-    assert not problem.attack(Sprints(sprints=40, patience=1000, widest=1), "Linf 0.2").broken.any()
-    assert problem.attack(Sprints(sprints=40, patience=1000), "Linf 0.2").broken.mean() >= 0.8
+    assert not problem.attack(Sprints(sprints=40, pace=0, patience=1000, widest=1), "Linf 0.2").broken.any()
+    assert problem.attack(Sprints(sprints=40, pace=0, patience=1000), "Linf 0.2").broken.mean() >= 0.8
 
 
 def test_what_the_model_says_out_of_the_ball_is_not_held_against_it():
@@ -118,25 +123,44 @@ def test_what_the_model_says_out_of_the_ball_is_not_held_against_it():
     assert not found.broken.any()
 
 
-@pytest.mark.parametrize("given", [{"length": 1}, {"widest": 0.5}, {"widest": 1e9}, {"sprints": 0}])
+@pytest.mark.parametrize("given", [{"length": 1}, {"widest": 0.5}, {"widest": 1e9}, {"sprints": 0}, {"pace": 2}])
 def test_what_is_out_of_range_is_refused(given):
     with pytest.raises(ValueError, match=next(iter(given))):
         Sprints(**given)
 
 
-def test_every_second_sprint_heads_for_one_rival():
+def test_the_first_sprints_head_for_one_rival_each():
     """The nearest class by its logit is a dead end; the second one is in reach."""
-    weight = torch.zeros(3, 16)
-    weight[2, :8] = 1.0
-    bias = torch.tensor([1.0, 0.99, 0.0])  # class 1 is next, and no input changes it
-    layer = torch.nn.Linear(16, 3)
+    problem = _biased(torch.tensor([1.0, 0.99, 0.0]), torch.tensor([0.0, 0.0, 1.3]))
+    threat = "Linf 0.2"
+    assert not problem.attack(PGD(loss="margin", steps=40, random_start=False), threat).broken.any()
+    assert problem.attack(Sprints(pace=0, widest=1), threat).broken.all()
+    assert not problem.attack(Sprints(pace=0, patience=1000, rivals=1, widest=1), threat).broken.any()
+
+
+def test_the_others_head_for_the_rival_that_came_nearest_or_for_any():
+    headings: list[int] = []
+
+    class Watched(Sprints):
+        def rival(self, problem, state):
+            chosen = super().rival(problem, state)
+            assert (chosen == chosen[0]).all()
+            headings.append(int(chosen[0]))
+            return chosen
+
+    # By their logits the classes 1, 3, 2 are next; 2 can be brought nearest, and not across.
+    problem = _biased(torch.tensor([1.0, 0.3, 0.0, 0.2]), torch.tensor([0.0, 0.05, 1.1, 0.1]))
+    assert not problem.attack(Watched(sprints=5, length=10, pace=0, patience=1000), "Linf 0.2").broken.any()
+    assert headings[1::10][:5] == [1, 3, 2, 2, ANY]
+
+
+def _biased(bias: torch.Tensor, slopes: torch.Tensor) -> Linear:
+    """A linear model with these logits at the inputs; each rises with four values of its own, at its own slope."""
+    layer = torch.nn.Linear(16, len(bias))
+    weight = torch.block_diag(*slopes[:, None].expand(-1, 4).split(1))
+    weight = torch.nn.functional.pad(weight, (0, 16 - weight.shape[1]))
     with torch.no_grad():
         layer.weight.copy_(weight)
         layer.bias.copy_(bias - weight @ torch.full((16,), 0.5))
-    problem = Linear(
-        torch.full((5, 1, 4, 4), 0.5), torch.zeros(5, dtype=torch.int64), torch.nn.Sequential(torch.nn.Flatten(), layer)
-    )
-    threat = "Linf 0.2"
-    assert not problem.attack(PGD(loss="margin", steps=40, random_start=False), threat).broken.any()
-    assert problem.attack(Sprints(patience=1000, widest=1), threat).broken.all()
-    assert not problem.attack(Sprints(patience=1000, rivals=1, widest=1), threat).broken.any()
+    model = torch.nn.Sequential(torch.nn.Flatten(), layer)
+    return Linear(torch.full((5, 1, 4, 4), 0.5), torch.zeros(5, dtype=torch.int64), model)

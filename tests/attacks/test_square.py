@@ -198,20 +198,20 @@ def test_a_sample_gets_as_many_steps_as_is_left_of_its_margin_allows():
     threat = ThreatModel.parse("Linf 0.0099")  # of the bright ones the margin comes to 0.01 below the boundary
     found = {
         patience: run(Square(steps=60, patience=patience), Target(Wall()), samples, np.arange(12), threat)
-        for patience in (None, 20)
+        for patience in (None, 100)
     }
     assert not found[None].broken.any()
     assert set(found[None].forward) == {61}
-    # All of the margin is left of the dark ones: half of 20 steps, a last look, and one at the input.
-    assert set(found[20].forward[:6]) == {12}
-    assert found[20].forward[6:].max() == 62, "one that makes progress goes on"
-    assert Square(steps=60, patience=20).passes.forward == 62
+    # All of the margin is left of the dark ones: a tenth of 100 steps, a last look, and one at the input.
+    assert set(found[100].forward[:6]) == {12}
+    assert found[100].forward[6:].max() == 62, "one that makes progress goes on"
+    assert Square(steps=60, patience=100).passes.forward == 62
 
 
 def test_patience_saves_passes_and_breaks_nothing_else(linear):
     problem = linear((1, 8, 8), classes=3)
     threat = ThreatModel(norm="Linf", eps=float(problem.distances("Linf").quantile(0.2)))
-    whole, cut = (problem.attack(Square(steps=400, patience=patience), threat) for patience in (None, 40))
+    whole, cut = (problem.attack(Square(steps=400, patience=patience), threat) for patience in (None, 200))
     assert (whole.broken >= cut.broken).all()
     assert whole.broken.sum() - cut.broken.sum() <= 2
     assert cut.passes.forward < whole.passes.forward / 2

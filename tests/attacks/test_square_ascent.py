@@ -50,7 +50,7 @@ def test_breaks_nothing_beyond_the_boundary_and_what_is_well_within(linear, norm
     problem = linear((1, 8, 8), classes=2)
     exact = problem.distances(norm)
     eps = float(exact.median())
-    found = problem.attack(SquareAscent(windows=500, patience=300), ThreatModel(norm=norm, eps=eps))
+    found = problem.attack(SquareAscent(windows=500, patience=1500), ThreatModel(norm=norm, eps=eps))
     sure = ((exact > eps * 1.001) | (exact < eps / 1.02)).numpy()
     np.testing.assert_array_equal(found.broken[sure], (exact < eps).numpy()[sure])
     assert found.passes.backward > 0
@@ -62,7 +62,7 @@ def test_a_targeted_goal_is_reached(linear, norm):
     aims = (problem.y + 2) % 4
     eps = 0.2 if norm == "Linf" else 1.5
     threat = ThreatModel(norm=norm, eps=eps, goal="targeted")
-    found = problem.attack(SquareAscent(windows=300, patience=3000), threat, aims=aims)
+    found = problem.attack(SquareAscent(windows=300, patience=15000), threat, aims=aims)
     assert found.broken.all()
     np.testing.assert_array_equal(found.prediction, aims)
 
@@ -70,7 +70,7 @@ def test_a_targeted_goal_is_reached(linear, norm):
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.05), ("L2", 0.5)])
 def test_every_candidate_is_in_ball_and_box_and_batches_do_not_matter(walled, norm, eps):
     problem = walled((3, 9, 5), samples=20)
-    threat, attack = ThreatModel(norm=norm, eps=eps), SquareAscent(searches=2, windows=30, every=10, patience=25)
+    threat, attack = ThreatModel(norm=norm, eps=eps), SquareAscent(searches=2, windows=30, every=10, patience=125)
     recording = Recording(problem.model)
     whole = problem.attack(attack, threat, early_stop=False, batch_size=512, model=recording)
     assert any(recording.climbed)
@@ -101,7 +101,7 @@ def test_a_climb_from_what_random_search_found_crosses_a_plain_that_no_other_cli
 
     for random_start in (False, True):
         assert not attack(APGD(random_start=random_start)).broken.any()
-    ours, theirs = attack(SquareAscent(searches=1, patience=200)), attack(Square(steps=2000))
+    ours, theirs = attack(SquareAscent(searches=1, patience=1000)), attack(Square(steps=2000))
     assert ours.broken.all()
     assert theirs.broken.all()
     assert ours.passes.total < theirs.passes.total / 2
@@ -123,7 +123,7 @@ def test_only_a_sample_that_came_near_is_searched_again():
     threat = ThreatModel.parse("Linf 0.01")  # of the bright ones a fifth of the margin is left at the best corner
 
     def forward(searches):
-        attack = SquareAscent(searches=searches, windows=100, every=1000, patience=20)
+        attack = SquareAscent(searches=searches, windows=100, every=1000, patience=100)
         found = run(attack, Target(Steps()), samples, np.arange(24), threat)
         assert not found.broken.any()
         assert found.passes.backward == 0
