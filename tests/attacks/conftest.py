@@ -17,6 +17,8 @@ from robustbench_lite.stepper import Attack
 from robustbench_lite.target import Target
 from robustbench_lite.threat import ThreatModel
 
+_CLOSEST = 1e-4  # L2 distance of a sample of `linear` from its boundary
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -140,10 +142,13 @@ def linear() -> Callable[..., Linear]:
             layer.weight.copy_(torch.randn(classes, size, generator=generator))
             layer.bias.zero_()
         model = nn.Sequential(nn.Flatten(), layer)
-        # Close to the centre, where the box is never in the way of the nearest boundary.
-        x = 0.5 + 0.02 * torch.randn(samples, *shape, generator=generator)
         with torch.no_grad():
             layer.bias.copy_(-(layer.weight * 0.5).sum(1))
+            # Close to the centre, where the box is never in the way of the nearest boundary; and no closer to that than
+            # float32 can tell, which rounds in another way on every processor.
+            x = 0.5 + 0.02 * torch.randn(samples, *shape, generator=generator)
+            while bool((close := Linear(x, model(x).argmax(1), model).distances("L2") < _CLOSEST).any()):
+                x[close] = 0.5 + 0.02 * torch.randn(int(close.sum()), *shape, generator=generator)
             y = model(x).argmax(1)
             layer.weight *= scale
             layer.bias *= scale

@@ -218,7 +218,7 @@ def test_patience_saves_passes_and_breaks_nothing_else(linear):
 
 
 def test_restarts_are_other_draws_and_lose_nothing(linear):
-    problem = linear((1, 8, 8), classes=3)
+    problem = linear((1, 8, 8), classes=3, samples=200)
     threat = ThreatModel(norm="L2", eps=float(problem.distances("L2").median()) * 1.3)
     once, often = (problem.attack(Square(steps=30, restarts=restarts), threat).broken for restarts in (1, 4))
     assert (often >= once).all()
