@@ -8,15 +8,14 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.norms import GEOMETRIES, per_sample
+from robustbench_lite.norms import per_sample
 from robustbench_lite.parameters import PositiveInt, Share
 from robustbench_lite.scorecard import Passes
 from robustbench_lite.stepper import Attack, Problem, Seen
-from robustbench_lite.threat import Norm, ThreatModel
+from robustbench_lite.threat import ThreatModel
 
 from ._auto_pgd import State, begin, climb, refuse_repeats
-
-_DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
+from ._rivals import NORMS, Ranking, ranked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +31,14 @@ class APGDTargeted(Attack):
     """
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2003.01690"
-    norms: ClassVar[tuple[str, ...]] = tuple(_DUAL)
+    norms: ClassVar[tuple[str, ...]] = NORMS
 
     targets: PositiveInt = 9
     """Most classes that are attacked, one after another."""
     iterations: PositiveInt = 100
     """Candidates for each class, the start among them; the checkpoints follow from it."""
-    ranking: Literal["gap", "gap_over_gradient"] = "gap"
-    """What promises most: the smallest difference of logits at the input; or the smallest one over the dual norm of its
+    ranking: Ranking = "gap"
+    """What promises most: the smallest difference of logits at the input; or the smallest one over the length of its
     gradient, how far the class would be were the model linear, at the cost of one backward pass for each of the
     ``2 * targets`` classes with the smallest differences."""
     restarts: PositiveInt = 1
@@ -69,7 +68,7 @@ class APGDTargeted(Attack):
         return Passes(forward=self.restarts * (self.steps + 2), backward=self.restarts * backward)
 
     def init(self, problem: Problem) -> State:
-        ranking = _ranked(problem, self.targets, weighted=self.ranking == "gap_over_gradient")
+        ranking = ranked(problem, self.targets, self.ranking)
         return begin(problem, problem.noise.at(0) if self.random_start else None, ranking)
 
     def step(self, problem: Problem, state: State, seen: Seen) -> State:
@@ -93,21 +92,3 @@ class APGDTargeted(Attack):
     def _stage(self, problem: Problem, state: State) -> Tensor:
         """Place in the ranking of the class that is attacked, shape (B,); a run's last candidate is of the last one."""
         return (problem.step // self.iterations).clamp_max(state.ranking.shape[1] - 1)
-
-
-def _ranked(problem: Problem, count: int, weighted: bool) -> Tensor:
-    """The ``count`` most promising classes, shape (B, count), or all others where there are fewer."""
-    own = problem.aim[:, None]
-    with torch.set_grad_enabled(weighted):
-        x = problem.x.detach().requires_grad_(weighted)
-        logits = problem.model(x)
-    others = logits.detach().scatter(1, own, -torch.inf)
-    pool = min(2 * count if weighted else count, logits.shape[1] - 1)
-    near: Tensor = others.topk(pool, dim=1).indices
-    if not logits.requires_grad:
-        return near[:, :count]
-    gaps = (logits.gather(1, own) - logits.gather(1, near)).unbind(1)
-    length = GEOMETRIES[_DUAL[problem.threat.norm]].distance
-    slopes = [length(torch.autograd.grad(gap.sum(), x, retain_graph=True, materialize_grads=True)[0]) for gap in gaps]
-    distances = torch.stack(gaps, 1).detach() / torch.stack(slopes, 1).clamp_min(1e-12)
-    return near.gather(1, distances.argsort(dim=1, stable=True)[:, :count])

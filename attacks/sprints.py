@@ -14,8 +14,11 @@ from robustbench_lite.losses import ANY, LossName, margin
 from robustbench_lite.noise import Noise
 from robustbench_lite.norms import GEOMETRIES, per_sample, project, sparse
 from robustbench_lite.parameters import PositiveInt, Share, had_its_share
+from robustbench_lite.scorecard import Passes
 from robustbench_lite.stepper import Attack, Problem, Seen
 from robustbench_lite.threat import Norm
+
+from ._rivals import NORMS, ranked
 
 _WIDEST: dict[Norm, float] = {"Linf": 3.0, "L2": 10.0, "L1": 20.0}
 _SHRINKS = 0.5  # share of a sprint after which the ball has its size
@@ -29,13 +32,13 @@ class State(NamedTuple):
     x: Tensor
     before: Tensor
     headings: Tensor
-    """The rivals, those with the highest logits at the input first, and then `ANY`; shape (B, rivals + 1)."""
+    """The rivals, the most promising first, and then `ANY`; shape (B, R + 1)."""
     heading: Tensor
     """Which of them this sprint has, shape (B,)."""
     first: Tensor
     """The margin at the input, shape (B,)."""
     best: Tensor
-    """By heading, the margin nearest to the goal that was seen in the ball, shape (B, rivals + 1)."""
+    """By heading, the margin nearest to the goal that was seen in the ball, shape (B, R + 1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +48,15 @@ class Sprints(Attack):
     A hardened model is flat around the inputs and tells the way farther out. So a sprint starts at a random point of a
     ball several times as large, which shrinks to its size over the first half of the sprint.
 
-    The first sprints head for one rival class each. Those that follow head for the class that came nearest or, every
-    second one, for whichever is nearest at each step. For towards one class most starts end alike, while another class
-    may be in reach where the nearest one is not.
+    Each of the first sprints heads for one rival class, the nearest one by a linear guess first. Later ones head for
+    the rival that led nearest and, every second one, for whichever class is nearest at each step. For sprints towards
+    one class mostly end alike, while another class may be in reach where the first one is not.
 
-    A robust sample shows early that it is one: its margin hardly moves. It is given up where its first sprints did not
-    each take off ``pace`` of the margin; and after those it gets ``patience`` more where a tenth of the margin is left,
-    twice as many where a twentieth is, and so on, up to ``sprints`` in all. So the passes go to the few samples near
-    the boundary, where new starts pay, and what becomes of a sample depends on nothing but itself.
+    A robust sample shows early that it is one: its margin hardly moves. After each of the first sprints but the last
+    it is given up unless they took off ``pace`` of the margin each, on average. Later it gets ``patience`` sprints
+    where a tenth of the margin is left, twice as many where a twentieth is, and so on, up to ``sprints`` in all. So
+    the passes go to the few samples near the boundary, where new starts pay, and what becomes of a sample depends on
+    nothing but itself.
 
     In L1 a step changes as many values as the ball allows to change by 1.
 
@@ -67,22 +71,22 @@ class Sprints(Attack):
     """
 
     paper: ClassVar[str] = "https://arxiv.org/abs/1910.09338"
-    norms: ClassVar[tuple[str, ...]] = tuple(_WIDEST)
+    norms: ClassVar[tuple[str, ...]] = NORMS
 
     sprints: PositiveInt = 20
-    """Most sprints of a sample."""
+    """Most sprints of a sample; more than ``rivals``, for any to follow the first ones."""
     length: Annotated[int, Field(ge=2)] = 20
     """Candidates of a sprint, its start among them."""
     widest: Annotated[float, Field(ge=1, le=1000)] | None = None
     """Radius over eps of the ball in which a sprint starts; 1: it stays in the ball. By default 3 in Linf, 10 in L2 and
     20 in L1."""
     rivals: PositiveInt = 3
-    """Classes that the first sprints head for, one each."""
+    """Classes that the first sprints head for, one each; fewer where there are fewer, and one for a targeted goal."""
     pace: Share | None = None
-    """Share of the margin that each of the first sprints must have taken off, on average, or the sample is given up; 0:
-    none is. By default 1 / (rivals + 1)."""
+    """Share of the margin that the first sprints must have taken off, each on average; 0: no sample is given up before
+    it had all of them. By default 1 / (rivals + 1)."""
     patience: PositiveInt = 3
-    """Sprints after those, of a sample that has a tenth of its margin left."""
+    """Sprints after the first ones, of a sample that has a tenth of its margin left."""
     loss: LossName = "margin"
     """Loss to climb."""
 
@@ -91,14 +95,20 @@ class Sprints(Attack):
         return self.sprints * self.length
 
     @property
+    def passes(self) -> Passes:
+        looks = self.steps + 1
+        return Passes(forward=looks + 1, backward=looks - 1 + 2 * self.rivals)
+
+    @property
     def confined(self) -> bool:
         return self.widest == 1
 
     def init(self, problem: Problem) -> State:
         unknown = torch.zeros(len(problem.x), dtype=problem.x.dtype, device=problem.x.device)
-        headings = torch.full((len(problem.x), self.rivals + 1), ANY, device=problem.x.device)
+        rivals = problem.aim[:, None] if problem.targeted else ranked(problem, self.rivals, "gap_over_gradient")
+        headings = torch.cat([rivals, torch.full_like(rivals[:, :1], ANY)], 1)
         best = torch.full_like(headings, -torch.inf, dtype=problem.x.dtype)
-        return State(problem.x, problem.x, headings, torch.full_like(problem.y, self.rivals), unknown, best)
+        return State(problem.x, problem.x, headings, torch.full_like(problem.y, rivals.shape[1]), unknown, best)
 
     def rival(self, problem: Problem, state: State) -> Tensor | None:
         return None if problem.targeted else state.headings.gather(1, state.heading[:, None])[:, 0]
@@ -120,17 +130,17 @@ class Sprints(Attack):
 
     def hopeless(self, problem: Problem, state: State) -> Tensor:
         done, place = (problem.step - 1) // self.length, (problem.step - 1) % self.length
-        best = state.best.amax(1)
-        pace = 1 / (self.rivals + 1) if self.pace is None else self.pace
+        best, rivals = state.best.amax(1), state.best.shape[1] - 1
+        pace = 1 / (rivals + 1) if self.pace is None else self.pace
         slow = best < state.first * (1 - pace * done)
-        over = had_its_share(done - self.rivals, best, state.first, self.patience)
-        return (done > 0) & (place == 0) & torch.where(done < self.rivals, slow, over)
+        over = had_its_share(done - rivals, best, state.first, self.patience)
+        return (done > 0) & (place == 0) & torch.where(done < rivals, slow, over)
 
     def _heading(self, sprint: Tensor, state: State) -> Tensor:
         """Which heading a sprint has that starts, shape (B,)."""
-        after = sprint - self.rivals
-        later = torch.where(after % 2 == 0, state.best.argmax(1), self.rivals)
-        return torch.where(after < 0, sprint, later)
+        rivals = state.best.shape[1] - 1
+        later = torch.where((sprint - rivals) % 2 == 0, state.best[:, :rivals].argmax(1), rivals)
+        return torch.where(sprint < rivals, sprint, later)
 
     def _start(self, problem: Problem, sprint: Tensor, starts: Tensor) -> Tensor:
         """Draw the first candidates of the sprints that start, a mask, shape (B,)."""
@@ -148,24 +158,15 @@ class Sprints(Attack):
         return problem.threat.eps * self._widest(problem) ** left
 
     def _measure(self, problem: Problem, state: State, seen: Seen) -> State:
-        """Take note of the margin and, at the input itself, of the classes that are nearest."""
+        """Take note of the margin."""
         reached = margin(seen.logits, problem.aim, problem.targeted).to(state.best.dtype)
+        counts = ~reached.isnan()
         if not self.confined:
-            distance = GEOMETRIES[problem.threat.norm].distance(seen.x - problem.x)
-            reached = torch.where(distance <= problem.threat.reach, reached, -torch.inf)
-        best = state.best.scatter_reduce(1, state.heading[:, None], reached[:, None], "amax")
-        first = problem.step == 0
-        if not bool(first.any()):
-            return state._replace(best=best)
-        others = seen.logits.scatter(1, problem.aim[:, None], -torch.inf)
-        nearest = others.topk(min(self.rivals, others.shape[1] - 1), dim=1).indices
-        ranked = nearest.gather(
-            1, torch.arange(self.rivals, device=nearest.device).expand(len(nearest), -1) % nearest.shape[1]
-        )
+            counts &= GEOMETRIES[problem.threat.norm].distance(seen.x - problem.x) <= problem.threat.reach
+        reached = torch.where(counts, reached, -torch.inf)
         return state._replace(
-            headings=torch.where(first[:, None], torch.cat([ranked, state.headings[:, -1:]], 1), state.headings),
-            first=torch.where(first, reached, state.first),
-            best=best,
+            first=torch.where(problem.step == 0, reached, state.first),
+            best=state.best.scatter_reduce(1, state.heading[:, None], reached[:, None], "amax"),
         )
 
     def _move(self, problem: Problem, state: State, seen: Seen, place: Tensor, radius: Tensor) -> Tensor:

@@ -50,8 +50,8 @@ class SquareAscent(Attack):
     climb from there breaks in tens of passes what hundreds of windows more would.
 
     A search ends where it has had its share (`parameters.had_its_share`): ``patience`` windows where a tenth of the
-    sample's margin is left, half as many where a fifth is, and so on. One that left less than half of the margin is
-    followed by another one from new stripes, up to ``searches``. A target that shows scores alone is searched
+    sample's margin is left, half as many where a fifth is, and so on. A search that left less than half of the
+    margin is followed by another one from new stripes, up to ``searches``. A target that shows scores alone is searched
     without climbs.
 
     References

@@ -74,8 +74,8 @@ class AdvLibFMN(Attack):
             return State(fmn(problem.model.eval(), problem.x, problem.aim, norm, steps=self.iterations).detach())
 
 
-OURS: dict[str, type[Attack]] = {"adv-lib:fmn": AdvLibFMN}
-"""Adapters that stand here and not in the registry."""
+ADAPTERS: dict[str, type[Attack]] = {"adv-lib:fmn": AdvLibFMN}
+"""Of a peer that the registry doesn't know."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ CASES = (
 
 def measured(case: Case, target: Target, samples: Samples, rows: NDArray[np.int64], seed: int) -> Run:
     """Run a case on some samples, or what is left of it."""
-    adapter = OURS.get(case.attack)
+    adapter = ADAPTERS.get(case.attack)
     attack = adapter(**case.params) if adapter else registry.build("attacks", case.attack, case.params)
     threat = ThreatModel.parse(f"{case.norm} {WIDEST[case.norm]}")
     code = code_sha256((attack, run, GEOMETRIES, LOSSES))

@@ -490,7 +490,8 @@ class _Loop:
             )
         )
         lanes = Lanes.start(rows, restart, x, y, aim, samples, keys, self.attack.steps)
-        return lanes._replace(state=self.attack.init(self._problem(lanes)))
+        lanes = lanes._replace(state=self.attack.init(self._problem(lanes)))
+        return self._charge(lanes, self.model.take())
 
     def _problem(self, lanes: Lanes) -> Problem:
         return Problem(

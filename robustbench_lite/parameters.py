@@ -54,5 +54,5 @@ def had_its_share(tries: Tensor, best: Tensor, first: Tensor, patience: int) -> 
     best, first
         The margin that is nearest to the goal so far, and the one at the input, both below 0, shape (B,).
     """
-    left = (best / first.clamp_max(-1e-12)).clamp_min(1e-3)
-    return tries >= patience * 0.1 / left
+    left = (best / first.clamp_max(-1e-12)).clamp_min(0.0)
+    return tries * left >= patience * 0.1

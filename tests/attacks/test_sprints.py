@@ -37,35 +37,37 @@ def test_the_batch_does_not_matter(linear, norm):
 
 
 def test_a_targeted_goal_is_reached(linear):
-    problem = linear(classes=2)
-    eps = float(problem.distances("Linf").max()) * 1.02
-    assert problem.attack(Sprints(), f"Linf {eps} targeted").broken.all()
+    problem = linear((1, 8, 8), classes=4, scale=0.1)
+    aims = (problem.y + 2) % 4
+    found = problem.attack(Sprints(), "Linf 0.2 targeted", aims=aims)
+    assert found.broken.all()
+    np.testing.assert_array_equal(found.prediction, aims)
 
 
-@pytest.mark.parametrize(("rivals", "pace"), [(1, None), (3, None), (3, 0.1), (4, 0)])
-def test_passes_go_where_little_of_the_margin_is_left(linear, rivals, pace):
-    # In a linear model of two classes the margin that is left is 1 - eps / distance, after every sprint.
-    problem = linear(classes=2, samples=200)
-    distances = problem.distances("Linf").numpy()
-    eps = float(np.quantile(distances, 0.05))
+@pytest.mark.parametrize("pace", [None, 0.1, 0])
+@pytest.mark.parametrize("rivals", [1, 3, 4])
+def test_passes_go_where_little_of_the_margin_is_left(rivals, pace):
+    # Whichever rival a sprint heads for, it takes 8 * eps off a margin of 4 * lead.
+    left, eps = torch.arange(0.025, 0.98, 0.01), 0.004
+    problem = _rising(torch.zeros(5), torch.ones(5), lead=2 * eps / (1 - left))
     attack = Sprints(sprints=30, patience=4, rivals=rivals, pace=pace)
     found = problem.attack(attack, f"Linf {eps}")
-    standing = ~found.broken
-    left = (1 - eps / distances)[standing]
+    assert not found.broken.any()
     needed = 1 / (rivals + 1) if pace is None else pace
-    expected = np.minimum(rivals + np.ceil(4 * 0.1 / left), 30)
+    expected = (rivals + 0.4 / left).ceil().clamp_max(30)
     for done in range(rivals - 1, 0, -1):
         expected[left > 1 - needed * done] = done
-    sprints = (found.forward[standing] - 1) / attack.length
-    assert sprints.max() > 2 * sprints.min()
-    np.testing.assert_allclose(sprints, expected, atol=1)
+    sprints = torch.from_numpy(found.forward - 2) // attack.length  # besides, the input is looked at twice
+    sure = ((0.4 / left).frac() - 0.5).abs() < 0.499
+    assert sprints[sure].tolist() == expected[sure].tolist()
 
 
 def test_a_sample_costs_no_more_than_all_of_its_sprints(linear):
     problem = linear(classes=3)
     attack = Sprints(sprints=6, length=5, pace=0, patience=1000)
     found = problem.attack(attack, "Linf 0.0001")
-    assert set(found.forward) == {attack.steps + 1} == {attack.passes.forward}
+    assert set(found.forward) == {attack.steps + 2} == {attack.passes.forward}
+    assert set(found.backward) == {attack.steps + 2} <= set(range(attack.passes.backward + 1))  # two rivals to rank
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -82,6 +84,7 @@ def test_a_sprint_starts_far_out_and_ends_in_the_ball(linear, norm, widest):
     eps, length = float(problem.distances("Linf").min()) / 10, 8  # too little to break one in any norm
     attack = Sprints(sprints=3, length=length, pace=0, patience=1000, widest=widest)
     problem.attack(attack, f"{norm} {eps}", model=Watched())
+    torch.testing.assert_close(seen.pop(0), problem.x)  # which rivals are near
     torch.testing.assert_close(seen[0], problem.x)
     distance = GEOMETRIES[norm].distance
     for start in range(1, 3 * length, length):
@@ -129,16 +132,23 @@ def test_what_is_out_of_range_is_refused(given):
         Sprints(**given)
 
 
+def test_a_class_that_no_input_brings_nearer_costs_nothing():
+    problem = _rising(torch.tensor([1.0, 0.99, 0.0]), torch.tensor([0.0, 0.0, 1.3]))
+    assert not problem.attack(PGD(loss="margin", steps=40, random_start=False), "Linf 0.2").broken.any()
+    assert problem.attack(Sprints(sprints=1, rivals=1), "Linf 0.2").broken.all()
+
+
 def test_the_first_sprints_head_for_one_rival_each():
-    """The nearest class by its logit is a dead end; the second one is in reach."""
-    problem = _biased(torch.tensor([1.0, 0.99, 0.0]), torch.tensor([0.0, 0.0, 1.3]))
-    threat = "Linf 0.2"
-    assert not problem.attack(PGD(loss="margin", steps=40, random_start=False), threat).broken.any()
-    assert problem.attack(Sprints(pace=0, widest=1), threat).broken.all()
-    assert not problem.attack(Sprints(pace=0, patience=1000, rivals=1, widest=1), threat).broken.any()
+    """The nearest class, by a linear guess, rises to a ceiling; the second one is in reach."""
+    problem = _rising(
+        torch.tensor([1.0, 0.96, 0.0]), torch.tensor([0.0, 0.1, 1.26]), ceiling=torch.tensor([9, 0.97, 9])
+    )
+    assert not problem.attack(PGD(loss="margin", steps=40, random_start=False), "Linf 0.2").broken.any()
+    assert problem.attack(Sprints(sprints=2, pace=0, widest=1), "Linf 0.2").broken.all()
+    assert not problem.attack(Sprints(pace=0, patience=1000, rivals=1, widest=1), "Linf 0.2").broken.any()
 
 
-def test_the_others_head_for_the_rival_that_came_nearest_or_for_any():
+def test_the_others_head_for_the_rival_that_led_nearest_or_for_any():
     headings: list[int] = []
 
     class Watched(Sprints):
@@ -148,19 +158,32 @@ def test_the_others_head_for_the_rival_that_came_nearest_or_for_any():
             headings.append(int(chosen[0]))
             return chosen
 
-    # By their logits the classes 1, 3, 2 are next; 2 can be brought nearest, and not across.
-    problem = _biased(torch.tensor([1.0, 0.3, 0.0, 0.2]), torch.tensor([0.0, 0.05, 1.1, 0.1]))
-    assert not problem.attack(Watched(sprints=5, length=10, pace=0, patience=1000), "Linf 0.2").broken.any()
-    assert headings[1::10][:5] == [1, 3, 2, 2, ANY]
+    # By a linear guess the classes 1, 2, 3 are next; 2 leads nearest, and not across.
+    problem = _rising(
+        torch.tensor([1.0, 0.3, 0.0, 0.2]), torch.tensor([0.0, 2, 1.1, 0.1]), ceiling=torch.tensor([9, 0.4, 9, 9])
+    )
+    assert not problem.attack(Watched(sprints=8, length=10, pace=0, patience=1000), "Linf 0.2").broken.any()
+    assert headings[1::10][:8] == [1, 2, 3, 2, ANY, 2, ANY, 2]
 
 
-def _biased(bias: torch.Tensor, slopes: torch.Tensor) -> Linear:
-    """A linear model with these logits at the inputs; each rises with four values of its own, at its own slope."""
-    layer = torch.nn.Linear(16, len(bias))
-    weight = torch.block_diag(*slopes[:, None].expand(-1, 4).split(1))
-    weight = torch.nn.functional.pad(weight, (0, 16 - weight.shape[1]))
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        layer.bias.copy_(bias - weight @ torch.full((16,), 0.5))
-    model = torch.nn.Sequential(torch.nn.Flatten(), layer)
-    return Linear(torch.full((5, 1, 4, 4), 0.5), torch.zeros(5, dtype=torch.int64), model)
+def _rising(
+    bias: torch.Tensor,
+    slopes: torch.Tensor,
+    *,
+    ceiling: torch.Tensor | float = torch.inf,
+    lead: torch.Tensor | None = None,
+) -> Linear:
+    """Five grey samples; each logit rises with four values of its own, from its bias to a ceiling.
+
+    With a lead there are as many samples as it has values, and the first class's values begin that much higher.
+    """
+
+    class Rising(torch.nn.Module):
+        def forward(self, x):
+            risen = bias + slopes * (x[:, 0] - 0.5).sum(2)
+            return risen.minimum(torch.as_tensor(ceiling).to(risen))
+
+    lead = torch.zeros(5) if lead is None else lead
+    x = torch.full((len(lead), 1, len(bias), 4), 0.5)
+    x[:, 0, 0] += lead[:, None]
+    return Linear(x, torch.zeros(len(x), dtype=torch.int64), Rising())
