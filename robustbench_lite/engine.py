@@ -467,8 +467,7 @@ class _Loop:
         self.capacity = min(self.capacity, self.look.limit)
         free = self.capacity - (self.lanes.size if self.lanes else 0)
         if self.queue and (self.lanes is None or free >= max(1, self.capacity // 8)):
-            taken = list(islice(self.queue.items(), free))
-            fresh = self._start(*torch.tensor(taken).unbind(1))
+            taken, fresh = self._take(free)
             if self.attack.steps == 0:
                 self.last.add(fresh)
             else:
@@ -476,6 +475,18 @@ class _Loop:
             for row, _ in taken:
                 del self.queue[row]
         return self.lanes is not None
+
+    def _take(self, most: int) -> tuple[list[tuple[int, int]], Lanes]:
+        """Start waiting samples, as many as memory allows: an attack may ask the model before its first step."""
+        while True:
+            taken = list(islice(self.queue.items(), most))
+            try:
+                return taken, self._start(*torch.tensor(taken).unbind(1))
+            except (RuntimeError, MemoryError) as fault:
+                if not out_of_memory(fault) or len(taken) == 1:
+                    raise
+            self.model.take()  # nothing came of those
+            most = self.meter.batch_limit = len(taken) // 2
 
     def _start(self, rows: Tensor, restart: Tensor) -> Lanes:
         device = self.target.device

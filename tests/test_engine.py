@@ -782,6 +782,19 @@ def test_the_batch_is_halved_where_memory_runs_out_and_nothing_is_lost(linear, e
     assert found.passes.backward == recording.backward_samples
 
 
+@pytest.mark.parametrize("error", OUT_OF_MEMORY[:2], ids=lambda error: type(error).__name__)
+def test_memory_that_runs_out_before_an_attack_takes_its_first_step_halves_the_batch_too(linear, error):
+    attack, threat = ("apgd_targeted", {"iterations": 5}), f"Linf {np.median(distances(linear, 'Linf'))}"
+    plain = linear.attack(attack, threat, batch_size=64)
+    recording = Recording(linear.model)
+    found = linear.attack(attack, threat, model=Wrapped(recording, limited(9, error)), batch_size=64)
+    np.testing.assert_array_equal(found.broken, plain.broken)
+    np.testing.assert_array_equal(found.forward, plain.forward)
+    assert found.passes.forward == recording.forward_samples
+    with pytest.raises(type(error)):
+        linear.attack(attack, threat, model=Wrapped(linear.model, limited(0, error)), batch_size=64)
+
+
 def test_memory_that_runs_out_in_the_middle_loses_nothing(linear):
     """As where another program takes the GPU's memory: the lanes in flight are looked at in parts from then on."""
     started = []
