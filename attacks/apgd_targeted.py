@@ -55,7 +55,7 @@ class APGDTargeted(Attack):
 
     def unfit(self, shape: tuple[int, ...], threat: ThreatModel) -> str | None:
         if threat.goal == "targeted":
-            return "it chooses its classes itself; expected an untargeted threat model, or APGD for a targeted one"
+            return "expected an untargeted threat model, as it chooses its classes itself; apgd does targeted ones"
         return None
 
     @property

@@ -84,7 +84,7 @@ class Sprints(Attack):
     """Classes that the first sprints head for, one each; fewer where there are fewer, and one for a targeted goal."""
     pace: Share | None = None
     """Share of the margin that the first sprints must have taken off, each on average; 0: no sample is given up before
-    it had all of them. By default 1 / (rivals + 1)."""
+    it had all of them. By default 1 / (rivals + 1). With one rival it is asked of none."""
     patience: PositiveInt = 3
     """Sprints after the first ones, of a sample that has a tenth of its margin left."""
     loss: LossName = "margin"

@@ -175,8 +175,7 @@ def left_out(card: Scorecard) -> list[str]:
     reasons: dict[str, dict[str, None]] = {}
     for one in card.skipped:
         reasons.setdefault(plain(one.reason), {})[plain(one.attack)] = None
-    seen = f"of the target only the {card.target.access} are seen"
-    return [f"left out: {_and(list(names))} ({reason}; {seen})" for reason, names in reasons.items()]
+    return [f"left out: {_and(list(names))} ({reason})" for reason, names in reasons.items()]
 
 
 def paired(cards: Sequence[Scorecard]) -> Comparison | str | None:

@@ -478,6 +478,7 @@ class _Loop:
 
     def _take(self, most: int) -> tuple[list[tuple[int, int]], Lanes]:
         """Start waiting samples, as many as memory allows: an attack may ask the model before its first step."""
+        self.meter.check(0)
         while True:
             taken = list(islice(self.queue.items(), most))
             try:

@@ -20,7 +20,7 @@ from robustbench_lite.gates import Gates
 from robustbench_lite.meter import Meter
 from robustbench_lite.scorecard import Access, Skipped
 from robustbench_lite.stepper import Attack
-from robustbench_lite.suite import Budget, Suite, once_each
+from robustbench_lite.suite import Budget, Suite, load_suite, once_each
 from robustbench_lite.target import Target
 from robustbench_lite.threat import NORMS, ThreatModel
 
@@ -147,20 +147,23 @@ def _parted(
     attacks: tuple[Planned, ...], target: Target, suite: Suite, shape: tuple[int, ...]
 ) -> tuple[tuple[Planned, ...], tuple[Skipped, ...]]:
     """Part the attacks in those that see enough of the target and can be run on its inputs, and those left out."""
-    seeing = tuple(planned for planned in attacks if _enough(target.access, planned.attack.access))
-    if not seeing:
+    if not any(_enough(target.access, attack.access) for _, _, attack in attacks):
         names = ", ".join(planned.name for planned in attacks)
         can = [name for name in registry.names("attacks") if _runs(name, target.access, suite)]
-        ready = "the suite black_box, or " if "black_box" in registry.names("suites") else ""
+        black_box = load_suite("black_box").attacks
+        ready = "the suite black_box, or " if any(_runs(one.attack, target.access, suite) for one in black_box) else ""
         raise UserError(
             f"no attack of suite {suite.name!r} can run: of {target.name} only the {target.access} are seen, and "
             f"{names} need more; give {ready}attacks such as {', '.join(can) or 'your own'}"
         )
     skipped = []
+    unseen = f"of the target only the {target.access} are seen"
     for threat in suite.threats:
         reasons = {
-            planned.name: planned.attack.unfit(shape, threat) if planned in seeing else f"needs {planned.attack.access}"
-            for planned in attacks
+            name: attack.unfit(shape, threat)
+            if _enough(target.access, attack.access)
+            else f"needs {attack.access}; {unseen}"
+            for name, _, attack in attacks
         }
         left_out = {name: reason for name, reason in reasons.items() if reason}
         if len(left_out) == len(attacks):

@@ -141,7 +141,7 @@ def target(forest):
 @pytest.fixture(scope="module")
 def card(make_card):
     skipped = [
-        {"attack": attack, "threat": threat, "reason": "needs gradients"}
+        {"attack": attack, "threat": threat, "reason": "needs gradients; of the target only the scores are seen"}
         for threat in ("Linf 0.3", "L2 1")
         for attack in ("pgd", "<b>fab</b>")
     ]
@@ -395,8 +395,8 @@ class TestAnEvaluation:
         assert card.target.access == "scores"
         assert [result.name for result in card.attacks] == ["corners", "blind"]
         assert [(one.attack, one.threat, one.reason) for one in card.skipped] == [
-            ("pgd", "Linf 0.15", "needs gradients"),
-            ("fgsm", "Linf 0.15", "needs gradients"),
+            ("pgd", "Linf 0.15", "needs gradients; of the target only the scores are seen"),
+            ("fgsm", "Linf 0.15", "needs gradients; of the target only the scores are seen"),
         ]
         assert card.validity == ()
         assert card.verdict == "PASS"
@@ -429,7 +429,7 @@ class TestAnEvaluation:
         blind = evaluate(hidden, digits[2:], ["corners", "blind"], "Linf 0.1")
         seen = evaluate(target, digits[2:], ["corners", "blind"], "Linf 0.1")
         assert [one.attack for one in blind.skipped] == ["corners"]
-        assert blind.skipped[0].reason == "needs scores"
+        assert blind.skipped[0].reason == "needs scores; of the target only the labels are seen"
         assert seen.skipped == ()
         assert seen.robust_accuracy.count < blind.robust_accuracy.count
 

@@ -266,7 +266,7 @@ class AttackItem(RobustnessItem):
         if result is None:
             for one in card.skipped:
                 if one.attack == self.attack:
-                    pytest.skip(f"not run: {one.reason}, and of the target only the {card.target.access} are seen")
+                    pytest.skip(f"not run: {one.reason}")
             pytest.skip(f"not run: the evaluation ended before this attack ({card.interrupted or 'nothing was left'})")
         # In a cascade one that broke nothing is not to blame for what those before it did.
         if result.broken:

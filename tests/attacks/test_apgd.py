@@ -456,7 +456,7 @@ def test_a_model_without_a_gradient_is_ranked_by_its_gaps():
 
 
 def test_class_by_class_a_targeted_goal_is_refused(linear):
-    with pytest.raises(ValueError, match="APGD for a targeted one"):
+    with pytest.raises(ValueError, match="apgd does targeted ones"):
         linear().attack(APGDTargeted(), "Linf 0.1 targeted")
 
 
