@@ -18,7 +18,7 @@ from robustbench_lite.scorecard import Passes
 from robustbench_lite.stepper import Attack, Problem, Seen
 from robustbench_lite.threat import Norm
 
-from ._rivals import NORMS, ranked
+from ._rivals import NORMS, Ranking, ranked
 
 _WIDEST: dict[Norm, float] = {"Linf": 3.0, "L2": 10.0, "L1": 20.0}
 _SHRINKS = 0.5  # share of a sprint after which the ball has its size
@@ -82,6 +82,8 @@ class Sprints(Attack):
     20 in L1."""
     rivals: PositiveInt = 3
     """Classes that the first sprints head for, one each; fewer where there are fewer, and one for a targeted goal."""
+    ranking: Ranking = "gap_over_gradient"
+    """Which classes are the rivals, and their order: see `APGDTargeted`."""
     pace: Share | None = None
     """Share of the margin that the first sprints must have taken off, each on average; 0: no sample is given up before
     it had all of them. By default 1 / (rivals + 1). With one rival it is asked of none."""
@@ -96,8 +98,8 @@ class Sprints(Attack):
 
     @property
     def passes(self) -> Passes:
-        looks = self.steps + 1
-        return Passes(forward=looks + 1, backward=looks - 1 + 2 * self.rivals)
+        ranking = 2 * self.rivals * (self.ranking == "gap_over_gradient")
+        return Passes(forward=self.steps + 2, backward=self.steps + ranking)
 
     @property
     def confined(self) -> bool:
@@ -105,7 +107,7 @@ class Sprints(Attack):
 
     def init(self, problem: Problem) -> State:
         unknown = torch.zeros(len(problem.x), dtype=problem.x.dtype, device=problem.x.device)
-        rivals = problem.aim[:, None] if problem.targeted else ranked(problem, self.rivals, "gap_over_gradient")
+        rivals = problem.aim[:, None] if problem.targeted else ranked(problem, self.rivals, self.ranking)
         headings = torch.cat([rivals, torch.full_like(rivals[:, :1], ANY)], 1)
         best = torch.full_like(headings, -torch.inf, dtype=problem.x.dtype)
         return State(problem.x, problem.x, headings, torch.full_like(problem.y, rivals.shape[1]), unknown, best)
