@@ -1,7 +1,7 @@
 """How near the nearest adversarial example is that a minimal attack finds, and what a sample costs it; beside peers'.
 
     pip install --no-deps adv-lib
-    python benchmarks/distances.py [NET ...]
+    python benchmarks/distances.py [--only fmn] [NET ...]
 
 Every attack, ours or another library's, runs in the engine's loop (`early_stop=False`), which clips, asks the model
 again and counts the passes. A run that was killed goes on: what is done is kept in ``CACHE/distances`` under a hash of
@@ -149,9 +149,10 @@ def measured(case: Case, target: Target, samples: Samples, rows: NDArray[np.int6
 @click.option(
     "--peer-limit", default=200, show_default=True, type=click.IntRange(min=1), help="Those for slow attacks."
 )
+@click.option("--only", default="", help="Attacks with this in their name, in a table of their own.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", default=1, show_default=True)
-def main(names: tuple[str, ...], limit: int, peer_limit: int, seed: int, threads: int) -> None:
+def main(names: tuple[str, ...], limit: int, peer_limit: int, only: str, seed: int, threads: int) -> None:
     """Measure and write the table."""
     torch.set_num_threads(threads)
     few = min(limit, peer_limit)
@@ -164,7 +165,7 @@ def main(names: tuple[str, ...], limit: int, peer_limit: int, seed: int, threads
                 [target(data.fetch(part)).argmax(1) for part in torch.split(torch.arange(len(data)), BATCH)]
             )
         right = (said == data.labels).nonzero()[:, 0].numpy()
-        for case in CASES:
+        for case in (case for case in CASES if only.lower() in case.attack.lower()):
             rows = right[right < few] if case.slow else right
             started = time.perf_counter()
             found = measured(case, target, samples, rows, seed)
@@ -185,12 +186,19 @@ def main(names: tuple[str, ...], limit: int, peer_limit: int, seed: int, threads
             )
             click.echo(f"{name} {case.norm} {case.attack}: {time.perf_counter() - started:.0f} s", err=True)
     write(
-        "distances",
-        "Minimal distances",
+        f"distances_{only}" if only else "distances",
+        f"Minimal distances, {only}" if only else "Minimal distances",
         "Median distance over the correctly classified of the first MNIST test images (not found: infinitely far), and "
-        f"passes a sample; slow attacks on the first {few} alone. Without parameters an attack has its defaults; seed "
-        f"{seed}. Published: the medians over all 10,000 that advertorch reports for these weights, of DDN with 1000 "
-        "steps, rounded to 256 levels, and of FAB with 20 steps. `python benchmarks/distances.py`",
+        "passes a sample"
+        + (f"; slow attacks on the first {few} alone" if few < limit and not only else "")
+        + f". Without parameters an attack has its defaults; seed {seed}. "
+        + (
+            "Published: the medians over all 10,000 that advertorch reports for these weights, of DDN with 1000 steps, "
+            "rounded to 256 levels, and of FAB with 20 steps. "
+            if any(row["published"] for row in table)
+            else ""
+        )
+        + f"`python benchmarks/distances.py --limit {limit} --peer-limit {few}{only and ' --only ' + only}`",
         table,
     )
 

@@ -136,6 +136,7 @@ def test_a_class_that_no_input_brings_nearer_costs_nothing():
     problem = _rising(torch.tensor([1.0, 0.99, 0.0]), torch.tensor([0.0, 0.0, 1.3]))
     assert not problem.attack(PGD(loss="margin", steps=40, random_start=False), "Linf 0.2").broken.any()
     assert problem.attack(Sprints(sprints=1, rivals=1), "Linf 0.2").broken.all()
+    assert not problem.attack(Sprints(sprints=1, rivals=1, ranking="gap"), "Linf 0.2").broken.any()
 
 
 def test_the_first_sprints_head_for_one_rival_each():
