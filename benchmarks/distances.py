@@ -50,7 +50,7 @@ class State(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class AdvLibFMN(Attack):
-    """The fast minimum-norm attack as adv-lib has it, https://github.com/jeromerony/adversarial-library: one step, its whole loop."""
+    """FMN as adv-lib has it, https://github.com/jeromerony/adversarial-library: its whole loop is one step."""
 
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1", "L0")
     gradients: ClassVar[bool] = False  # it asks for its own
