@@ -225,7 +225,8 @@ def processes_table(samples: int, count: int) -> list[dict[str, Any]]:
 def main(sizes: str, memory_sizes: str, samples: int, count: int, threads: int) -> None:
     """Measure and write the tables."""
     torch.set_num_threads(threads)
-    net, ran = NETS[NET], "`python benchmarks/scaling.py`"
+    options = f"--sizes {sizes} --memory-sizes {memory_sizes} --samples {samples} --count {count}"
+    net, ran = NETS[NET], f"`python benchmarks/scaling.py {options}`"
     write(
         "scaling_samples",
         "Cost against samples",

@@ -150,7 +150,7 @@ def _parted(
     if not any(_enough(target.access, attack.access) for _, _, attack in attacks):
         names = ", ".join(planned.name for planned in attacks)
         can = [name for name in registry.names("attacks") if _runs(name, target.access, suite)]
-        black_box = load_suite("black_box").attacks
+        black_box = load_suite("black_box").attacks if "black_box" in registry.names("suites") else ()
         ready = "the suite black_box, or " if any(_runs(one.attack, target.access, suite) for one in black_box) else ""
         raise UserError(
             f"no attack of suite {suite.name!r} can run: of {target.name} only the {target.access} are seen, and "
