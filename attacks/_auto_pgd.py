@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustbench_lite.noise import Noise
-from robustbench_lite.norms import GEOMETRIES, per_sample, sparse
-from robustbench_lite.stepper import Problem, Seen
+from robustbench_lite.attacking.interface import ModelOutput, Problem
+from robustbench_lite.core.noise import Noise
+from robustbench_lite.core.norms import GEOMETRIES, per_sample, sparse
 
 _MOMENTUM = 0.75  # share of the new step; the rest repeats the last move
 _FIRST_WIDTH = 0.2  # in L1: share of the values that the first steps change
@@ -62,9 +62,9 @@ def begin(problem: Problem, noise: Noise | None, ranking: Tensor) -> State:
         best_grad=torch.zeros_like(x),
         best_loss=lowest,
         loss=-lowest,
-        rises=torch.zeros_like(problem.aim),
+        rises=torch.zeros_like(problem.target_class),
         size=torch.full_like(lowest, threat.eps if threat.norm == "L1" else 2 * threat.eps),
-        halved=torch.zeros_like(problem.aim, dtype=torch.bool),
+        halved=torch.zeros_like(problem.target_class, dtype=torch.bool),
         checked=lowest,
         support=torch.full_like(lowest, values),
         width=torch.full_like(lowest, _FIRST_WIDTH * values),
@@ -72,18 +72,18 @@ def begin(problem: Problem, noise: Noise | None, ranking: Tensor) -> State:
     )
 
 
-def climb(problem: Problem, state: State, seen: Seen, done: Tensor, steps: int, rho: float) -> State:
+def climb(problem: Problem, state: State, output: ModelOutput, done: Tensor, steps: int, rho: float) -> State:
     """Take a step in a climb of ``steps``, of which ``done`` were taken, shape (B,)."""
     norm = problem.threat.norm
-    better = seen.loss > state.best_loss
+    better = output.loss > state.best_loss
     state = state._replace(
-        best=torch.where(per_sample(better, seen.x), seen.x, state.best),
-        best_grad=torch.where(per_sample(better, seen.x), seen.grad, state.best_grad),
-        best_loss=torch.where(better, seen.loss, state.best_loss),
-        rises=state.rises + (seen.loss > state.loss),
-        loss=seen.loss,
+        best=torch.where(per_sample(better, output.x), output.x, state.best),
+        best_grad=torch.where(per_sample(better, output.x), output.grad, state.best_grad),
+        best_loss=torch.where(better, output.loss, state.best_loss),
+        rises=state.rises + (output.loss > state.loss),
+        loss=output.loss,
     )
-    x, grad = seen.x, seen.grad
+    x, grad = output.x, output.grad
     span = _spans(steps, norm == "L1", done.device)[done.clamp_max(steps)]
     if bool((span > 0).any()):
         state, back = _sparser(problem, state, span > 0) if norm == "L1" else _shorter(state, span, rho)

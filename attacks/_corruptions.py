@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustbench_lite.noise import Noise
+from robustbench_lite.core.noise import Noise
 
 Kind = Literal[
     "gaussian_noise",

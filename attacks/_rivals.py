@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robustbench_lite.norms import GEOMETRIES
-from robustbench_lite.stepper import Problem
-from robustbench_lite.threat import Norm
+from robustbench_lite.attacking.interface import Problem
+from robustbench_lite.core.norms import GEOMETRIES
+from robustbench_lite.core.threat import Norm
 
 Ranking = Literal["gap", "gap_over_gradient"]
 
@@ -30,7 +30,7 @@ def ranked(problem: Problem, count: int, by: Ranking) -> Tensor:
         ``2 * count`` classes with the smallest differences. A class that no change of the input brings nearer comes
         last, however small its difference is.
     """
-    own, weighted = problem.aim[:, None], by == "gap_over_gradient"
+    own, weighted = problem.target_class[:, None], by == "gap_over_gradient"
     with torch.set_grad_enabled(weighted):
         x = problem.x.detach().requires_grad_(weighted)
         logits = problem.model(x)

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from robustbench_lite.losses import LossName
-from robustbench_lite.parameters import PositiveInt, Share
-from robustbench_lite.stepper import Attack, Problem, Seen
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.parameters import PositiveInt, Share
 
 from ._auto_pgd import State, begin, climb, refuse_repeats
 
@@ -49,7 +49,9 @@ class APGD(Attack):
         refuse_repeats(self.restarts, self.random_start)
 
     def init(self, problem: Problem) -> State:
-        return begin(problem, problem.noise if self.random_start else None, problem.aim.new_empty(len(problem.x), 0))
+        return begin(
+            problem, problem.noise if self.random_start else None, problem.target_class.new_empty(len(problem.x), 0)
+        )
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
-        return climb(problem, state, seen, problem.step, self.steps, self.rho)
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
+        return climb(problem, state, output, problem.step, self.steps, self.rho)

@@ -8,11 +8,11 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.norms import per_sample
-from robustbench_lite.parameters import PositiveInt, Share
-from robustbench_lite.scorecard import Passes
-from robustbench_lite.stepper import Attack, Problem, Seen
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.cost import Passes
+from robustbench_lite.core.norms import per_sample
+from robustbench_lite.core.parameters import PositiveInt, Share
+from robustbench_lite.core.threat import ThreatModel
 
 from ._auto_pgd import State, begin, climb, refuse_repeats
 from ._rivals import NORMS, Ranking, ranked
@@ -71,10 +71,10 @@ class APGDTargeted(Attack):
         ranking = ranked(problem, self.targets, self.ranking)
         return begin(problem, problem.noise.at(0) if self.random_start else None, ranking)
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
         stage = self._stage(problem, state)
         done = problem.step - stage * self.iterations
-        following = climb(problem, state, seen, done, self.iterations, self.rho)
+        following = climb(problem, state, output, done, self.iterations, self.rho)
         over = (done + 1 == self.iterations) & (stage + 1 < state.ranking.shape[1])
         if not bool(over.any()):
             return following
@@ -86,7 +86,7 @@ class APGDTargeted(Attack):
     def rival(self, problem: Problem, state: State) -> Tensor:
         return state.ranking.gather(1, self._stage(problem, state)[:, None])[:, 0]
 
-    def hopeless(self, problem: Problem, state: State) -> Tensor:
+    def gave_up(self, problem: Problem, state: State) -> Tensor:
         return problem.step >= state.ranking.shape[1] * self.iterations
 
     def _stage(self, problem: Problem, state: State) -> Tensor:

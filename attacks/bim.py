@@ -7,10 +7,10 @@ from typing import ClassVar, NamedTuple
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.losses import LossName
-from robustbench_lite.norms import GEOMETRIES
-from robustbench_lite.parameters import Length, PositiveInt, step_length
-from robustbench_lite.stepper import Attack, Problem, Seen
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.norms import GEOMETRIES
+from robustbench_lite.core.parameters import Length, PositiveInt, step_length
 
 
 class State(NamedTuple):
@@ -40,6 +40,6 @@ class BIM(Attack):
     def init(self, problem: Problem) -> State:
         return State(problem.x)
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
         length = step_length(self.step_size, problem.threat.eps, self.steps)
-        return State(seen.x + length * GEOMETRIES[problem.threat.norm].steepest(seen.grad))
+        return State(output.x + length * GEOMETRIES[problem.threat.norm].steepest(output.grad))

@@ -9,10 +9,10 @@ from pydantic import NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.losses import LossName
-from robustbench_lite.norms import per_sample
-from robustbench_lite.parameters import Length, PositiveInt
-from robustbench_lite.stepper import Attack, Problem, Seen
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.norms import per_sample
+from robustbench_lite.core.parameters import Length, PositiveInt
 
 _C = 1.5  # over the least c that holds the boundary
 _LARGEST_C = 1e12  # beyond, the square of a gradient that wakes up would overflow
@@ -101,20 +101,20 @@ class CarliniWagner(Attack):
         nothing, unknown = torch.zeros_like(x), torch.zeros(len(x), dtype=x.dtype, device=x.device)
         return State(x, nothing, nothing, unknown, unknown, x, unknown + torch.inf, unknown == 0)
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
         done = problem.step % self.iterations
         starts, ends = done == 0, done + 1 == self.iterations
         if bool(starts.any()):
-            state = self._weigh(state, seen, starts)
-        change = seen.x - problem.x
-        won = seen.loss > self.confidence
+            state = self._weigh(state, output, starts)
+        change = output.x - problem.x
+        won = output.loss > self.confidence
         distance = torch.linalg.vector_norm(change.flatten(1), dim=1)
         nearer = won & (distance < state.distance)
-        nearest = torch.where(per_sample(nearer, seen.x), seen.x, state.nearest)
+        nearest = torch.where(per_sample(nearer, output.x), output.x, state.nearest)
 
-        grad = 2 * change - per_sample(state.c * ~won, change) * seen.grad
+        grad = 2 * change - per_sample(state.c * ~won, change) * output.grad
         lr = per_sample(state.move * (1 - done / self.iterations), change)
-        adam = Adam(seen.x, state.mean, state.square).step(grad, lr, done + 1)
+        adam = Adam(output.x, state.mean, state.square).step(grad, lr, done + 1)
         again = per_sample(ends, change)
         return State(
             x=torch.where(again, nearest, adam.w),
@@ -127,15 +127,15 @@ class CarliniWagner(Attack):
             gained=state.gained | nearer,
         )
 
-    def _weigh(self, state: State, seen: Seen, starts: Tensor) -> State:
+    def _weigh(self, state: State, output: ModelOutput, starts: Tensor) -> State:
         """Choose c and the step size of a start from the distance, and from the gradient where it starts.
 
         Without an example the distance is that of the linearised margin. ``2 * distance / steepness`` is the c that
         holds a candidate at the boundary against the pull of the input.
         """
-        gap = (self.confidence - seen.loss).abs().clamp_min(1e-12)
-        widest = seen.x[0].numel() ** 0.5  # no boundary is farther than the box is wide, however flat the margin here
-        steepness = torch.linalg.vector_norm(seen.grad.flatten(1), dim=1).maximum(gap / widest)
+        gap = (self.confidence - output.loss).abs().clamp_min(1e-12)
+        widest = output.x[0].numel() ** 0.5  # no boundary is farther than the box is wide, however flat the margin here
+        steepness = torch.linalg.vector_norm(output.grad.flatten(1), dim=1).maximum(gap / widest)
         found = state.distance.isfinite()
         distance = torch.where(found, state.distance, gap / steepness)
         c = torch.where(state.gained, _C * 2 * distance / steepness, torch.where(found, state.c, 10 * state.c))
@@ -191,12 +191,12 @@ class CarliniWagnerLinf(Attack):
         adam = Adam.at(_unsquash((problem.x - low) / (high - low), torch.full_like(low.flatten(1)[:, 0], 0.05)))
         return BallState(low + (high - low) * _squash(adam.w), *adam)
 
-    def step(self, problem: Problem, state: BallState, seen: Seen) -> BallState:
+    def step(self, problem: Problem, state: BallState, output: ModelOutput) -> BallState:
         low, high = _walls(problem)
         share = _squash(state.w)
         slope = (high - low) * 2 * share * (1 - share)
         lr = self.lr * per_sample(1 - problem.step / self.iterations, share)
-        adam = Adam(state.w, state.mean, state.square).step(-seen.grad * slope, lr, problem.step + 1)
+        adam = Adam(state.w, state.mean, state.square).step(-output.grad * slope, lr, problem.step + 1)
         return BallState(low + (high - low) * _squash(adam.w), *adam)
 
 

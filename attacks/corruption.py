@@ -9,12 +9,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.errors import UserError
-from robustbench_lite.losses import LossName
-from robustbench_lite.noise import Noise
-from robustbench_lite.stepper import Attack, Problem, Seen
-from robustbench_lite.target import Access
-from robustbench_lite.threat import SEVERITIES
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.noise import Noise
+from robustbench_lite.core.threat import SEVERITIES, Access
 
 from ._corruptions import CORRUPTIONS, Kind
 
@@ -70,10 +69,10 @@ class Corruption(Attack):
             raise UserError(f"Corruption on inputs of shape {shape}: expected images, (C, H, W), of 1 or 3 channels")
         return State(self._corrupted(problem, problem.step))
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
         return State(self._corrupted(problem, problem.step + 1))
 
-    def hopeless(self, problem: Problem, state: State) -> Tensor | None:
+    def gave_up(self, problem: Problem, state: State) -> Tensor | None:
         """Where eps is less than 5 it comes to its end early."""
         return problem.step + 1 >= len(self.kinds) * problem.threat.eps
 

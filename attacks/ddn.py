@@ -9,10 +9,10 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.losses import LossName
-from robustbench_lite.norms import GEOMETRIES, per_sample
-from robustbench_lite.parameters import Length, PositiveInt, Share
-from robustbench_lite.stepper import Attack, Problem, Seen
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.norms import GEOMETRIES, per_sample
+from robustbench_lite.core.parameters import Length, PositiveInt, Share
 
 
 class State(NamedTuple):
@@ -57,13 +57,13 @@ class DDN(Attack):
     def init(self, problem: Problem) -> State:
         return State(problem.x, torch.full_like(problem.x.flatten(1)[:, 0], self.first_length))
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
         x = problem.x
         falling = (1 + (math.pi * problem.step / self.steps).cos()) / 2
         gamma = self.last_gamma + (self.gamma - self.last_gamma) * falling
-        won = (seen.logits.argmax(1) == problem.aim) == problem.targeted
+        won = (output.logits.argmax(1) == problem.target_class) == problem.targeted
         farthest = torch.linalg.vector_norm(torch.maximum(x, 1 - x).flatten(1), dim=1)
         length = (state.length * (1 + torch.where(won, -gamma, gamma))).minimum(farthest)
-        move = per_sample(self.step_size * (0.01 + 0.99 * falling), x) * GEOMETRIES["L2"].steepest(seen.grad)
-        direction = GEOMETRIES["L2"].steepest(seen.x - x + move)
+        move = per_sample(self.step_size * (0.01 + 0.99 * falling), x) * GEOMETRIES["L2"].steepest(output.grad)
+        direction = GEOMETRIES["L2"].steepest(output.x - x + move)
         return State(x + per_sample(length, x) * direction, length)

@@ -10,12 +10,12 @@ from pydantic import Field, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.losses import LossName
-from robustbench_lite.norms import GEOMETRIES, per_sample
-from robustbench_lite.parameters import PositiveInt
-from robustbench_lite.scorecard import Passes
-from robustbench_lite.stepper import Attack, Problem, Seen
-from robustbench_lite.threat import Norm, ThreatModel
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.cost import Passes
+from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.norms import GEOMETRIES, per_sample
+from robustbench_lite.core.parameters import PositiveInt
+from robustbench_lite.core.threat import Norm, ThreatModel
 
 _FURTHER = 1e-4  # a distance, as in the authors' code: a boundary that bends away is else approached, and not crossed
 _TINY = 1e-30  # a flat logit is this steep: far away, and its step of length 0 times that is 0
@@ -65,18 +65,18 @@ class DeepFool(Attack):
         return "expected an untargeted goal; FAB has a targeted form" if threat.goal == "targeted" else None
 
     def init(self, problem: Problem) -> State:
-        return State(problem.x, torch.zeros_like(problem.x), torch.zeros_like(problem.aim, dtype=torch.bool))
+        return State(problem.x, torch.zeros_like(problem.x), torch.zeros_like(problem.target_class, dtype=torch.bool))
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
-        done = state.done | (seen.logits.argmax(1) != problem.aim)
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
+        done = state.done | (output.logits.argmax(1) != problem.target_class)
         rows = (~done).nonzero()[:, 0]  # the others would cost as many passes again
         if len(rows) == 0:
             return state._replace(done=done)
-        own = Seen(*(part[rows] for part in seen))
-        aim, norm = problem.aim[rows], problem.threat.norm
+        own = ModelOutput(*(part[rows] for part in output))
+        target_class, norm = problem.target_class[rows], problem.threat.norm
         # The margin's gradient is there for the best rival.
         nearest, way = _distance(own.loss, own.grad, norm), own.grad
-        for margin, grad in self._others(problem, own, aim):
+        for margin, grad in self._others(problem, own, target_class):
             distance = _distance(margin, grad, norm)
             nearer = distance < nearest
             nearest = torch.where(nearer, distance, nearest)
@@ -86,19 +86,19 @@ class DeepFool(Attack):
         x = problem.x + (1 + self.overshoot) * total
         return State(torch.where(per_sample(done, x), state.x, x), total, done)
 
-    def hopeless(self, problem: Problem, state: State) -> Tensor | None:
+    def gave_up(self, problem: Problem, state: State) -> Tensor | None:
         return state.done
 
-    def _others(self, problem: Problem, seen: Seen, aim: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _others(self, problem: Problem, output: ModelOutput, target_class: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Margin and gradient of each rival behind the best one, shapes (B,) and (B, *shape)."""
-        count = min(self.classes, seen.logits.shape[1]) - 1
+        count = min(self.classes, output.logits.shape[1]) - 1
         if count < 2:
             return
-        rivals = seen.logits.scatter(1, aim[:, None], -torch.inf).topk(count, dim=1).indices[:, 1:]
+        rivals = output.logits.scatter(1, target_class[:, None], -torch.inf).topk(count, dim=1).indices[:, 1:]
         with torch.enable_grad():
-            x = seen.x.detach().requires_grad_()
+            x = output.x.detach().requires_grad_()
             logits = problem.model(x)
-            margins = (logits.gather(1, rivals) - logits.gather(1, aim[:, None])).unbind(1)
+            margins = (logits.gather(1, rivals) - logits.gather(1, target_class[:, None])).unbind(1)
         for margin in margins if logits.requires_grad else ():
             (grad,) = torch.autograd.grad(
                 margin, x, torch.ones_like(margin), retain_graph=margin is not margins[-1], materialize_grads=True

@@ -9,10 +9,10 @@ from pydantic import NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.losses import LossName
-from robustbench_lite.norms import per_sample
-from robustbench_lite.parameters import Length, PositiveInt
-from robustbench_lite.stepper import Attack, Problem, Seen
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.norms import per_sample
+from robustbench_lite.core.parameters import Length, PositiveInt
 
 _C = 10.0  # over the least c that pays, were the margin linear; less leaves flat models unbroken
 _LARGEST_C = 1e12
@@ -80,19 +80,19 @@ class EAD(Attack):
         unknown = torch.zeros(len(x), dtype=x.dtype, device=x.device)
         return State(x, x, unknown, unknown, x, unknown + torch.inf)
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
         done = problem.step % self.iterations
         starts, ends = done == 0, done + 1 == self.iterations
         if bool(starts.any()):
-            state = self._weigh(problem, state, seen, starts)
-        change = seen.x - problem.x
-        won = seen.loss > self.confidence
+            state = self._weigh(problem, state, output, starts)
+        change = output.x - problem.x
+        won = output.loss > self.confidence
         distance = change.abs().flatten(1).sum(1)
         nearer = won & (distance < state.distance)
-        nearest = torch.where(per_sample(nearer, seen.x), seen.x, state.nearest)
+        nearest = torch.where(per_sample(nearer, output.x), output.x, state.nearest)
 
         lr = self.lr * (1 - done / self.iterations).sqrt()
-        slope = 2 * change - per_sample(state.c * ~won, change) * seen.grad
+        slope = 2 * change - per_sample(state.c * ~won, change) * output.grad
         moved = change - per_sample(lr, change) * slope
         shrunk = moved.sign() * (moved.abs() - per_sample(state.shrinkage, moved)).clamp_min(0.0)
         iterate = (problem.x + shrunk).clamp(0.0, 1.0)
@@ -107,13 +107,13 @@ class EAD(Attack):
             distance=torch.where(nearer, distance, state.distance),
         )
 
-    def _weigh(self, problem: Problem, state: State, seen: Seen, starts: Tensor) -> State:
+    def _weigh(self, problem: Problem, state: State, output: ModelOutput, starts: Tensor) -> State:
         """Choose the shrinkage and c of a start from the distance, and from the gradient where it starts.
 
         Without an example the distance is that of the linearised margin along the steepest value.
         """
-        gap = (self.confidence - seen.loss).abs().clamp_min(1e-12)
-        steepest = seen.grad.flatten(1).abs().amax(1).maximum(gap)  # a single value can't change by more than 1
+        gap = (self.confidence - output.loss).abs().clamp_min(1e-12)
+        steepest = output.grad.flatten(1).abs().amax(1).maximum(gap)  # a single value can't change by more than 1
         found = state.distance.isfinite()
         near = (self.beta * _NEAR * state.distance.clamp_max(1.0)).minimum(state.shrinkage / 2)
         shrinkage = torch.where(found, near, self.beta * gap / steepest)

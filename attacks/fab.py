@@ -10,11 +10,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.losses import ANY, LossName
-from robustbench_lite.norms import GEOMETRIES
-from robustbench_lite.parameters import PositiveInt, Share
-from robustbench_lite.stepper import Attack, Problem, Seen
-from robustbench_lite.threat import Norm
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.losses import ANY, LossName
+from robustbench_lite.core.norms import GEOMETRIES
+from robustbench_lite.core.parameters import PositiveInt, Share
+from robustbench_lite.core.threat import Norm
 
 _NEARER = 0.999  # of an adversarial candidate's distance: a step that doesn't come below it is the step back alone
 _TINY = 1e-30
@@ -72,27 +72,27 @@ class FAB(Attack):
         return "margin"
 
     def init(self, problem: Problem) -> State:
-        unknown = problem.aim[:, None].expand(-1, self.targets)
+        unknown = problem.target_class[:, None].expand(-1, self.targets)
         return State(problem.x, torch.full_like(unknown, ANY), torch.full_like(problem.x.flatten(1)[:, 0], torch.inf))
 
     def rival(self, problem: Problem, state: State) -> Tensor:
         return state.rivals.gather(1, self._turn(problem)[:, None])[:, 0]
 
-    def hopeless(self, problem: Problem, state: State) -> Tensor | None:
+    def gave_up(self, problem: Problem, state: State) -> Tensor | None:
         return (self._turn(problem) > 0) & (self.rival(problem, state) == ANY)  # no classes are left
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
         rivals = state.rivals
         if not problem.targeted and bool((first := problem.step == 0).any()):
-            rivals = torch.where(first[:, None], _ranked(seen.logits, problem.aim, self.targets), rivals)
+            rivals = torch.where(first[:, None], _ranked(output.logits, problem.target_class, self.targets), rivals)
         norm = problem.threat.norm
-        x, at, w = (part.flatten(1) for part in (problem.x, seen.x, seen.grad))
-        hit = (seen.logits.argmax(1) == problem.aim) == problem.targeted
+        x, at, w = (part.flatten(1) for part in (problem.x, output.x, output.grad))
+        hit = (output.logits.argmax(1) == problem.target_class) == problem.targeted
         distance = GEOMETRIES[norm].distance
         reached = distance(at - x)
         best = torch.where(hit, state.best.minimum(reached.to(x.dtype)), state.best)
 
-        gap = (w * (at - x)).sum(1) - seen.loss  # what the tangent's margin lacks at the original
+        gap = (w * (at - x)).sum(1) - output.loss  # what the tangent's margin lacks at the original
         at = torch.where(hit[:, None], x + self.beta * (at - x), at)
         change, bias = to_hyperplane(
             torch.cat([at, x]), w.repeat(2, 1), torch.cat([gap - (w * (at - x)).sum(1), gap]), norm
@@ -123,9 +123,9 @@ class FAB(Attack):
         return problem.x + radius.reshape(-1, *[1] * (draw.ndim - 1)) * draw
 
 
-def _ranked(logits: Tensor, aim: Tensor, count: int) -> Tensor:
+def _ranked(logits: Tensor, target_class: Tensor, count: int) -> Tensor:
     """The other classes from the best logit down, and `ANY` where there are fewer, shape (B, count)."""
-    order = logits.scatter(1, aim[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
+    order = logits.scatter(1, target_class[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
     return F.pad(order[:, :count], (0, max(0, count - order.shape[1])), value=ANY)
 
 

@@ -7,9 +7,9 @@ from typing import ClassVar, NamedTuple
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.losses import LossName
-from robustbench_lite.norms import GEOMETRIES
-from robustbench_lite.stepper import Attack, Problem, Seen
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.norms import GEOMETRIES
 
 
 class State(NamedTuple):
@@ -42,5 +42,5 @@ class FGSM(Attack):
     def init(self, problem: Problem) -> State:
         return State(problem.x)
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
-        return State(seen.x + problem.threat.eps * GEOMETRIES[problem.threat.norm].steepest(seen.grad))
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
+        return State(output.x + problem.threat.eps * GEOMETRIES[problem.threat.norm].steepest(output.grad))

@@ -10,11 +10,11 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.losses import LossName
-from robustbench_lite.norms import GEOMETRIES, per_sample
-from robustbench_lite.parameters import Length, PositiveInt, Share
-from robustbench_lite.stepper import Attack, Problem, Seen
-from robustbench_lite.threat import Norm
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.norms import GEOMETRIES, per_sample
+from robustbench_lite.core.parameters import Length, PositiveInt, Share
+from robustbench_lite.core.threat import Norm
 
 _TINY = 1e-12
 
@@ -70,27 +70,27 @@ class FMN(Attack):
         nothing = problem.x.flatten(1)[:, 0] * 0
         return State(problem.x, nothing, nothing + torch.inf)
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
         norm, x = problem.threat.norm, problem.x
         falling = (1 + (math.pi * problem.step / self.steps).cos()) / 2
         gamma = self.last_gamma + (self.gamma - self.last_gamma) * falling
         length = self.step_size * (0.01 + 0.99 * falling)
 
-        away = GEOMETRIES[norm].distance(seen.x - x).to(x.dtype)
-        won = seen.loss > 0
+        away = GEOMETRIES[norm].distance(output.x - x).to(x.dtype)
+        won = output.loss > 0
         best = torch.where(won, away.minimum(state.best), state.best)
         if norm == "L0":
             grown, shrunk = ((state.eps * (1 + by)).floor() for by in (gamma, -gamma))
             eps = torch.where(won, shrunk.minimum(state.eps - 1).minimum(best), grown.maximum(state.eps + 1))
         else:
-            slope = torch.linalg.vector_norm(seen.grad.flatten(1), ord=_DUAL[norm], dim=1)
-            nearest = torch.where(best.isfinite(), state.eps, away - seen.loss / slope.clamp_min(_TINY))
+            slope = torch.linalg.vector_norm(output.grad.flatten(1), ord=_DUAL[norm], dim=1)
+            nearest = torch.where(best.isfinite(), state.eps, away - output.loss / slope.clamp_min(_TINY))
             eps = torch.where(won, (state.eps * (1 - gamma)).minimum(best), nearest * (1 + gamma))
         eps = eps.minimum(GEOMETRIES[norm].distance(torch.maximum(x, 1 - x)).to(x.dtype))
 
         if norm == "Linf":
             length = length * eps / 2
-        moved = seen.x + per_sample(length, x) * GEOMETRIES["Linf" if norm == "Linf" else "L2"].steepest(seen.grad)
+        moved = output.x + per_sample(length, x) * GEOMETRIES["Linf" if norm == "Linf" else "L2"].steepest(output.grad)
         inside = _FILL[norm]((moved.clamp(0.0, 1.0) - x).flatten(1), eps[:, None])
         return State(x + inside.reshape(x.shape), eps, best)
 

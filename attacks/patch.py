@@ -10,11 +10,11 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.losses import LossName
-from robustbench_lite.norms import per_sample
-from robustbench_lite.parameters import Length, PositiveInt
-from robustbench_lite.stepper import Attack, Problem, Seen
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.norms import per_sample
+from robustbench_lite.core.parameters import Length, PositiveInt
+from robustbench_lite.core.threat import ThreatModel
 
 _SEARCH = 0.75  # most of the steps that the search may take
 _FEWER = 4  # of the places of a round one in so many is in the next, for as many times the looks
@@ -84,22 +84,22 @@ class AdversarialPatch(Attack):
         losses = torch.full(places.shape, -torch.inf, dtype=problem.x.dtype, device=problem.x.device)
         return State(self._fresh(problem, 0, places[:, 0]), places, losses, losses[:, 0], problem.x, places[:, 0])
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
         turns, search = _turns(self.places, self.steps, problem.x.device)
         now, following = turns[problem.step], turns[problem.step + 1]
         searching, slot = now >= 0, now.clamp_min(0)[:, None] % self.places
         place = torch.where(searching, state.places.gather(1, slot)[:, 0], state.best_place)
-        better = seen.loss > state.best
-        best, best_place = torch.where(better, seen.loss, state.best), torch.where(better, place, state.best_place)
-        best_x = torch.where(per_sample(better, seen.x), seen.x, state.best_x)
+        better = output.loss > state.best
+        best, best_place = torch.where(better, output.loss, state.best), torch.where(better, place, state.best_place)
+        best_x = torch.where(per_sample(better, output.x), output.x, state.best_x)
 
         left = ((self.steps - problem.step) / (self.steps - search)).clamp_max(1.0)
-        moved = seen.x + self.step_size * per_sample(left, seen.x) * seen.grad.sign()
+        moved = output.x + self.step_size * per_sample(left, output.x) * output.grad.sign()
         x = torch.where(_window(problem, place), moved, problem.x)
         if not bool(searching.any()):
             return State(x, state.places, state.losses, best, best_x, best_place)
 
-        losses = state.losses.scatter(1, slot, state.losses.gather(1, slot).maximum(seen.loss[:, None]))
+        losses = state.losses.scatter(1, slot, state.losses.gather(1, slot).maximum(output.loss[:, None]))
         over = (searching & (now // self.places != following // self.places))[:, None]  # the round is
         order = losses.argsort(dim=1, descending=True, stable=True)
         places = torch.where(over, state.places.gather(1, order), state.places)

@@ -8,10 +8,10 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.losses import LossName
-from robustbench_lite.norms import GEOMETRIES
-from robustbench_lite.parameters import Length, PositiveInt, Share, step_length
-from robustbench_lite.stepper import Attack, Problem, Seen
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.norms import GEOMETRIES
+from robustbench_lite.core.parameters import Length, PositiveInt, Share, step_length
 
 
 class State(NamedTuple):
@@ -60,10 +60,10 @@ class PGD(Attack):
             x = x + geometry.random(problem.noise, tuple(x.shape[1:]), problem.threat.eps)
         return State(x, torch.zeros_like(x))
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
-        direction = seen.grad
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
+        direction = output.grad
         if self.momentum:
             mean = direction.flatten(1).abs().mean(1).clamp_min(1e-30).reshape(-1, *[1] * (direction.ndim - 1))
             direction = self.momentum * state.velocity + direction / mean
         length = step_length(self.step_size, problem.threat.eps, self.steps)
-        return State(seen.x + length * GEOMETRIES[problem.threat.norm].steepest(direction), direction)
+        return State(output.x + length * GEOMETRIES[problem.threat.norm].steepest(direction), direction)

@@ -9,10 +9,10 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.losses import LossName
-from robustbench_lite.norms import per_sample
-from robustbench_lite.parameters import Length, PositiveInt, Share
-from robustbench_lite.stepper import Attack, Problem, Seen
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.norms import per_sample
+from robustbench_lite.core.parameters import Length, PositiveInt, Share
 
 _TINY = 1e-30
 
@@ -63,16 +63,16 @@ class SigmaZero(Attack):
         nothing = torch.zeros_like(problem.x)
         return State(problem.x, nothing, nothing, torch.full_like(problem.x.flatten(1)[:, 0], self.threshold))
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
-        change, won = seen.x - problem.x, seen.loss > 0
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
+        change, won = output.x - problem.x, output.loss > 0
         count = change * (2 * self.sigma / change[0].numel()) / (change * change + self.sigma) ** 2
-        grad = _unit(count - torch.where(per_sample(won, count), 0.0, _unit(seen.grad)))
+        grad = _unit(count - torch.where(per_sample(won, count), 0.0, _unit(output.grad)))
 
         lr = self.lr * (0.1 + 0.9 * (1 + (math.pi * problem.step / self.steps).cos()) / 2)
         done = problem.step + 1
         mean, square = state.mean.lerp(grad, 0.1), state.square.lerp(grad * grad, 0.001)
         unbiased = (square / per_sample(1 - 0.999**done, grad)).sqrt() + 1e-8
-        moved = (seen.x - per_sample(lr / (1 - 0.9**done), grad) * mean / unbiased).clamp(0.0, 1.0)
+        moved = (output.x - per_sample(lr / (1 - 0.9**done), grad) * mean / unbiased).clamp(0.0, 1.0)
 
         threshold = (state.threshold + torch.where(won, lr, -lr) * self.threshold_rate).clamp(0.0, 1.0)
         kept = (moved - problem.x).abs() >= per_sample(threshold, moved)

@@ -11,11 +11,11 @@ from pydantic import NonNegativeInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.errors import UserError
-from robustbench_lite.losses import LossName
-from robustbench_lite.parameters import PositiveInt, Share
-from robustbench_lite.stepper import Attack, Problem, Seen
-from robustbench_lite.target import Access
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.parameters import PositiveInt, Share
+from robustbench_lite.core.threat import Access
 
 
 class State(NamedTuple):
@@ -74,7 +74,7 @@ class Spatial(Attack):
             raise UserError(f"Spatial on inputs of shape {tuple(problem.x.shape[1:])}: expected images, (C, H, W)")
         return State(self._moved(problem, problem.step))
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
         return State(self._moved(problem, problem.step + 1))
 
     def _moved(self, problem: Problem, number: Tensor) -> Tensor:

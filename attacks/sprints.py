@@ -10,13 +10,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.losses import ANY, LossName, margin
-from robustbench_lite.noise import Noise
-from robustbench_lite.norms import GEOMETRIES, per_sample, project, sparse
-from robustbench_lite.parameters import PositiveInt, Share, had_its_share
-from robustbench_lite.scorecard import Passes
-from robustbench_lite.stepper import Attack, Problem, Seen
-from robustbench_lite.threat import Norm
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.cost import Passes
+from robustbench_lite.core.losses import ANY, LossName, margin
+from robustbench_lite.core.noise import Noise
+from robustbench_lite.core.norms import GEOMETRIES, per_sample, project, sparse
+from robustbench_lite.core.parameters import PositiveInt, Share, had_its_share
+from robustbench_lite.core.threat import Norm
 
 from ._rivals import NORMS, Ranking, ranked
 
@@ -107,7 +107,7 @@ class Sprints(Attack):
 
     def init(self, problem: Problem) -> State:
         unknown = torch.zeros(len(problem.x), dtype=problem.x.dtype, device=problem.x.device)
-        rivals = problem.aim[:, None] if problem.targeted else ranked(problem, self.rivals, self.ranking)
+        rivals = problem.target_class[:, None] if problem.targeted else ranked(problem, self.rivals, self.ranking)
         headings = torch.cat([rivals, torch.full_like(rivals[:, :1], ANY)], 1)
         best = torch.full_like(headings, -torch.inf, dtype=problem.x.dtype)
         return State(problem.x, problem.x, headings, torch.full_like(problem.y, rivals.shape[1]), unknown, best)
@@ -115,22 +115,22 @@ class Sprints(Attack):
     def rival(self, problem: Problem, state: State) -> Tensor | None:
         return None if problem.targeted else state.headings.gather(1, state.heading[:, None])[:, 0]
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
-        state = self._measure(problem, state, seen)
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
+        state = self._measure(problem, state, output)
         # The first candidate is the input; the sprints follow it.
         sprint, place = problem.step // self.length, problem.step % self.length
         radius = self._radius(problem, place)
-        x = self._move(problem, state, seen, place, radius)
+        x = self._move(problem, state, output, place, radius)
         starts = place == 0
         if not bool(starts.any()):
-            return state._replace(x=x, before=seen.x)
+            return state._replace(x=x, before=output.x)
         return state._replace(
             x=x.index_put((starts,), self._start(problem, sprint, starts)),
-            before=seen.x,
+            before=output.x,
             heading=torch.where(starts, self._heading(sprint, state), state.heading),
         )
 
-    def hopeless(self, problem: Problem, state: State) -> Tensor:
+    def gave_up(self, problem: Problem, state: State) -> Tensor:
         done, place = (problem.step - 1) // self.length, (problem.step - 1) % self.length
         best, rivals = state.best.amax(1), state.best.shape[1] - 1
         pace = 1 / (rivals + 1) if self.pace is None else self.pace
@@ -159,23 +159,23 @@ class Sprints(Attack):
         left = (1 - place.double() / (_SHRINKS * self.length)).clamp_min(0.0)
         return problem.threat.eps * self._widest(problem) ** left
 
-    def _measure(self, problem: Problem, state: State, seen: Seen) -> State:
+    def _measure(self, problem: Problem, state: State, output: ModelOutput) -> State:
         """Take note of the margin."""
-        reached = margin(seen.logits, problem.aim, problem.targeted).to(state.best.dtype)
+        reached = margin(output.logits, problem.target_class, problem.targeted).to(state.best.dtype)
         counts = ~reached.isnan()
         if not self.confined:
-            counts &= GEOMETRIES[problem.threat.norm].distance(seen.x - problem.x) <= problem.threat.reach
+            counts &= GEOMETRIES[problem.threat.norm].distance(output.x - problem.x) <= problem.threat.reach
         reached = torch.where(counts, reached, -torch.inf)
         return state._replace(
             first=torch.where(problem.step == 0, reached, state.first),
             best=state.best.scatter_reduce(1, state.heading[:, None], reached[:, None], "amax"),
         )
 
-    def _move(self, problem: Problem, state: State, seen: Seen, place: Tensor, radius: Tensor) -> Tensor:
+    def _move(self, problem: Problem, state: State, output: ModelOutput, place: Tensor, radius: Tensor) -> Tensor:
         """From the candidate before to the one at this place of a sprint, within a radius."""
-        norm, x = problem.threat.norm, seen.x
+        norm, x = problem.threat.norm, output.x
         length = _STRIDE * radius * (1 + torch.cos(math.pi * place / self.length)) / 2
-        ahead = sparse(x, problem.x, seen.grad, radius) if norm == "L1" else GEOMETRIES[norm].steepest(seen.grad)
+        ahead = sparse(x, problem.x, output.grad, radius) if norm == "L1" else GEOMETRIES[norm].steepest(output.grad)
         climbed = problem.project(x + per_sample(length.to(x.dtype), x) * ahead, radius)
         move = (1 - _MOMENTUM) * (climbed - x) + _MOMENTUM * (x - state.before)
         return torch.where(per_sample(place > 1, x), problem.project(x + move, radius), climbed)

@@ -10,13 +10,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.losses import LOSSES, LossName, cross_entropy
-from robustbench_lite.norms import GEOMETRIES, per_sample
-from robustbench_lite.parameters import PositiveInt, had_its_share
-from robustbench_lite.scorecard import Passes
-from robustbench_lite.stepper import Attack, Problem, Seen
-from robustbench_lite.target import Access
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.cost import Passes
+from robustbench_lite.core.losses import LOSSES, LossName, cross_entropy
+from robustbench_lite.core.norms import GEOMETRIES, per_sample
+from robustbench_lite.core.parameters import PositiveInt, had_its_share
+from robustbench_lite.core.threat import Access, ThreatModel
 
 _LEAST = 3  # pixels that a bump needs, up and down, to have a middle
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of a window's area, after so many of 10,000 steps
@@ -82,16 +81,20 @@ class Square(Attack):
         lowest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         return State(start, start, lowest, lowest, lowest if self.patience is None else self._margin(problem))
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
-        loss = cross_entropy(seen.logits, problem.aim, True).to(seen.x.dtype) if problem.targeted else seen.loss
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
+        loss = (
+            cross_entropy(output.logits, problem.target_class, True).to(output.x.dtype)
+            if problem.targeted
+            else output.loss
+        )
         better = loss > state.loss
-        best = torch.where(per_sample(better, seen.x), seen.x, state.best)
+        best = torch.where(per_sample(better, output.x), output.x, state.best)
         loss = torch.where(better, loss, state.loss)
-        margin = torch.where(better, seen.loss, state.margin)
+        margin = torch.where(better, output.loss, state.margin)
         following = self._paint(problem, best) if problem.threat.norm == "Linf" else self._shift(problem, best)
         return State(following, best, loss, margin, state.first)
 
-    def hopeless(self, problem: Problem, state: State) -> Tensor | None:
+    def gave_up(self, problem: Problem, state: State) -> Tensor | None:
         if self.patience is None:
             return None
         return had_its_share(problem.step, state.margin, state.first, self.patience)
@@ -99,7 +102,7 @@ class Square(Attack):
     def _margin(self, problem: Problem) -> Tensor:
         with torch.no_grad():
             logits = problem.model(problem.x)
-        return LOSSES["margin"](logits, problem.aim, problem.targeted, None).to(problem.x.dtype)
+        return LOSSES["margin"](logits, problem.target_class, problem.targeted, None).to(problem.x.dtype)
 
     def _stripes(self, problem: Problem) -> Tensor:
         channels, _, width = problem.x.shape[1:]

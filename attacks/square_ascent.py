@@ -10,15 +10,13 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.engine import Look
-from robustbench_lite.losses import LossName
-from robustbench_lite.meter import Meter
-from robustbench_lite.norms import GEOMETRIES, per_sample, project
-from robustbench_lite.parameters import Length, PositiveInt, had_its_share
-from robustbench_lite.scorecard import Passes
-from robustbench_lite.stepper import Attack, Problem, Seen
-from robustbench_lite.target import Access
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.attacking.engine import Query
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.cost import BudgetTracker, Passes
+from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.norms import GEOMETRIES, per_sample, project
+from robustbench_lite.core.parameters import Length, PositiveInt, had_its_share
+from robustbench_lite.core.threat import Access, ThreatModel
 
 from .square import Square
 from .square import State as Search
@@ -95,13 +93,13 @@ class SquareAscent(Attack):
         return Square().unfit(shape, threat)
 
     def init(self, problem: Problem) -> State:
-        none = torch.zeros_like(problem.aim)
+        none = torch.zeros_like(problem.target_class)
         return State(*Square(steps=self.windows, patience=self.patience).init(_nth(problem, none)), none, none)
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
         square = Square(steps=self.windows)
         within = replace(_nth(problem, state.search), step=state.tried)
-        state = State(*square.step(within, Search(*state[:5]), seen), state.search, state.tried + 1)
+        state = State(*square.step(within, Search(*state[:5]), output), state.search, state.tried + 1)
         over = self._over(state)
         climbs = (state.tried % self.every == 0) & ~over
         if bool(climbs.any()):
@@ -114,7 +112,7 @@ class SquareAscent(Attack):
         fresh = State(*start, following, torch.zeros_like(following))
         return State(*(torch.where(per_sample(again, new), new, old) for new, old in zip(fresh, state, strict=True)))
 
-    def hopeless(self, problem: Problem, state: State) -> Tensor:
+    def gave_up(self, problem: Problem, state: State) -> Tensor:
         return self._over(state)
 
     def _over(self, state: State) -> Tensor:
@@ -124,17 +122,22 @@ class SquareAscent(Attack):
 
     def _climb(self, problem: Problem, climbs: Tensor, x: Tensor) -> Tensor:
         """Climb from the best candidates of some samples, a mask, shape (B,); return where it was highest."""
-        origin, aim, norm, eps = problem.x[climbs], problem.aim[climbs], problem.threat.norm, problem.threat.eps
-        look = Look(problem.model, self.loss, problem.targeted, Meter(), len(x))
+        origin, target_class, norm, eps = (
+            problem.x[climbs],
+            problem.target_class[climbs],
+            problem.threat.norm,
+            problem.threat.eps,
+        )
+        query = Query(problem.model, self.loss, problem.targeted, BudgetTracker(), len(x))
         before, best, highest = x, x, torch.full_like(x.flatten(1)[:, 0], -torch.inf)
         for place in range(self.climb):
-            seen = look(x, aim, gradient=True)
-            if bool(seen.blind.all()):
+            output = query(x, target_class, gradient=True)
+            if bool(output.blind.all()):
                 break
-            higher = seen.loss > highest
-            best, highest = torch.where(per_sample(higher, x), x, best), torch.where(higher, seen.loss, highest)
+            higher = output.loss > highest
+            best, highest = torch.where(per_sample(higher, x), x, best), torch.where(higher, output.loss, highest)
             length = self.stride * eps * (1 + math.cos(math.pi * place / self.climb)) / 2
-            ahead = project(x + length * GEOMETRIES[norm].steepest(seen.grad), origin, norm, eps)
+            ahead = project(x + length * GEOMETRIES[norm].steepest(output.grad), origin, norm, eps)
             move = (1 - _MOMENTUM) * (ahead - x) + _MOMENTUM * (x - before)
             before, x = x, project(x + move, origin, norm, eps)
         return best

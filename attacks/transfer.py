@@ -10,12 +10,13 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from robustbench_lite import registry
-from robustbench_lite.engine import perturb
-from robustbench_lite.errors import UserError
-from robustbench_lite.stepper import Attack, Problem, Seen
-from robustbench_lite.target import Access, Target, as_target, load_target
-from robustbench_lite.threat import NORMS, ThreatModel
+from robustbench_lite.attacking.engine import perturb
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core import registry
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.threat import NORMS, Access, ThreatModel
+from robustbench_lite.model.loading import load_target
+from robustbench_lite.model.target import Target, as_target
 
 _STRONG: dict[str, dict[str, Any]] = {"apgd": {"loss": "margin"}}
 """Parameters whose results carry over better than those of an attack's own defaults."""
@@ -45,8 +46,8 @@ class Transfer(Attack):
     gradients: ClassVar[bool] = False
 
     surrogate: str | nn.Module | Target
-    """The other model, as `robustbench_lite.target.load_target` takes it; in Python a module or a `Target` as well. It
-    is moved to the target's device."""
+    """The other model, as `load_target` takes it; in Python a module or a `Target` as well. It is moved to the
+    target's device."""
     weights: str | None = None
     """File of the surrogate's weights, where a text doesn't say it all."""
     normalize: str | None = None
@@ -85,8 +86,8 @@ class Transfer(Attack):
         self._target.to(problem.x.device).probe(problem.x[:1])
         return State(problem.x)  # what the target says to it tells how many classes there are
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
-        surrogate, classes = self._target, seen.logits.shape[1]
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
+        surrogate, classes = self._target, output.logits.shape[1]
         if surrogate.classes != classes:
             raise UserError(
                 f"the surrogate {surrogate.name} tells {surrogate.classes} classes apart, the target {classes}: "

@@ -27,10 +27,10 @@ from nets import CACHE, NETS, Net
 from torch import Tensor, nn
 
 from robustbench_lite import evaluate
-from robustbench_lite.files import write_atomically
-from robustbench_lite.norms import GEOMETRIES
-from robustbench_lite.target import Target
-from robustbench_lite.threat import Norm, ThreatModel
+from robustbench_lite.core.files import write_atomically
+from robustbench_lite.core.norms import GEOMETRIES
+from robustbench_lite.core.threat import Norm, ThreatModel
+from robustbench_lite.model.target import Target
 
 TOLERANCE = 1e-6
 """By how much an adversarial example may leave the ball: rounding, and no more."""

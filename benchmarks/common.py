@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustbench_lite.data import Data, load_data
-from robustbench_lite.weights import load_weights
+from robustbench_lite.data.dataset import Data
+from robustbench_lite.data.load import load_data
+from robustbench_lite.model.weights import load_weights
 
 RESULTS = Path(__file__).parents[1] / "docs" / "benchmarks"
 
@@ -50,7 +51,7 @@ def rounds(jobs: Mapping[str, Callable[[], object]], count: int) -> dict[str, fl
 
 def environment() -> dict[str, Any]:
     """What it ran on."""
-    from robustbench_lite.tally import processor
+    from robustbench_lite.evaluating.assemble import processor
 
     packages = ("torch", "numpy", "foolbox", "adversarial-robustness-toolbox", "robustbench_lite")
     return {

@@ -27,15 +27,15 @@ from nets import CACHE, NETS
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustbench_lite import registry
-from robustbench_lite.cache import code_sha256
-from robustbench_lite.engine import Run, Samples, run
-from robustbench_lite.journal import Journal
-from robustbench_lite.losses import LOSSES
-from robustbench_lite.norms import GEOMETRIES
-from robustbench_lite.stepper import Attack, Problem, Seen
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.attacking.engine import RunResult, Samples, run_attack
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.attacking.journal import Journal
+from robustbench_lite.core import registry
+from robustbench_lite.core.losses import LOSSES
+from robustbench_lite.core.norms import GEOMETRIES
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.evaluating.cache import code_sha256
+from robustbench_lite.model.target import Target
 
 WIDEST = {"Linf": "1", "L2": "28", "L1": "784", "L0": "784"}
 """A ball that holds the box: the distance is searched for, not a success within some eps."""
@@ -65,13 +65,15 @@ class AdvLibFMN(Attack):
     def init(self, problem: Problem) -> State:
         return State(problem.x)
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+    def step(self, problem: Problem, state: State, seen: ModelOutput) -> State:
         # For a logger that FMN has no use for; with it adv-lib can't be installed everywhere.
         sys.modules.setdefault("visdom", ModuleType("visdom"))
         fmn = import_module("adv_lib.attacks").fmn
         norm = float(problem.threat.norm.removeprefix("L"))
         with torch.enable_grad():
-            return State(fmn(problem.model.eval(), problem.x, problem.aim, norm, steps=self.iterations).detach())
+            return State(
+                fmn(problem.model.eval(), problem.x, problem.target_class, norm, steps=self.iterations).detach()
+            )
 
 
 ADAPTERS: dict[str, type[Attack]] = {"adv-lib:fmn": AdvLibFMN}
@@ -120,16 +122,16 @@ CASES = (
 )
 
 
-def measured(case: Case, target: Target, samples: Samples, rows: NDArray[np.int64], seed: int) -> Run:
+def measured(case: Case, target: Target, samples: Samples, rows: NDArray[np.int64], seed: int) -> RunResult:
     """Run a case on some samples, or what is left of it."""
     adapter = ADAPTERS.get(case.attack)
     attack = adapter(**case.params) if adapter else registry.build("attacks", case.attack, case.params)
     threat = ThreatModel.parse(f"{case.norm} {WIDEST[case.norm]}")
-    code = code_sha256((attack, run, GEOMETRIES, LOSSES))
+    code = code_sha256((attack, run_attack, GEOMETRIES, LOSSES))
     asked = (target.weights_sha256(), repr(case), code, len(samples), rows.tolist(), seed)
     folder = CACHE / "distances"
     folder.mkdir(parents=True, exist_ok=True)
-    return run(
+    return run_attack(
         attack,
         target,
         samples,

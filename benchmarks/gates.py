@@ -18,8 +18,8 @@ import click
 import numpy as np
 from common import write
 
-from robustbench_lite.gates import CONFIDENCE, Counts, Gates, decide, judge, settled
-from robustbench_lite.statistics import paired_interval, visible_loss
+from robustbench_lite.results.gates import CONFIDENCE, Counts, Gates, check_gate, decide, settled
+from robustbench_lite.results.statistics import paired_interval, visible_loss
 
 SIZES = (500, 1000, 10_000)
 CHUNKS = 40
@@ -81,7 +81,7 @@ def paired(lost: int, gained: int, samples: int, allowed: float) -> tuple[bool, 
     """Whether the gate on a regression fails, and whether it is met."""
     low, high = paired_interval(lost, gained, samples, CONFIDENCE)
     value = (lost - gained) / samples
-    gate = judge("max_regression", allowed, value, low, high, samples=samples, more_needed=None)
+    gate = check_gate("max_regression", allowed, value, low, high, samples=samples, more_needed=None)
     return not gate.passed, gate.passed and gate.decided
 
 

@@ -24,14 +24,16 @@ import torch
 from common import loaded, mnist
 from torch import nn
 
-from robustbench_lite import registry
-from robustbench_lite.calibration import lenet5, wk17a
-from robustbench_lite.data import Data, load_data
-from robustbench_lite.suite import Schedule
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
-from robustbench_lite.training import CHECKPOINT_FILE, train
-from robustbench_lite.weights import WEIGHTS_FILE, save_model
+from robustbench_lite.core import registry
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.dataset import Data
+from robustbench_lite.data.load import load_data
+from robustbench_lite.evaluating.calibration import lenet5, wk17a
+from robustbench_lite.hardening.recipe import Schedule
+from robustbench_lite.hardening.training import CHECKPOINT_FILE, train
+from robustbench_lite.model.loading import save_model
+from robustbench_lite.model.target import Target
+from robustbench_lite.model.weights import WEIGHTS_FILE
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CACHE = Path(__file__).resolve().parents[1] / ".robustbench" / "benchmarks"

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from robustbench_lite import Suite, evaluate
-from robustbench_lite.suite import AttackSpec
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core.suite import AttackSpec
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.model.target import Target
 
 NET = "wk17a"
 SHAPE = (3, 32, 32)

@@ -12,15 +12,23 @@ import torch
 from common import write
 from validity import evaluated, zoo
 
-from robustbench_lite import validity
-from robustbench_lite.engine import Samples
-from robustbench_lite.evidence import Look
-from robustbench_lite.evidence.ground import Ground
-from robustbench_lite.evidence.probes import JAGGED, OWN_STEPS, UNDERSTATED, UNREACHED, WEAK, jaggedness, understatement
-from robustbench_lite.meter import Meter
-from robustbench_lite.scorecard import Outcome
-from robustbench_lite.suite import EVIDENCE
-from robustbench_lite.target import as_target
+from robustbench_lite.attacking.engine import Samples
+from robustbench_lite.core.cost import BudgetTracker
+from robustbench_lite.core.suite import EVIDENCE
+from robustbench_lite.evaluating import validity
+from robustbench_lite.evaluating.evidence import CountedModel
+from robustbench_lite.evaluating.evidence.probes import (
+    JAGGED,
+    OWN_STEPS,
+    UNDERSTATED,
+    UNREACHED,
+    WEAK,
+    jaggedness,
+    understatement,
+)
+from robustbench_lite.evaluating.evidence.survivors import Survivors
+from robustbench_lite.model.target import as_target
+from robustbench_lite.results.scorecard import Outcome
 
 SURVIVORS = 32
 PROBED = ("fallen (RB211)", "unreached (RB213)", "understated (RB215)", "jagged (RB223)")
@@ -44,10 +52,10 @@ def measured(case: Any) -> dict[str, Any]:
             ("fallen (RB211)", "unreached (RB213)", "understated (RB215)", "jagged (RB223)"), ""
         )
     target, data = as_target(case.make()), case.data()
-    look = Look(target, data, 0, Meter(), gradients=True, thorough=False)
+    look = CountedModel(target, data, 0, BudgetTracker(), gradients=True, thorough=False)
     samples = Samples(data, torch.zeros(len(data), dtype=torch.int64), data.labels)
     with target.attacking():
-        ground = Ground.of(look, samples, card.suite.threats[0], (), rows, SURVIVORS)
+        ground = Survivors.of(look, samples, card.suite.threats[0], (), rows, SURVIVORS)
         near, far = ground.climb("Linf", ground.threat.eps, OWN_STEPS), ground.climb("Linf", 1.0, OWN_STEPS)
         return told | {
             "fallen (RB211)": float((near.margin > 0).double().mean()),

@@ -19,11 +19,12 @@ from common import rounds, write
 from nets import NETS, Net
 from torch import Tensor, nn
 
-from robustbench_lite import Suite, evaluate, registry
-from robustbench_lite.data import Data
-from robustbench_lite.engine import Samples, run
-from robustbench_lite.suite import AttackSpec
-from robustbench_lite.target import Target
+from robustbench_lite import Suite, evaluate
+from robustbench_lite.attacking.engine import Samples, run_attack
+from robustbench_lite.core import registry
+from robustbench_lite.core.suite import AttackSpec
+from robustbench_lite.data.dataset import Data
+from robustbench_lite.model.target import Target
 
 STEPS = 40
 SETTINGS = (
@@ -108,7 +109,7 @@ def loops(net: Net, model: nn.Module, step: float, start: bool, batch: int, *, l
     def ours(data: Data) -> tuple[int, float]:
         rows, samples = torch.arange(len(data)), Samples(data, torch.arange(len(data)), data.labels)
         attack = registry.build("attacks", "pgd", params)
-        found = run(attack, Target(model), samples, rows.numpy(), net.threat, batch_size=batch, early_stop=leave)
+        found = run_attack(attack, Target(model), samples, rows.numpy(), net.threat, batch_size=batch, early_stop=leave)
         return len(data) - int(found.broken.sum()), found.passes.backward / len(data)
 
     def whole(data: Data) -> tuple[int, float]:

@@ -22,8 +22,8 @@ import torch
 from common import write
 
 from robustbench_lite import evaluate
-from robustbench_lite.scorecard import Scorecard
-from robustbench_lite.suite import Suite
+from robustbench_lite.core.suite import Suite
+from robustbench_lite.results.scorecard import Scorecard
 
 ZOO = Path(__file__).parents[1] / "tests" / "zoo"
 sys.path.insert(0, str(ZOO))

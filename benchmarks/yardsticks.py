@@ -18,8 +18,8 @@ import torch
 from common import loaded, mnist, write
 
 from robustbench_lite import Suite, evaluate
-from robustbench_lite.calibration import lenet5
-from robustbench_lite.suite import AttackSpec
+from robustbench_lite.core.suite import AttackSpec
+from robustbench_lite.evaluating.calibration import lenet5
 
 PUBLISHED = {"mnist_lenet5_clean.pt": (0.9889, 1.0), "mnist_lenet5_adv.pt": (0.9864, 0.068)}
 SUITE = Suite(

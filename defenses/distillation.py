@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.parameters import Length
-from robustbench_lite.training import Batch, Defense, Stage
+from robustbench_lite.core.parameters import Length
+from robustbench_lite.hardening.training import Batch, Defense, Stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite import registry
-from robustbench_lite.engine import perturb
-from robustbench_lite.losses import LossName
-from robustbench_lite.parameters import Length, PositiveInt, Share
-from robustbench_lite.stepper import Attack
-from robustbench_lite.training import Batch, Defense, Stage
+from robustbench_lite.attacking.engine import perturb
+from robustbench_lite.attacking.interface import Attack
+from robustbench_lite.core import registry
+from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.parameters import Length, PositiveInt, Share
+from robustbench_lite.hardening.training import Batch, Defense, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class PGDTraining(Defense):
 
     def loss(self, batch: Batch, stage: Stage) -> Tensor:
         with stage.target.attacking():
-            worst = perturb(self._attack, stage.target, batch.x, batch.y, stage.threat, batch.keys)
+            worst = perturb(self._attack, stage.target, batch.x, batch.y, stage.threat, batch.draw_keys)
         loss = F.cross_entropy(stage.target(worst), batch.y)
         if self.clean_share:
             loss = loss.lerp(F.cross_entropy(stage.target(batch.x), batch.y), self.clean_share)

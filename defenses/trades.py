@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.errors import UserError
-from robustbench_lite.noise import Noise
-from robustbench_lite.norms import GEOMETRIES, project
-from robustbench_lite.parameters import Length, PositiveInt, step_length
-from robustbench_lite.training import Batch, Defense, Stage
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.noise import Noise
+from robustbench_lite.core.norms import GEOMETRIES, project
+from robustbench_lite.core.parameters import Length, PositiveInt, step_length
+from robustbench_lite.hardening.training import Batch, Defense, Stage
 
 _NORMS = ("Linf", "L2")  # in L1 and L0 a steepest step moves a single value: far too few for a batch's ascent
 _START = 0.001  # of the input's range: the paper's; at the input itself the divergence has no slope
@@ -56,7 +56,7 @@ class TRADES(Defense):
         length = step_length(self.step_size, eps, self.steps)
         with torch.no_grad():
             clean = stage.target(batch.x)
-        x = batch.x + _START * Noise(batch.keys).normal(tuple(batch.x.shape[1:]))
+        x = batch.x + _START * Noise(batch.draw_keys).normal(tuple(batch.x.shape[1:]))
         for _ in range(self.steps):
             x = project(x, batch.x, norm, eps).requires_grad_()
             (grad,) = torch.autograd.grad(divergence(clean, stage.target(x)).sum(), x)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from robustbench_lite.scorecard import Plot, Trace
+from robustbench_lite.results.scorecard import Plot, Trace
 
 from ._format import number
 from ._view import Against, plotted

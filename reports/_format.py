@@ -6,7 +6,8 @@ import math
 import unicodedata
 from datetime import datetime
 
-from robustbench_lite.scorecard import AttackResult, DataInfo, Finding, Gate, Interval, Passes, TargetInfo
+from robustbench_lite.core.cost import Passes
+from robustbench_lite.results.scorecard import AttackResult, DataInfo, Finding, Gate, Interval, TargetInfo
 
 _BLANKS = {"Cc", "Zl", "Zp"}
 _GONE = {"Cf", "Cs", "Co", "Cn"}

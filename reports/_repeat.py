@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any
 
-from robustbench_lite.scorecard import Scorecard
-from robustbench_lite.suite import AttackSpec, Suite
+from robustbench_lite.core.suite import AttackSpec, Suite
+from robustbench_lite.results.scorecard import Scorecard
 
 from ._format import plain
 

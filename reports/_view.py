@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from robustbench_lite.compare import Comparison, compare, differences, same_adversary
-from robustbench_lite.errors import UserError
-from robustbench_lite.scorecard import AttackResult, Audit, Curve, Gate, Interval, Plot, Scorecard
-from robustbench_lite.suite import adversary
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.suite import adversary
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.results.compare import Comparison, compare, differences, same_adversary
+from robustbench_lite.results.scorecard import AttackResult, Audit, Curve, Gate, Interval, Plot, Scorecard
 
 from ._format import count, gate_demand, gate_found, number, percent, plain, plural
 

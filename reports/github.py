@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from robustbench_lite.scorecard import Scorecard
+from robustbench_lite.results.scorecard import Scorecard
 
 from . import _format as fmt
 from . import _view as view

@@ -10,9 +10,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from robustbench_lite.compare import Comparison
-from robustbench_lite.scorecard import AttackResult, ClassResult, Example, Finding, Interval, Scorecard
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.results.compare import Comparison
+from robustbench_lite.results.scorecard import AttackResult, ClassResult, Example, Finding, Interval, Scorecard
 
 from . import _charts, _format, _repeat, _view
 from ._png import Picture, picture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from robustbench_lite.compare import Change, Comparison
-from robustbench_lite.scorecard import AttackResult, Interval, Scorecard
+from robustbench_lite.results.compare import Change, Comparison
+from robustbench_lite.results.scorecard import AttackResult, Interval, Scorecard
 
 from . import _format as fmt
 from . import _view as view

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import robustbench_lite
-from robustbench_lite.scorecard import Finding, Gate, Scorecard
+from robustbench_lite.results.scorecard import Finding, Gate, Scorecard
 
 from . import _format as fmt
 from . import _view as view

@@ -14,8 +14,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from robustbench_lite.compare import Change
-from robustbench_lite.scorecard import AttackResult, Finding, Interval, Plot, Scorecard, Severity, Verdict
+from robustbench_lite.results.compare import Change
+from robustbench_lite.results.scorecard import AttackResult, Finding, Interval, Plot, Scorecard, Severity, Verdict
 
 from . import _format as fmt
 from . import _view as view

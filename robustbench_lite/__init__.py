@@ -5,43 +5,49 @@ The public names are loaded when first used, so that importing the package costs
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from robustbench_lite.core import former_names
+from robustbench_lite.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from robustbench_lite.asserts import assert_clean, assert_gates, assert_robust, assert_valid
-    from robustbench_lite.data import Data, load_data
-    from robustbench_lite.evaluation import evaluate
-    from robustbench_lite.gates import Gates
-    from robustbench_lite.hardening import Hardened, harden
-    from robustbench_lite.scorecard import Scorecard
-    from robustbench_lite.suite import Budget, Recipe, Suite, load_recipe, load_suite
-    from robustbench_lite.target import Target, load_target
-    from robustbench_lite.threat import ThreatModel
+    from robustbench_lite.core.cost import Budget
+    from robustbench_lite.core.suite import Suite, load_suite
+    from robustbench_lite.core.threat import ThreatModel
+    from robustbench_lite.data.dataset import Data
+    from robustbench_lite.data.load import load_data
+    from robustbench_lite.evaluating.pipeline import evaluate
+    from robustbench_lite.faces.asserts import assert_clean, assert_gates, assert_robust, assert_valid
+    from robustbench_lite.hardening.pipeline import Hardened, harden
+    from robustbench_lite.hardening.recipe import Recipe, load_recipe
+    from robustbench_lite.model.loading import load_target
+    from robustbench_lite.model.target import Target
+    from robustbench_lite.results.gates import Gates
+    from robustbench_lite.results.scorecard import Scorecard
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Budget": "suite",
-    "Data": "data",
-    "Gates": "gates",
-    "Hardened": "hardening",
-    "Recipe": "suite",
-    "Scorecard": "scorecard",
-    "Suite": "suite",
-    "Target": "target",
-    "ThreatModel": "threat",
-    "assert_clean": "asserts",
-    "assert_gates": "asserts",
-    "assert_robust": "asserts",
-    "assert_valid": "asserts",
-    "evaluate": "evaluation",
-    "harden": "hardening",
-    "load_data": "data",
-    "load_recipe": "suite",
-    "load_suite": "suite",
-    "load_target": "target",
+    "Budget": "core.cost",
+    "Data": "data.dataset",
+    "Gates": "results.gates",
+    "Hardened": "hardening.pipeline",
+    "Recipe": "hardening.recipe",
+    "Scorecard": "results.scorecard",
+    "Suite": "core.suite",
+    "Target": "model.target",
+    "ThreatModel": "core.threat",
+    "assert_clean": "faces.asserts",
+    "assert_gates": "faces.asserts",
+    "assert_robust": "faces.asserts",
+    "assert_valid": "faces.asserts",
+    "evaluate": "evaluating.pipeline",
+    "harden": "hardening.pipeline",
+    "load_data": "data.load",
+    "load_recipe": "hardening.recipe",
+    "load_suite": "core.suite",
+    "load_target": "model.loading",
 }
 __all__ = [
     "Budget",
@@ -71,12 +77,5 @@ _here = Path(__file__).parent
 if not (_here / "attacks").is_dir() and (_here.parent / "attacks" / "__init__.py").is_file():
     __path__.append(str(_here.parent))
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)
+former_names.install()

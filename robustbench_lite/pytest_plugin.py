@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from robustbench_lite.plugin import discovery, options
+from robustbench_lite.faces.plugin import discovery, options
 
 if TYPE_CHECKING:
-    from robustbench_lite.plugin.collection import SuiteFile, TableFile
-    from robustbench_lite.plugin.evaluations import Result
-    from robustbench_lite.plugin.results import Written
-    from robustbench_lite.scorecard import Scorecard
-    from robustbench_lite.target import Target
+    from robustbench_lite.faces.plugin.collection import SuiteFile, TableFile
+    from robustbench_lite.faces.plugin.evaluations import Result
+    from robustbench_lite.faces.plugin.results import Written
+    from robustbench_lite.model.target import Target
+    from robustbench_lite.results.scorecard import Scorecard
 
 _SUITES = pytest.StashKey[list[Path]]()
 _MARKED = pytest.StashKey[bool]()
@@ -55,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
         here = given.invoked_from
         config.args += [str(path) for path in suites if not discovery.is_asked_for(path, config.args, here)]
     if not given.is_worker and (given.used or _evaluates_suites(config)):
-        from robustbench_lite.plugin.plan import Plan
+        from robustbench_lite.faces.plugin.plan import Plan
 
         options.check_files(given)
         Plan.of(config)
@@ -85,7 +85,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> SuiteFile 
         return None
     if not listed and not parent.session.isinitpath(file_path):
         return None
-    from robustbench_lite.plugin import collection
+    from robustbench_lite.faces.plugin import collection
 
     if listed and file_path.name == "pyproject.toml":
         return collection.TableFile.from_parent(parent, path=file_path)
@@ -104,8 +104,8 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Check the markers."""
     if any(item.get_closest_marker(discovery.MARKER) for item in items):
-        from robustbench_lite.plugin import marker
-        from robustbench_lite.plugin.plan import Plan
+        from robustbench_lite.faces.plugin import marker
+        from robustbench_lite.faces.plugin.plan import Plan
 
         Plan.of(config)
         faults = marker.check(items)
@@ -116,7 +116,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def robust_target(request: pytest.FixtureRequest) -> Target:
     """Model under test, as a module, a Target, or the name of one; override it, or name one in the table."""
-    from robustbench_lite.plugin import marker
+    from robustbench_lite.faces.plugin import marker
 
     return marker.default_target(request.config)
 
@@ -124,7 +124,7 @@ def robust_target(request: pytest.FixtureRequest) -> Target:
 @pytest.fixture(scope="session")
 def robust_data(request: pytest.FixtureRequest) -> Any:
     """Data that it is attacked on, in any form that evaluate takes; override it, or name some in the table."""
-    from robustbench_lite.plugin import marker
+    from robustbench_lite.faces.plugin import marker
 
     return marker.default_data(request.config)
 
@@ -132,7 +132,7 @@ def robust_data(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def robustness(request: pytest.FixtureRequest, robust_target: Any, robust_data: Any) -> Scorecard:
     """Scorecard of robust_target on robust_data, as the test's marker says; its gates hold when the test is done."""
-    from robustbench_lite.plugin import marker
+    from robustbench_lite.faces.plugin import marker
 
     return marker.evaluate_test(request.node, robust_target, robust_data)
 
@@ -143,7 +143,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     __tracebackhide__ = True
     result = yield
     if discovery.FIXTURE in getattr(item, "fixturenames", ()):
-        from robustbench_lite.plugin import marker
+        from robustbench_lite.faces.plugin import marker
 
         marker.enforce(item)
     return result
@@ -162,7 +162,7 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep the items of an evaluation on one worker, where the user has not chosen a way to part the tests."""
     if config.getoption("dist") == "load" and _evaluates_suites(config):
-        from robustbench_lite.plugin import scheduling
+        from robustbench_lite.faces.plugin import scheduling
 
         return scheduling.EvaluationScheduling(config, log)
     return None
@@ -175,9 +175,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     given = options.Options.of(config)
     if given.is_worker or config.getoption("collectonly") or not (given.used or _has_evaluated(config, given)):
         return
-    from robustbench_lite.plugin import results
-    from robustbench_lite.plugin.evaluations import Evaluations
-    from robustbench_lite.plugin.plan import Plan
+    from robustbench_lite.faces.plugin import results
+    from robustbench_lite.faces.plugin.evaluations import Evaluations
+    from robustbench_lite.faces.plugin.plan import Plan
 
     found = Evaluations.of(config).results
     written = results.publish(found, given, Plan.of(config).baselines)
@@ -199,7 +199,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     found, written = config.stash.get(_LEFT, ([], None))
     if written is None or not (found or written.faults):
         return
-    from robustbench_lite.plugin import results, summary
+    from robustbench_lite.faces.plugin import results, summary
 
     terminalreporter.section("robustness")
     if found and not config.getoption("no_summary"):

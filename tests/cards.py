@@ -8,7 +8,10 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from robustbench_lite.scorecard import (
+from robustbench_lite.core.cost import Passes
+from robustbench_lite.core.suite import AttackSpec, Suite
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.results.scorecard import (
     AttackResult,
     Break,
     DataInfo,
@@ -18,15 +21,12 @@ from robustbench_lite.scorecard import (
     Interval,
     Nearest,
     Outcome,
-    Passes,
     Scorecard,
     TargetInfo,
     ThreatResult,
     Trace,
     median,
 )
-from robustbench_lite.suite import AttackSpec, Suite
-from robustbench_lite.threat import ThreatModel
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CASCADE: Mapping[str, float] = {"pgd": 0.35, "apgd_dlr": 0.12, "square": 0.03}

@@ -35,7 +35,7 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 import robustbench_lite, robustbench_lite.attacks, robustbench_lite.defenses, robustbench_lite.reports
-from robustbench_lite import registry
+from robustbench_lite.core import registry
 
 print(json.dumps({
     "file": robustbench_lite.__file__,
@@ -187,7 +187,7 @@ def test_wheel_works_from_the_root_of_a_checkout(built: Built) -> None:
 
 @pytest.mark.slow
 def test_wheel_loads_an_attack_and_runs_the_command(built: Built, tmp_path: Path) -> None:
-    code = "from robustbench_lite import registry; print(registry.find('attacks', 'pgd').__module__)"
+    code = "from robustbench_lite.core import registry; print(registry.find('attacks', 'pgd').__module__)"
     assert run([built.python, "-c", code], tmp_path).strip() == "robustbench_lite.attacks.pgd"
     for folder in (tmp_path, built.checkout):
         assert "Usage: rblite" in run([built.environment / "bin" / "rblite", "--help"], folder)
@@ -208,7 +208,8 @@ def test_folders_of_a_user_that_bear_our_names_stay_theirs(built: Built, tmp_pat
 @pytest.mark.slow
 def test_wheel_tests_a_project_with_pytest(built: Built, tmp_path: Path) -> None:
     left = shutil.ignore_patterns("__pycache__", ".*_cache", ".robustbench")
-    sample = Path(shutil.copytree(ROOT / "tests" / "plugin" / "sample_project", tmp_path / "sample", ignore=left))
+    theirs = ROOT / "tests" / "faces" / "plugin" / "sample_project"
+    sample = Path(shutil.copytree(theirs, tmp_path / "sample", ignore=left))
     code = (
         "import sys, pytest, robustbench_lite; code = pytest.main(sys.argv[1:]);"
         "from robustbench_lite.attacks import pgd; print('RAN', robustbench_lite.__file__, pgd.__file__);"

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_lite.engine import out_of_memory
-from robustbench_lite.errors import UserError
-from robustbench_lite.noise import Noise
-from robustbench_lite.registry import unknown
-from robustbench_lite.stepper import Attack, Problem, Seen
-from robustbench_lite.target import Access
+from robustbench_lite.attacking.engine import out_of_memory
+from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.noise import Noise
+from robustbench_lite.core.registry import unknown
+from robustbench_lite.core.threat import Access
 
 
 class State(NamedTuple):
@@ -80,11 +80,11 @@ class Foreign(Attack):
     def init(self, problem: Problem) -> State:
         return State(problem.x)
 
-    def step(self, problem: Problem, state: State, seen: Seen) -> State:
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
         size = len(problem.x)
         while True:
             try:
-                parts = [self._part(problem, slice(at, at + size), seen) for at in range(0, len(problem.x), size)]
+                parts = [self._part(problem, slice(at, at + size), output) for at in range(0, len(problem.x), size)]
                 return State(torch.cat(parts))
             except UserError:
                 raise
@@ -93,12 +93,12 @@ class Foreign(Attack):
                     raise UserError(self._failure(problem, fault)) from fault
             size //= 2  # out here the failed attempt's tensors, which its traceback held, are freed
 
-    def _part(self, problem: Problem, rows: slice, seen: Seen) -> Tensor:
+    def _part(self, problem: Problem, rows: slice, output: ModelOutput) -> Tensor:
         keys = problem.noise.keys[rows]
-        fields = {name: getattr(problem, name)[rows] for name in ("x", "y", "aim", "step")}
+        fields = {name: getattr(problem, name)[rows] for name in ("x", "y", "target_class", "step")}
         # ART runs on the current GPU; -1 is none.
         with torch.cuda.device(keys.device.index if keys.is_cuda else -1), seeded(keys), torch.enable_grad():
-            found = self.generate(replace(problem, noise=Noise(keys), **fields), seen.logits.shape[1])
+            found = self.generate(replace(problem, noise=Noise(keys), **fields), output.logits.shape[1])
         if found.shape != fields["x"].shape:
             raise ValueError(f"it returned shape {tuple(found.shape)} for inputs of {tuple(fields['x'].shape)}")
         return found.detach().to(problem.x)

@@ -16,11 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.errors import UserError
-from robustbench_lite.parameters import step_length
-from robustbench_lite.stepper import Problem
-from robustbench_lite.target import Access
-from robustbench_lite.threat import NORMS
+from robustbench_lite.attacking.interface import Problem
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.parameters import step_length
+from robustbench_lite.core.threat import NORMS, Access
 
 from ._foreign import Foreign, checked, defaults, environment, needs, pick, replaced
 
@@ -120,8 +119,8 @@ class ArtAttack(Foreign):
             device_type="gpu" if problem.x.is_cuda else "cpu",
         )
         attack = self.source(classifier, **self._settings(problem))
-        aim = _runner_up(problem) if towards and not problem.targeted else problem.aim
-        labels = np.eye(classes, dtype=np.float32)[aim.cpu().numpy()]
+        target_class = _runner_up(problem) if towards and not problem.targeted else problem.target_class
+        labels = np.eye(classes, dtype=np.float32)[target_class.cpu().numpy()]
         found: Tensor = torch.from_numpy(attack.generate(problem.x.cpu().numpy(), labels)).to(problem.x)
         return found if self.source.__name__ != "HopSkipJump" else _back(problem, found)
 
@@ -160,7 +159,7 @@ def _back(problem: Problem, found: Tensor) -> Tensor:
     near = torch.zeros_like(far)
     for _ in range(10):
         middle = (near + far) / 2
-        same = problem.model(problem.x + middle * way).argmax(1) == problem.aim
+        same = problem.model(problem.x + middle * way).argmax(1) == problem.target_class
         reached = (same if problem.targeted else ~same).reshape(middle.shape)
         near, far = torch.where(reached, near, middle), torch.where(reached, middle, far)
     return problem.x + far * way
@@ -169,7 +168,7 @@ def _back(problem: Problem, found: Tensor) -> Tensor:
 def _runner_up(problem: Problem) -> Tensor:
     """The most likely of the other classes, shape (B,)."""
     with torch.no_grad():
-        return problem.model(problem.x).scatter(1, problem.aim[:, None], -torch.inf).argmax(1)  # type: ignore[no-any-return]
+        return problem.model(problem.x).scatter(1, problem.target_class[:, None], -torch.inf).argmax(1)  # type: ignore[no-any-return]
 
 
 class Probabilities(nn.Module):

@@ -12,11 +12,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from robustbench_lite.errors import UserError
-from robustbench_lite.parameters import step_length
-from robustbench_lite.stepper import Problem
-from robustbench_lite.target import Access
-from robustbench_lite.threat import NORMS
+from robustbench_lite.attacking.interface import Problem
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.parameters import step_length
+from robustbench_lite.core.threat import NORMS, Access
 
 from ._foreign import Foreign, checked, defaults, environment, needs, pick
 
@@ -75,7 +74,7 @@ class FoolboxAttack(Foreign):
         attack = self.source(**self.given, **self._settings(problem.threat.norm))
         limit = {} if self.minimal else {"epsilon": problem.threat.eps}
         # Not `attack(...)`: it would spend a pass on judging the result, which the engine does.
-        found: Tensor = attack.run(model, problem.x, goal(problem.aim), **limit)
+        found: Tensor = attack.run(model, problem.x, goal(problem.target_class), **limit)
         return found
 
     def _settings(self, norm: str) -> dict[str, Any]:

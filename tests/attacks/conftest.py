@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.data import as_data
-from robustbench_lite.engine import Meter, Run, Samples, run
-from robustbench_lite.stepper import Attack
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.attacking.engine import RunResult, Samples, run_attack
+from robustbench_lite.attacking.interface import Attack
+from robustbench_lite.core.cost import BudgetTracker
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.load import as_data
+from robustbench_lite.model.target import Target
 
 _CLOSEST = 1e-4  # L2 distance of a sample of `linear` from its boundary
 
@@ -28,15 +29,15 @@ class Linear:
     y: Tensor
     model: nn.Module
 
-    def distances(self, norm: str, aim: Tensor | None = None) -> Tensor:
+    def distances(self, norm: str, target_class: Tensor | None = None) -> Tensor:
         """Smallest perturbation that changes the prediction, or that reaches ``aim``: the dual norm's distance."""
         weight = self.model[1].weight.detach()
         logits = self.model(self.x).detach()
-        if aim is None:
+        if target_class is None:
             return self.rivals(norm).amin(1)
         assert logits.shape[1] == 2  # with more classes the nearest point of a class's region is no closed form
-        gap = logits.gather(1, self.y[:, None])[:, 0] - logits.gather(1, aim[:, None])[:, 0]
-        return gap / (weight[self.y] - weight[aim]).norm(p=_dual(norm), dim=1)
+        gap = logits.gather(1, self.y[:, None])[:, 0] - logits.gather(1, target_class[:, None])[:, 0]
+        return gap / (weight[self.y] - weight[target_class]).norm(p=_dual(norm), dim=1)
 
     def rivals(self, norm: str) -> Tensor:
         """Distance to the boundary with each other class, shape (N, K); infinite for the sample's own."""
@@ -83,27 +84,27 @@ class Linear:
         batch_size: int = 64,
         early_stop: bool = True,
         seed: int = 0,
-        aims: Tensor | None = None,
+        target_classes: Tensor | None = None,
         model: nn.Module | None = None,
         keep: Container[int] = (),
-        meter: Meter | None = None,
-    ) -> Run:
+        budget: BudgetTracker | None = None,
+    ) -> RunResult:
         """Run an attack on all samples; a targeted one wants ``aims``, by default the other of two classes."""
         data = as_data((self.x, self.y))
         parsed = ThreatModel.parse(threat)
-        if aims is None:
-            aims = self.y if parsed.goal == "untargeted" else 1 - self.y
-        return run(
+        if target_classes is None:
+            target_classes = self.y if parsed.goal == "untargeted" else 1 - self.y
+        return run_attack(
             attack,
             Target(model or self.model),
-            Samples(data, torch.arange(len(data)) * 7919, aims),
+            Samples(data, torch.arange(len(data)) * 7919, target_classes),
             np.arange(len(data)),
             parsed,
             seed=seed,
             batch_size=batch_size,
             early_stop=early_stop,
             keep=keep,
-            meter=meter,
+            budget=budget,
         )
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite import registry
-from robustbench_lite.data import as_data
-from robustbench_lite.engine import Run, Samples, run
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.attacking.engine import RunResult, Samples, run_attack
+from robustbench_lite.core import registry
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.load import as_data
+from robustbench_lite.model.target import Target
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Trained:
     x: Tensor
     y: Tensor
 
-    def attack(self, name: str, threat: str, *, early_stop: bool = True, **params: Any) -> Run:
+    def attack(self, name: str, threat: str, *, early_stop: bool = True, **params: Any) -> RunResult:
         """Run an attack on all samples, and keep every witness."""
         data = as_data((self.x, self.y))
-        return run(
+        return run_attack(
             registry.build("attacks", name, params),
             Target(self.model),
             Samples(data, torch.arange(len(data)), data.labels),
@@ -51,7 +51,7 @@ EPS = {"Linf": 0.1, "L2": 0.6}
 """Where about half of the samples break."""
 
 
-def agreement(ours: Run, theirs: Run) -> float:
+def agreement(ours: RunResult, theirs: RunResult) -> float:
     """Share of the samples with the same outcome; on an all-broken or an unbroken set it would say nothing."""
     assert 0.2 < ours.broken.mean() < 0.9
     return float((ours.broken == theirs.broken).mean())

@@ -13,18 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from robustbench_lite import registry
+from robustbench_lite.attacking.engine import Samples, run_attack
+from robustbench_lite.attacking.interface import Counted, ModelOutput, Problem
 from robustbench_lite.attacks._auto_pgd import _spans
 from robustbench_lite.attacks.apgd import APGD
 from robustbench_lite.attacks.apgd_targeted import APGDTargeted
 from robustbench_lite.attacks.pgd import PGD
-from robustbench_lite.data import as_data
-from robustbench_lite.engine import Samples, run
-from robustbench_lite.noise import Noise
-from robustbench_lite.norms import GEOMETRIES, sparse
-from robustbench_lite.stepper import Counted, Problem, Seen
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core import registry
+from robustbench_lite.core.noise import Noise
+from robustbench_lite.core.norms import GEOMETRIES, sparse
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.load import as_data
+from robustbench_lite.model.target import Target
 
 from .conftest import l1_distances
 
@@ -59,7 +59,7 @@ def attacked(network, attack, threat, *, batch_size=64, early_stop=True, seed=0,
     x, y, own = network
     samples = Samples(as_data((x, y)), torch.arange(len(x)) * 7919, y)
     rows = np.arange(len(x)) if rows is None else rows
-    return run(
+    return run_attack(
         attack,
         Target(model or own),
         samples,
@@ -173,11 +173,13 @@ def test_a_targeted_goal_is_exact_on_a_binary_linear_model(linear, norm):
 @pytest.mark.parametrize("loss", ["cross_entropy", "dlr", "margin", "probability_margin"])
 def test_reaches_the_class_that_is_wanted(linear, loss):
     problem = linear(classes=5, samples=60)
-    aims = (problem.y + 2) % 5
+    target_classes = (problem.y + 2) % 5
     # Logits of a few units: those of a saturated softmax have no gradient.
-    found = linear(classes=5, samples=60, scale=0.1).attack(APGD(loss=loss), "Linf 0.2 targeted", aims=aims)
+    found = linear(classes=5, samples=60, scale=0.1).attack(
+        APGD(loss=loss), "Linf 0.2 targeted", target_classes=target_classes
+    )
     assert found.broken.all()
-    np.testing.assert_array_equal(found.prediction, aims)
+    np.testing.assert_array_equal(found.prediction, target_classes)
 
 
 @pytest.mark.parametrize("attack", [APGD(steps=20), APGDTargeted(targets=3, iterations=8)], ids=["apgd", "targeted"])
@@ -235,7 +237,7 @@ def problem_of(threat, lanes=3):
     return Problem(
         x=x,
         y=torch.zeros(lanes, dtype=torch.int64),
-        aim=torch.zeros(lanes, dtype=torch.int64),
+        target_class=torch.zeros(lanes, dtype=torch.int64),
         samples=torch.arange(lanes),
         step=torch.zeros(lanes, dtype=torch.int64),
         noise=Noise(torch.arange(lanes)),
@@ -249,7 +251,9 @@ def sizes(losses, steps, threat="Linf 0.1"):
     problem, attack = problem_of(threat, losses.shape[1]), APGD(steps=steps)
     state, found = attack.init(problem), []
     for done in range(steps):
-        seen = Seen(problem.project(state.x), losses[done][:, None], losses[done], torch.ones_like(state.x), None)
+        seen = ModelOutput(
+            problem.project(state.x), losses[done][:, None], losses[done], torch.ones_like(state.x), None
+        )
         state = attack.step(replace(problem, step=torch.full_like(problem.step, done)), state, seen)
         found.append(state.size)
     return torch.stack(found)
@@ -291,7 +295,7 @@ def test_a_halved_climb_goes_on_from_the_best_point():
         best=best, best_grad=torch.ones_like(best), best_loss=torch.tensor([5.0, 5.0]), rises=torch.tensor([3, 21])
     )
     now = torch.full_like(best, 0.48)
-    seen = Seen(now, torch.ones(2, 1), torch.tensor([4.0, 4.0]), -torch.ones_like(best), None)
+    seen = ModelOutput(now, torch.ones(2, 1), torch.tensor([4.0, 4.0]), -torch.ones_like(best), None)
     problem = replace(problem, step=torch.full((2,), 22))
     following = attack.step(problem, state._replace(previous=now), seen)
     assert following.size.tolist() == pytest.approx([0.1, 0.2])
@@ -332,7 +336,7 @@ def test_in_l1_what_rounding_left_of_a_change_does_not_count():
     best = problem.x.clone()
     best[0, 0, 0, 0], best[0, 0, 1, 1] = 0.9, 0.5 + 1e-7
     state = attack.init(problem)._replace(best=best, best_loss=torch.tensor([9.0]))
-    seen = Seen(best, torch.ones(1, 1), torch.tensor([1.0]), torch.ones_like(best), None)
+    seen = ModelOutput(best, torch.ones(1, 1), torch.tensor([1.0]), torch.ones_like(best), None)
     state = attack.step(replace(problem, step=torch.tensor([4])), state, seen)
     assert state.support.tolist() == [1]
 
@@ -345,7 +349,7 @@ def test_in_l1_the_width_follows_the_best_perturbation_and_the_step_shrinks_to_a
     state = attack.init(problem)._replace(best=best, best_loss=torch.tensor([9.0, 9.0]))
     assert state.size.tolist() == pytest.approx([0.4, 0.4])
     for at in range(4, 60, 4):
-        seen = Seen(best, torch.ones(2, 1), torch.tensor([1.0, 1.0]), torch.ones_like(best), None)
+        seen = ModelOutput(best, torch.ones(2, 1), torch.tensor([1.0, 1.0]), torch.ones_like(best), None)
         state = attack.step(replace(problem, step=torch.full((2,), at)), state, seen)
         if at == 4:  # one of four values is fewer than all, four are not
             assert state.size.tolist() == pytest.approx([0.4, 0.4 / 1.5])
@@ -366,7 +370,7 @@ class Chosen(nn.Module):
 def test_the_classes_are_attacked_by_their_gap():
     x = torch.tensor([[0.9, 0.2, 0.8, 0.5], [0.1, 0.9, 0.3, 0.2]])
     y = torch.tensor([0, 1])
-    problem = replace(problem_of("Linf 0.01", 2), x=x, y=y, aim=y, model=Counted(Target(Chosen())))
+    problem = replace(problem_of("Linf 0.01", 2), x=x, y=y, target_class=y, model=Counted(Target(Chosen())))
     attack = APGDTargeted(targets=3, iterations=5)
     state = attack.init(problem)
     assert state.ranking.tolist() == [[2, 3, 1], [2, 3, 0]]
@@ -382,7 +386,7 @@ def test_by_gap_over_gradient_the_order_is_that_of_the_distances_of_a_linear_mod
     problem = linear(classes=6)
     attack = APGDTargeted(targets=5, ranking="gap_over_gradient")
     counted = Counted(Target(problem.model))
-    given = replace(problem_of(f"{norm} 0.01", 40), x=problem.x, y=problem.y, aim=problem.y, model=counted)
+    given = replace(problem_of(f"{norm} 0.01", 40), x=problem.x, y=problem.y, target_class=problem.y, model=counted)
     ranking = attack.init(given).ranking
     assert torch.equal(ranking, problem.rivals(norm).argsort(1)[:, :5])
     spent = counted.take()

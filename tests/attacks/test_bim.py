@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robustbench_lite import registry
+from robustbench_lite.attacking.engine import perturb
 from robustbench_lite.attacks.bim import BIM
 from robustbench_lite.attacks.pgd import PGD
-from robustbench_lite.engine import perturb
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core import registry
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.model.target import Target
 
 SHAPES = [(1, 6, 6), (3, 16, 16), (50,), (2, 3, 4, 5)]
 
@@ -77,10 +77,10 @@ def test_starts_from_the_input_and_draws_nothing(linear):
 
 def test_reaches_the_class_that_is_wanted(linear):
     problem = linear(classes=4, samples=60)
-    aims = (problem.y + 2) % 4
-    found = problem.attack(BIM(loss="margin"), "Linf 0.2 targeted", aims=aims)
+    target_classes = (problem.y + 2) % 4
+    found = problem.attack(BIM(loss="margin"), "Linf 0.2 targeted", target_classes=target_classes)
     assert found.broken.all()
-    np.testing.assert_array_equal(found.prediction, aims)
+    np.testing.assert_array_equal(found.prediction, target_classes)
 
 
 def test_costs_a_forward_pass_for_each_candidate_and_a_backward_pass_for_each_step(linear):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_lite import registry
+from robustbench_lite.attacking.engine import Samples, run_attack
 from robustbench_lite.attacks.carlini_wagner import CarliniWagner, CarliniWagnerLinf
-from robustbench_lite.data import as_data
-from robustbench_lite.engine import Samples, run
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core import registry
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.load import as_data
+from robustbench_lite.model.target import Target
 
 SHAPES = [(1, 6, 6), (3, 16, 16), (50,), (2, 3, 4, 5)]
 ROUNDING = 1e-6  # of a float32 margin, as a distance: it matters to samples that lie on the boundary
@@ -83,15 +83,15 @@ def test_reaches_the_class_that_is_wanted_at_the_exact_distance(linear):
     problem = linear((1, 6, 6), classes=2)
     found = problem.attack(CarliniWagner(), "L2 5 targeted", early_stop=False)
     np.testing.assert_array_equal(found.prediction, 1 - problem.y)
-    assert (found.distance <= 1.02 * problem.distances("L2", aim=1 - problem.y).numpy()).all()
+    assert (found.distance <= 1.02 * problem.distances("L2", target_class=1 - problem.y).numpy()).all()
 
 
 def test_the_wanted_one_of_many_classes_is_reached(linear):
     problem, attack = linear((1, 6, 6), classes=4, samples=20), CarliniWagner(search_steps=3, iterations=50)
-    aims = (problem.y + 2) % 4
-    found = problem.attack(attack, "L2 5 targeted", aims=aims, early_stop=False)
+    target_classes = (problem.y + 2) % 4
+    found = problem.attack(attack, "L2 5 targeted", target_classes=target_classes, early_stop=False)
     assert found.broken.all()
-    np.testing.assert_array_equal(found.prediction, aims)
+    np.testing.assert_array_equal(found.prediction, target_classes)
     any_other = problem.attack(attack, "L2 5", early_stop=False)
     assert np.median(found.distance) >= np.median(any_other.distance)
 
@@ -120,7 +120,9 @@ def test_crosses_a_plateau_that_the_gradient_at_the_input_knows_nothing_of():
     x = torch.full((8, 1, 4, 4), 0.4) + torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)) / 100
     data = as_data((x, torch.zeros(8, dtype=torch.int64)))
     samples = Samples(data, torch.arange(8), data.labels)
-    found = run(CarliniWagner(), Target(Plateau()), samples, np.arange(8), ThreatModel.parse("L2 4"), early_stop=False)
+    found = run_attack(
+        CarliniWagner(), Target(Plateau()), samples, np.arange(8), ThreatModel.parse("L2 4"), early_stop=False
+    )
     nearest = 0.8 - x[:, 0, 0, 0].numpy()  # by the steepest value alone
     assert np.median(found.distance / nearest) <= 1.3, found.distance / nearest
 
@@ -133,7 +135,7 @@ def test_a_flat_model_costs_nothing_but_time():
     data = as_data((torch.rand(5, 1, 4, 4), torch.zeros(5, dtype=torch.int64)))
     samples = Samples(data, torch.arange(5), data.labels)
     for attack, threat in ((CarliniWagner(iterations=10), "L2 1"), (CarliniWagnerLinf(iterations=10), "Linf 0.1")):
-        found = run(attack, Target(Flat()), samples, np.arange(5), ThreatModel.parse(threat))
+        found = run_attack(attack, Target(Flat()), samples, np.arange(5), ThreatModel.parse(threat))
         assert not found.broken.any()
         assert np.isinf(found.distance).all()
         assert found.trace.zero_gradient[0] == 5
@@ -192,10 +194,10 @@ def test_linf_every_candidate_stays_in_ball_and_box(walled):
 
 def test_linf_reaches_the_class_that_is_wanted(linear):
     problem = linear(classes=4, samples=60)
-    aims = (problem.y + 2) % 4
-    found = problem.attack(CarliniWagnerLinf(), "Linf 0.2 targeted", aims=aims)
+    target_classes = (problem.y + 2) % 4
+    found = problem.attack(CarliniWagnerLinf(), "Linf 0.2 targeted", target_classes=target_classes)
     assert found.broken.all()
-    np.testing.assert_array_equal(found.prediction, aims)
+    np.testing.assert_array_equal(found.prediction, target_classes)
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
+from robustbench_lite.attacking.engine import Samples, run_attack
 from robustbench_lite.attacks._corruptions import CORRUPTIONS
 from robustbench_lite.attacks.corruption import Corruption, corrupt
-from robustbench_lite.data import as_data
-from robustbench_lite.engine import Samples, run
-from robustbench_lite.errors import UserError
-from robustbench_lite.noise import Noise
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.noise import Noise
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.load import as_data
+from robustbench_lite.model.target import Target
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (3, 40, 60), (1, 96, 64)]
 KINDS = sorted(CORRUPTIONS)
@@ -69,7 +69,9 @@ class Mean(nn.Module):
 def attack(corruption: Corruption, model: nn.Module, x: torch.Tensor, threat: str, batch_size: int = 64):
     data = as_data((x, torch.zeros(len(x), dtype=torch.int64)))
     samples, rows = Samples(data, torch.arange(len(x)) * 7919, data.labels), np.arange(len(x))
-    return run(corruption, Target(model), samples, rows, ThreatModel.parse(threat), batch_size=batch_size, keep=rows)
+    return run_attack(
+        corruption, Target(model), samples, rows, ThreatModel.parse(threat), batch_size=batch_size, keep=rows
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from torch import nn
 
-from robustbench_lite import registry
 from robustbench_lite.attacks.ddn import DDN
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core import registry
+from robustbench_lite.core.threat import ThreatModel
 
 SHAPES = [(1, 6, 6), (3, 16, 16), (50,), (2, 3, 4, 5)]
 
@@ -71,11 +71,11 @@ def test_breaks_what_is_in_the_ball_and_nothing_else(walled):
 
 def test_reaches_the_class_that_is_wanted(linear):
     problem = linear(classes=4, samples=20)
-    aims = (problem.y + 2) % 4
-    found = problem.attack(DDN(), "L2 5 targeted", aims=aims, early_stop=False)
-    np.testing.assert_array_equal(found.prediction, aims)
+    target_classes = (problem.y + 2) % 4
+    found = problem.attack(DDN(), "L2 5 targeted", target_classes=target_classes, early_stop=False)
+    np.testing.assert_array_equal(found.prediction, target_classes)
     # Not nearer than the boundary with that class, and mostly there: another class may lie between.
-    ratio = found.distance / problem.rivals("L2").gather(1, aims[:, None])[:, 0].numpy()
+    ratio = found.distance / problem.rivals("L2").gather(1, target_classes[:, None])[:, 0].numpy()
     assert ratio.min() >= 1 - 1e-3
     assert np.median(ratio) <= 1.3
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_lite import registry
+from robustbench_lite.attacking.engine import Samples, run_attack
 from robustbench_lite.attacks.deepfool import DeepFool
-from robustbench_lite.data import as_data
-from robustbench_lite.engine import Samples, run
-from robustbench_lite.scorecard import Passes
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core import registry
+from robustbench_lite.core.cost import Passes
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.load import as_data
+from robustbench_lite.model.target import Target
 
 ROUNDING = 1e-6
 """What float32 may add to a distance."""
@@ -80,7 +80,7 @@ def attacked(network, name, threat, rows=None, **options):
     attack = registry.build("attacks", name, options.pop("params", {}))
     rows = np.arange(len(x)) if rows is None else rows
     samples = Samples(data, torch.arange(len(x)), y)
-    return run(attack, Target(model), samples, rows, ThreatModel.parse(threat), **options)
+    return run_attack(attack, Target(model), samples, rows, ThreatModel.parse(threat), **options)
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])

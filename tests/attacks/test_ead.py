@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_lite import registry
 from robustbench_lite.attacks.ead import EAD
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core import registry
+from robustbench_lite.core.threat import ThreatModel
 
 SHAPES = [(1, 6, 6), (3, 16, 16), (50,), (2, 3, 4, 5)]
 
 
-def exact(problem, aim=None):
+def exact(problem, target_class=None):
     """Smallest L1 length that crosses to the other class: the steepest values first, each to its wall."""
-    other = 1 - problem.y if aim is None else aim
+    other = 1 - problem.y if target_class is None else target_class
     weight, logits = problem.model[1].weight.detach().double(), problem.model(problem.x).detach().double()
     gap = logits.gather(1, problem.y[:, None]) - logits.gather(1, other[:, None])
     slope = weight[other] - weight[problem.y]
@@ -87,10 +87,10 @@ def test_breaks_what_is_in_the_ball_and_nothing_else(linear):
 
 def test_reaches_the_class_that_is_wanted(linear):
     problem = linear(classes=4, samples=20)
-    aims = (problem.y + 2) % 4
-    found = problem.attack(EAD(), "L1 36 targeted", aims=aims, early_stop=False)
-    np.testing.assert_array_equal(found.prediction, aims)
-    ratio = found.distance / exact(problem, aims)  # a third class may lie between
+    target_classes = (problem.y + 2) % 4
+    found = problem.attack(EAD(), "L1 36 targeted", target_classes=target_classes, early_stop=False)
+    np.testing.assert_array_equal(found.prediction, target_classes)
+    ratio = found.distance / exact(problem, target_classes)  # a third class may lie between
     assert ratio.min() >= 1 - 1e-3
     assert np.median(ratio) <= 2
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize
 from torch import nn
 
-from robustbench_lite import registry
+from robustbench_lite.attacking.engine import Samples, run_attack
 from robustbench_lite.attacks.fab import FAB, to_hyperplane
-from robustbench_lite.data import as_data
-from robustbench_lite.engine import Samples, run
-from robustbench_lite.scorecard import Passes
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core import registry
+from robustbench_lite.core.cost import Passes
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.load import as_data
+from robustbench_lite.model.target import Target
 
 NORMS = ["Linf", "L2", "L1"]
 ORDERS = {"Linf": np.inf, "L2": 2, "L1": 1}
@@ -132,7 +132,7 @@ def test_outcomes_depend_neither_on_the_batch_size_nor_on_the_others(walled, nor
     data = as_data((problem.x, problem.y))
     samples = Samples(data, torch.arange(40) * 7919, problem.y)
     rows = np.array([31, 4, 17])
-    shard = run(attack, Target(problem.model), samples, rows, threat, batch_size=2)
+    shard = run_attack(attack, Target(problem.model), samples, rows, threat, batch_size=2)
     np.testing.assert_array_equal(shard.broken[rows], whole.broken[rows])
     np.testing.assert_allclose(shard.distance[rows], whole.distance[rows], rtol=1e-4)
 
@@ -165,17 +165,17 @@ def test_reaches_the_class_that_is_wanted_at_the_exact_distance(linear, norm):
     threat = ThreatModel(norm=norm, eps=1 if norm == "Linf" else 10, goal="targeted")
     found = problem.attack(FAB(iterations=10), threat, early_stop=False)
     np.testing.assert_array_equal(found.prediction, 1 - problem.y)
-    assert (found.distance <= 1.01 * problem.distances(norm, aim=1 - problem.y).numpy() + ROUNDING).all()
+    assert (found.distance <= 1.01 * problem.distances(norm, target_class=1 - problem.y).numpy() + ROUNDING).all()
     # Its other rivals' steps are not taken: ten, one more for the last candidate, one to confirm.
     assert set(found.forward) == {12}
 
 
 def test_the_wanted_one_of_many_classes_is_reached_and_no_nearer_than_the_rival_that_is_in_between(linear):
     problem = linear(classes=4)
-    aims = (problem.y + 2) % 4
-    found = problem.attack(FAB(iterations=30), "L2 20 targeted", aims=aims, early_stop=False)
-    np.testing.assert_array_equal(found.prediction, aims)
-    pairwise = problem.rivals("L2").gather(1, aims[:, None])[:, 0].numpy()
+    target_classes = (problem.y + 2) % 4
+    found = problem.attack(FAB(iterations=30), "L2 20 targeted", target_classes=target_classes, early_stop=False)
+    np.testing.assert_array_equal(found.prediction, target_classes)
+    pairwise = problem.rivals("L2").gather(1, target_classes[:, None])[:, 0].numpy()
     assert (found.distance >= pairwise * (1 - 1e-3)).all()
     assert np.median(found.distance / pairwise) <= 1.02, "mostly the boundary of the two is the nearest one"
 
@@ -221,7 +221,7 @@ def test_a_flat_model_costs_nothing_but_time():
     data = as_data((torch.rand(5, 1, 4, 4), torch.zeros(5, dtype=torch.int64)))
     samples = Samples(data, torch.arange(5), data.labels)
     for norm in NORMS:
-        found = run(FAB(iterations=5), Target(Flat()), samples, np.arange(5), ThreatModel.parse(f"{norm} 0.5"))
+        found = run_attack(FAB(iterations=5), Target(Flat()), samples, np.arange(5), ThreatModel.parse(f"{norm} 0.5"))
         assert not found.broken.any()
         assert found.strange == 0
         assert found.trace.zero_gradient[0] == 5

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import nn
 
-from robustbench_lite import registry
+from robustbench_lite.attacking.engine import perturb
 from robustbench_lite.attacks.fgsm import FGSM
-from robustbench_lite.engine import perturb
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core import registry
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.model.target import Target
 
 SHAPES = [(1, 6, 6), (3, 16, 16), (50,), (2, 3, 4, 5)]
 
@@ -80,7 +80,7 @@ def test_witnesses_lie_at_the_edge_of_the_ball(linear, norm):
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_reaches_the_class_that_is_wanted(linear, norm):
     problem = linear(classes=2)
-    exact = problem.distances(norm, aim=1 - problem.y)
+    exact = problem.distances(norm, target_class=1 - problem.y)
     eps = float(exact.median())
     found = problem.attack(FGSM(), ThreatModel(norm=norm, eps=eps, goal="targeted"))
     sure = ((exact / eps - 1).abs() > 1e-3).numpy()
@@ -90,12 +90,12 @@ def test_reaches_the_class_that_is_wanted(linear, norm):
 
 def test_leaving_for_another_class_than_the_wanted_one_is_no_success(linear):
     problem = linear(classes=6, samples=80)
-    aims = (problem.y + 1) % 6
+    target_classes = (problem.y + 1) % 6
     eps = 1.5 * float(problem.distances("Linf").median())
-    found = problem.attack(FGSM(), ThreatModel(norm="Linf", eps=eps, goal="targeted"), aims=aims)
+    found = problem.attack(FGSM(), ThreatModel(norm="Linf", eps=eps, goal="targeted"), target_classes=target_classes)
     untargeted = problem.attack(FGSM(), ThreatModel(norm="Linf", eps=eps))
     assert 0 < found.broken.sum() < untargeted.broken.sum()
-    np.testing.assert_array_equal(found.prediction[found.broken], aims.numpy()[found.broken])
+    np.testing.assert_array_equal(found.prediction[found.broken], target_classes.numpy()[found.broken])
 
 
 def test_is_one_signed_step_on_a_network():

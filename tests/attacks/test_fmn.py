@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustbench_lite import registry
 from robustbench_lite.attacks.fmn import _FILL, FMN
-from robustbench_lite.norms import GEOMETRIES
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core import registry
+from robustbench_lite.core.norms import GEOMETRIES
+from robustbench_lite.core.threat import ThreatModel
 
 SHAPES = [(1, 6, 6), (3, 16, 16), (50,), (2, 3, 4, 5)]
 NORMS = ["Linf", "L2", "L1", "L0"]
@@ -19,13 +19,13 @@ WIDE = {"Linf": 1, "L2": 50, "L1": 1000, "L0": 1000}
 """Balls that hold the box."""
 
 
-def exact(problem, norm, aim=None):
+def exact(problem, norm, target_class=None):
     """Smallest perturbation within the box that crosses the boundary with the other class (or with ``aim``)."""
     if norm in ("Linf", "L2"):
-        if aim is not None:
-            return problem.rivals(norm).gather(1, aim[:, None])[:, 0].numpy()
+        if target_class is not None:
+            return problem.rivals(norm).gather(1, target_class[:, None])[:, 0].numpy()
         return problem.box_distances(norm).numpy()
-    other = 1 - problem.y if aim is None else aim
+    other = 1 - problem.y if target_class is None else target_class
     weight, logits = problem.model[1].weight.detach().double(), problem.model(problem.x).detach().double()
     gap = logits.gather(1, problem.y[:, None]) - logits.gather(1, other[:, None])
     slope = weight[other] - weight[problem.y]
@@ -118,11 +118,11 @@ def test_breaks_what_is_in_the_ball_and_nothing_else(walled, norm):
 @pytest.mark.parametrize("norm", NORMS)
 def test_reaches_the_class_that_is_wanted(linear, norm):
     problem = linear(classes=4, samples=20)
-    aims = (problem.y + 2) % 4
-    found = problem.attack(FMN(), f"{norm} {WIDE[norm]} targeted", aims=aims, early_stop=False)
-    np.testing.assert_array_equal(found.prediction, aims)
+    target_classes = (problem.y + 2) % 4
+    found = problem.attack(FMN(), f"{norm} {WIDE[norm]} targeted", target_classes=target_classes, early_stop=False)
+    np.testing.assert_array_equal(found.prediction, target_classes)
     # The boundary with that class bounds it from below; where a third class lies between it is farther.
-    ratio = found.distance / exact(problem, norm, aims)
+    ratio = found.distance / exact(problem, norm, target_classes)
     assert ratio.min() >= 1 - 1e-3
     assert np.median(ratio) <= 1.3
 

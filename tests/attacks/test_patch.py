@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robustbench_lite import registry
+from robustbench_lite.attacking.engine import Samples, run_attack
 from robustbench_lite.attacks.patch import AdversarialPatch
-from robustbench_lite.data import as_data
-from robustbench_lite.engine import Samples, run
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core import registry
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.load import as_data
+from robustbench_lite.model.target import Target
 
 
 def gains(problem, side):
@@ -93,7 +93,7 @@ def test_finds_the_one_place_that_matters():
     threat = ThreatModel.parse("L0 9")
 
     def broken(**params):
-        return run(AdversarialPatch(**params), Target(Spot()), samples, np.arange(40), threat).broken.mean()
+        return run_attack(AdversarialPatch(**params), Target(Spot()), samples, np.arange(40), threat).broken.mean()
 
     assert broken(steps=400, places=100) >= 0.95  # all the places that there are
     once = broken(steps=40, places=1)
@@ -111,16 +111,16 @@ def test_outcomes_depend_neither_on_the_batch_size_nor_on_the_others(walled):
             np.testing.assert_array_equal(parts.witnesses[row], witness)
     samples = Samples(as_data((problem.x, problem.y)), torch.arange(50) * 7919, problem.y)
     rows = np.array([40, 2, 31, 17])
-    shard = run(attack, Target(problem.model), samples, rows, ThreatModel.parse("L0 4"), batch_size=3)
+    shard = run_attack(attack, Target(problem.model), samples, rows, ThreatModel.parse("L0 4"), batch_size=3)
     np.testing.assert_array_equal(shard.broken[rows], whole.broken[rows])
 
 
 def test_reaches_the_class_that_is_wanted(linear):
     problem = linear((3, 8, 8), classes=4, samples=60)
-    aims = (problem.y + 2) % 4
-    found = problem.attack(AdversarialPatch(), "L0 75 targeted", aims=aims)
+    target_classes = (problem.y + 2) % 4
+    found = problem.attack(AdversarialPatch(), "L0 75 targeted", target_classes=target_classes)
     assert found.broken.mean() >= 0.95
-    np.testing.assert_array_equal(found.prediction[found.broken], aims[torch.from_numpy(found.broken)])
+    np.testing.assert_array_equal(found.prediction[found.broken], target_classes[torch.from_numpy(found.broken)])
 
 
 def test_a_patch_is_no_larger_than_the_image(linear):

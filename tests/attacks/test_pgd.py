@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robustbench_lite import registry
+from robustbench_lite.attacking.engine import Samples, perturb, run_attack
 from robustbench_lite.attacks.pgd import PGD
-from robustbench_lite.data import as_data
-from robustbench_lite.engine import Samples, perturb, run
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core import registry
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.load import as_data
+from robustbench_lite.model.target import Target
 
 SHAPES = [(1, 6, 6), (3, 16, 16), (50,), (2, 3, 4, 5)]
 
@@ -78,16 +78,16 @@ def test_reaches_the_nearest_point_where_the_box_is_in_the_way(walled, norm, ran
 
 def test_reaches_the_class_that_is_wanted(linear):
     problem = linear(classes=4, samples=60)
-    aims = (problem.y + 2) % 4
-    found = problem.attack(PGD(loss="margin"), "Linf 0.2 targeted", aims=aims)
+    target_classes = (problem.y + 2) % 4
+    found = problem.attack(PGD(loss="margin"), "Linf 0.2 targeted", target_classes=target_classes)
     assert found.broken.all()
-    np.testing.assert_array_equal(found.prediction, aims)
+    np.testing.assert_array_equal(found.prediction, target_classes)
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_a_targeted_goal_is_exact_on_a_binary_linear_model(linear, norm):
     problem = linear(classes=2)
-    exact = problem.distances(norm, aim=1 - problem.y)
+    exact = problem.distances(norm, target_class=1 - problem.y)
     eps = float(exact.median())
     broken = problem.attack(PGD(), ThreatModel(norm=norm, eps=eps, goal="targeted")).broken
     sure = ((exact > eps * 1.001) | (exact < eps / 1.02)).numpy()
@@ -151,7 +151,9 @@ def test_a_restart_breaks_what_the_first_start_did_not():
     samples = Samples(data, torch.arange(200), data.labels)
     threat = ThreatModel.parse("Linf 0.1")
     broken = [
-        run(PGD(steps=1, step_size=1e-6, restarts=restarts), Target(Gap()), samples, np.arange(200), threat).broken
+        run_attack(
+            PGD(steps=1, step_size=1e-6, restarts=restarts), Target(Gap()), samples, np.arange(200), threat
+        ).broken
         for restarts in (1, 8)
     ]
     assert 5 <= broken[0].sum() <= 45  # a tenth of the ball

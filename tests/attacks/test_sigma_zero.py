@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from robustbench_lite import registry
 from robustbench_lite.attacks.sigma_zero import SigmaZero
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core import registry
+from robustbench_lite.core.threat import ThreatModel
 
 SHAPES = [(1, 6, 6), (3, 16, 16), (50,), (2, 3, 4, 5)]
 
 
-def fewest(problem, aim=None):
+def fewest(problem, target_class=None):
     """How many values must change to cross the boundary with the other of two classes (or with ``aim``)."""
-    other = 1 - problem.y if aim is None else aim
+    other = 1 - problem.y if target_class is None else target_class
     weight, logits = problem.model[1].weight.detach().double(), problem.model(problem.x).detach().double()
     gap = logits.gather(1, problem.y[:, None]) - logits.gather(1, other[:, None])
     slope = weight[other] - weight[problem.y]
@@ -93,10 +93,10 @@ def test_a_witness_differs_in_no_more_values_than_its_distance_says(walled):
 
 def test_reaches_the_class_that_is_wanted(linear):
     problem = linear(classes=4, samples=20)
-    aims = (problem.y + 2) % 4
-    found = problem.attack(SigmaZero(), "L0 36 targeted", aims=aims, early_stop=False)
-    np.testing.assert_array_equal(found.prediction, aims)
-    assert (found.distance >= fewest(problem, aims)).all()
+    target_classes = (problem.y + 2) % 4
+    found = problem.attack(SigmaZero(), "L0 36 targeted", target_classes=target_classes, early_stop=False)
+    np.testing.assert_array_equal(found.prediction, target_classes)
+    assert (found.distance >= fewest(problem, target_classes)).all()
     assert np.median(found.distance) <= 3
 
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from robustbench_lite.attacking.engine import Samples, run_attack
 from robustbench_lite.attacks.spatial import Spatial, move
-from robustbench_lite.data import as_data
-from robustbench_lite.engine import Samples, run
-from robustbench_lite.errors import UserError
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.load import as_data
+from robustbench_lite.model.target import Target
 
 
 class Side(nn.Module):
@@ -40,11 +40,15 @@ def blobs(samples: int = 6) -> torch.Tensor:
     return torch.exp(-(far[:, None] + far) / sizes[:, None, None] ** 2)[:, None]
 
 
-def attack(spatial: Spatial, model: nn.Module, threat: str = "Spatial 30", batch_size: int = 64, x=None, aim: int = 0):
+def attack(
+    spatial: Spatial, model: nn.Module, threat: str = "Spatial 30", batch_size: int = 64, x=None, target_class: int = 0
+):
     data = as_data((blobs() if x is None else x, torch.zeros(len(blobs() if x is None else x), dtype=torch.int64)))
-    samples = Samples(data, torch.arange(len(data)) * 7919, torch.full((len(data),), aim))
+    samples = Samples(data, torch.arange(len(data)) * 7919, torch.full((len(data),), target_class))
     rows = np.arange(len(data))
-    return run(spatial, Target(model), samples, rows, ThreatModel.parse(threat), batch_size=batch_size, keep=rows)
+    return run_attack(
+        spatial, Target(model), samples, rows, ThreatModel.parse(threat), batch_size=batch_size, keep=rows
+    )
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflection"])
@@ -136,9 +140,9 @@ def test_breaks_a_sample_exactly_where_the_shift_reaches(far, broken, batch_size
 
 
 def test_reaches_the_class_that_is_wanted():
-    for aim in (1, 2):
-        found = attack(Spatial(angles=3, shifts=3), Side(0.09), "Spatial 5 targeted", aim=aim)
-        assert (found.prediction == aim).all()
+    for target_class in (1, 2):
+        found = attack(Spatial(angles=3, shifts=3), Side(0.09), "Spatial 5 targeted", target_class=target_class)
+        assert (found.prediction == target_class).all()
 
 
 def test_samples_of_a_batch_are_at_points_of_their_own():

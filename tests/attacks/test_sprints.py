@@ -8,8 +8,8 @@ import torch
 
 from robustbench_lite.attacks.pgd import PGD
 from robustbench_lite.attacks.sprints import Sprints
-from robustbench_lite.losses import ANY
-from robustbench_lite.norms import GEOMETRIES
+from robustbench_lite.core.losses import ANY
+from robustbench_lite.core.norms import GEOMETRIES
 
 from .conftest import Linear, l1_distances
 
@@ -38,10 +38,10 @@ def test_the_batch_does_not_matter(linear, norm):
 
 def test_a_targeted_goal_is_reached(linear):
     problem = linear((1, 8, 8), classes=4, scale=0.1)
-    aims = (problem.y + 2) % 4
-    found = problem.attack(Sprints(), "Linf 0.2 targeted", aims=aims)
+    target_classes = (problem.y + 2) % 4
+    found = problem.attack(Sprints(), "Linf 0.2 targeted", target_classes=target_classes)
     assert found.broken.all()
-    np.testing.assert_array_equal(found.prediction, aims)
+    np.testing.assert_array_equal(found.prediction, target_classes)
 
 
 @pytest.mark.parametrize("pace", [None, 0.1, 0])

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from robustbench_lite import registry
+from robustbench_lite.attacking.engine import Samples, run_attack
 from robustbench_lite.attacks.square import Square, _bump, _bumps, _place, _sides, _stages
-from robustbench_lite.data import as_data
-from robustbench_lite.engine import Samples, run
-from robustbench_lite.norms import GEOMETRIES
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core import registry
+from robustbench_lite.core.norms import GEOMETRIES
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.load import as_data
+from robustbench_lite.model.target import Target
 
 CPU = torch.device("cpu")
 
@@ -60,13 +60,15 @@ def test_in_linf_it_comes_to_the_very_corner(linear):
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_a_targeted_goal_is_reached(linear, norm):
     problem = linear((1, 8, 8), classes=4, scale=0.1)
-    aims = (problem.y + 2) % 4
+    target_classes = (problem.y + 2) % 4
     eps = 0.2 if norm == "Linf" else 1.5
-    found = problem.attack(Square(steps=300), ThreatModel(norm=norm, eps=eps, goal="targeted"), aims=aims)
+    found = problem.attack(
+        Square(steps=300), ThreatModel(norm=norm, eps=eps, goal="targeted"), target_classes=target_classes
+    )
     assert found.broken.all()
-    np.testing.assert_array_equal(found.prediction, aims)
+    np.testing.assert_array_equal(found.prediction, target_classes)
     binary = linear((1, 8, 8), classes=2, scale=0.1)
-    exact = binary.distances(norm, aim=1 - binary.y)
+    exact = binary.distances(norm, target_class=1 - binary.y)
     limit = float(exact.median())
     broken = binary.attack(Square(steps=300), ThreatModel(norm=norm, eps=limit, goal="targeted")).broken
     assert not broken[(exact > limit * 1.001).numpy()].any()
@@ -92,7 +94,7 @@ def test_every_candidate_is_in_ball_and_box_and_batches_and_shards_do_not_matter
         np.testing.assert_allclose(part.distance, whole.distance, rtol=1e-4)
     samples = Samples(as_data((problem.x, problem.y)), torch.arange(20) * 7919, problem.y)
     shards = [
-        run(attack, Target(problem.model), samples, np.arange(at, 20, 3), threat, batch_size=2).broken
+        run_attack(attack, Target(problem.model), samples, np.arange(at, 20, 3), threat, batch_size=2).broken
         for at in range(3)
     ]
     np.testing.assert_array_equal(np.logical_or.reduce(shards), problem.attack(attack, threat).broken)
@@ -197,7 +199,7 @@ def test_a_sample_gets_as_many_steps_as_is_left_of_its_margin_allows():
     samples = Samples(data, torch.arange(12), data.labels)
     threat = ThreatModel.parse("Linf 0.0099")  # of the bright ones the margin comes to 0.01 below the boundary
     found = {
-        patience: run(Square(steps=60, patience=patience), Target(Wall()), samples, np.arange(12), threat)
+        patience: run_attack(Square(steps=60, patience=patience), Target(Wall()), samples, np.arange(12), threat)
         for patience in (None, 100)
     }
     assert not found[None].broken.any()

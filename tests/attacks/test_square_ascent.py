@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_lite import evaluate, registry
+from robustbench_lite import evaluate
+from robustbench_lite.attacking.engine import Samples, run_attack
 from robustbench_lite.attacks.apgd import APGD
 from robustbench_lite.attacks.square import Square
 from robustbench_lite.attacks.square_ascent import SquareAscent
-from robustbench_lite.data import as_data
-from robustbench_lite.engine import Samples, run
-from robustbench_lite.norms import GEOMETRIES
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core import registry
+from robustbench_lite.core.norms import GEOMETRIES
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.load import as_data
+from robustbench_lite.model.target import Target
 
 
 class Recording(nn.Module):
@@ -59,12 +60,12 @@ def test_breaks_nothing_beyond_the_boundary_and_what_is_well_within(linear, norm
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_a_targeted_goal_is_reached(linear, norm):
     problem = linear((1, 8, 8), classes=4, scale=0.1)
-    aims = (problem.y + 2) % 4
+    target_classes = (problem.y + 2) % 4
     eps = 0.2 if norm == "Linf" else 1.5
     threat = ThreatModel(norm=norm, eps=eps, goal="targeted")
-    found = problem.attack(SquareAscent(windows=300, patience=15000), threat, aims=aims)
+    found = problem.attack(SquareAscent(windows=300, patience=15000), threat, target_classes=target_classes)
     assert found.broken.all()
-    np.testing.assert_array_equal(found.prediction, aims)
+    np.testing.assert_array_equal(found.prediction, target_classes)
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.05), ("L2", 0.5)])
@@ -97,7 +98,7 @@ def test_a_climb_from_what_random_search_found_crosses_a_plain_that_no_other_cli
     target, threat = Target(Plain(weight, 0.5, 0.09)), ThreatModel.parse("Linf 0.1")
 
     def attack(one):
-        return run(one, target, samples, np.arange(24), threat)
+        return run_attack(one, target, samples, np.arange(24), threat)
 
     for random_start in (False, True):
         assert not attack(APGD(random_start=random_start)).broken.any()
@@ -124,7 +125,7 @@ def test_only_a_sample_that_came_near_is_searched_again():
 
     def forward(searches):
         attack = SquareAscent(searches=searches, windows=100, every=1000, patience=100)
-        found = run(attack, Target(Steps()), samples, np.arange(24), threat)
+        found = run_attack(attack, Target(Steps()), samples, np.arange(24), threat)
         assert not found.broken.any()
         assert found.passes.backward == 0
         return found.forward

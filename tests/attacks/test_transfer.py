@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_lite import registry
+from robustbench_lite.attacking.engine import perturb
 from robustbench_lite.attacks.pgd import PGD
 from robustbench_lite.attacks.transfer import Transfer
-from robustbench_lite.cache import code_sha256
-from robustbench_lite.engine import perturb
-from robustbench_lite.errors import UserError
-from robustbench_lite.target import Target, save_model
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core import registry
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.evaluating.cache import code_sha256
+from robustbench_lite.model.loading import save_model
+from robustbench_lite.model.target import Target
 
 
 class Labels(nn.Module):

@@ -8,14 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustbench_lite import registry
-from robustbench_lite.data import Data, load_data
-from robustbench_lite.errors import UserError
-from robustbench_lite.evaluation import evaluate
-from robustbench_lite.suite import Schedule
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
-from robustbench_lite.training import Batch, Defense, Stage, train
+from robustbench_lite.core import registry
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.dataset import Data
+from robustbench_lite.data.load import load_data
+from robustbench_lite.evaluating.pipeline import evaluate
+from robustbench_lite.hardening.recipe import Schedule
+from robustbench_lite.hardening.training import Batch, Defense, Stage, train
+from robustbench_lite.model.target import Target
 
 THREAT = ThreatModel.parse("Linf 0.15")
 BATCH = Batch(torch.tensor([[1.0, 0.5], [0.25, 0.5]]), torch.tensor([0, 0]), torch.tensor([1, 2]))

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustbench_lite import registry
-from robustbench_lite.data import load_data
-from robustbench_lite.errors import UserError
-from robustbench_lite.evaluation import evaluate
-from robustbench_lite.suite import Schedule
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
-from robustbench_lite.training import Batch, Defense, Stage, train
+from robustbench_lite.core import registry
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.load import load_data
+from robustbench_lite.evaluating.pipeline import evaluate
+from robustbench_lite.hardening.recipe import Schedule
+from robustbench_lite.hardening.training import Batch, Defense, Stage, train
+from robustbench_lite.model.target import Target
 
 EPS = 0.1
 
@@ -101,7 +101,9 @@ def test_the_draws_depend_on_the_samples_keys_alone() -> None:
     torch.manual_seed(1)
     turned = Batch(*(part.flip(0) for part in given))
     assert defense(steps=1).loss(turned, stage(module)).item() == pytest.approx(one.item(), rel=1e-6)
-    assert defense(steps=1).loss(given._replace(keys=given.keys + 1), stage(module)).item() != pytest.approx(one.item())
+    assert defense(steps=1).loss(given._replace(draw_keys=given.draw_keys + 1), stage(module)).item() != pytest.approx(
+        one.item()
+    )
 
 
 @pytest.mark.parametrize("params", [{"steps": 0}, {"step_size": -1}, {"clean_share": 1.5}, {"attack_loss": "hinge"}])

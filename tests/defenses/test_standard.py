@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_lite import registry
-from robustbench_lite.errors import UserError
-from robustbench_lite.suite import load_recipe
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
-from robustbench_lite.training import Batch, Defense, Stage
+from robustbench_lite.core import registry
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.hardening.recipe import load_recipe
+from robustbench_lite.hardening.training import Batch, Defense, Stage
+from robustbench_lite.model.target import Target
 
 
 def test_the_loss_is_the_mean_cross_entropy() -> None:

@@ -16,12 +16,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from robustbench_lite import baseline, cache, corpus, registry
-from robustbench_lite.cli import main
-from robustbench_lite.errors import UserError
-from robustbench_lite.scorecard import Finding, Skipped
-from robustbench_lite.suite import load_suite
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core import registry
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.suite import load_suite
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.evaluating import cache, corpus
+from robustbench_lite.faces.cli import main
+from robustbench_lite.results import baseline
+from robustbench_lite.results.scorecard import Finding, Skipped
 
 PIECES = [
     "<script>alert(1)</script>",
@@ -282,7 +284,7 @@ def test_a_page_of_the_command_line_is_written_where_it_was_asked_for(tmp_path, 
 
 @pytest.mark.parametrize("name", ["..\\x", "a b", "<b>", "a\nb", "[bold]", "-x"])
 def test_init_lays_its_files_in_the_folder_it_was_given(tmp_path, name):
-    from robustbench_lite.init import FILES, lay
+    from robustbench_lite.faces.init import FILES, lay
 
     lay(tmp_path / name)
     assert files(tmp_path) == sorted(f"{name}/{path}" for path in FILES)

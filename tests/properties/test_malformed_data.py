@@ -17,12 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from robustbench_lite import corpus
-from robustbench_lite.cli import main
-from robustbench_lite.data import check_inputs, load_data
-from robustbench_lite.errors import UserError
-from robustbench_lite.scorecard import Witnesses
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.dataset import check_inputs
+from robustbench_lite.data.load import load_data
+from robustbench_lite.evaluating import corpus
+from robustbench_lite.faces.cli import main
+from robustbench_lite.results.scorecard import Witnesses
 
 LINF = ThreatModel.parse("Linf 0.1")
 SHAPE = (2, 1, 2, 2)

@@ -11,12 +11,14 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from robustbench_lite import baseline, registry
-from robustbench_lite.cli import main
-from robustbench_lite.errors import UserError
-from robustbench_lite.files import read_json
-from robustbench_lite.scorecard import Scorecard
-from robustbench_lite.suite import Suite, load_recipe, load_suite
+from robustbench_lite.core import registry
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.files import read_json
+from robustbench_lite.core.suite import Suite, load_suite
+from robustbench_lite.faces.cli import main
+from robustbench_lite.hardening.recipe import load_recipe
+from robustbench_lite.results import baseline
+from robustbench_lite.results.scorecard import Scorecard
 
 SUITE = """name = "mine"
 threats = ["Linf 8/255", { norm = "L2", eps = 0.5 }]

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
-from robustbench_lite.cli import main
-from robustbench_lite.errors import UserError
-from robustbench_lite.target import load_target
-from robustbench_lite.weights import load_weights
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.faces.cli import main
+from robustbench_lite.model.loading import load_target
+from robustbench_lite.model.weights import load_weights
 
 some_cases = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 GOOD = {"weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "bias": torch.tensor([5.0, 6.0])}

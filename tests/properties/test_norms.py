@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import chisquare, kstest
 
-from robustbench_lite.noise import Noise
-from robustbench_lite.norms import GEOMETRIES, project
-from robustbench_lite.threat import NORMS, TOLERANCE, TRANSFORMATIONS
+from robustbench_lite.core.noise import Noise
+from robustbench_lite.core.norms import GEOMETRIES, project
+from robustbench_lite.core.threat import NORMS, TOLERANCE, TRANSFORMATIONS
 
 ORDER = {"Linf": np.inf, "L2": 2, "L1": 1, "L0": 0}
 DUAL = {"Linf": 1, "L2": 2, "L1": np.inf, "L0": np.inf}  # in L0 a unit step moves one value by 1

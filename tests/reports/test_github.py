@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from robustbench_lite.reports import github
-from robustbench_lite.scorecard import Finding
+from robustbench_lite.results.scorecard import Finding
 
 ZERO = Finding(
     code="RB201", severity="error", message="zero\ngradient", cure="another loss", attack="pgd", threat="Linf 0.3"

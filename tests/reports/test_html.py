@@ -12,8 +12,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from robustbench_lite.core.cost import Passes
 from robustbench_lite.reports import html
-from robustbench_lite.scorecard import Audit, Denied, Finding, Passes, Plot
+from robustbench_lite.results.scorecard import Audit, Denied, Finding, Plot
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>{{ 7*7 }}\x1b\u202e"""
 VOID = {"meta", "img", "br"}

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from robustbench_lite.core.cost import Passes
 from robustbench_lite.reports import markdown
-from robustbench_lite.scorecard import Audit, Denied, Finding, Passes, Plot
+from robustbench_lite.results.scorecard import Audit, Denied, Finding, Plot
 
 
 def tables(text):

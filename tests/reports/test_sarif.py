@@ -8,9 +8,9 @@ import re
 import jsonschema
 import pytest
 
-from robustbench_lite import registry
+from robustbench_lite.core import registry
 from robustbench_lite.reports import sarif
-from robustbench_lite.scorecard import Finding
+from robustbench_lite.results.scorecard import Finding
 
 TEXT = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string", "minLength": 1}}}
 INDEX = {"type": "integer", "minimum": 0}

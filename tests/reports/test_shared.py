@@ -6,10 +6,11 @@ import tomllib
 
 import pytest
 
-from robustbench_lite import registry
+from robustbench_lite.core import registry
+from robustbench_lite.core.cost import Passes
+from robustbench_lite.core.suite import AttackSpec, Suite
 from robustbench_lite.reports import _format, _repeat, _view
-from robustbench_lite.scorecard import Adaptation, Finding, Interval, Measure, Passes, Plot
-from robustbench_lite.suite import AttackSpec, Suite
+from robustbench_lite.results.scorecard import Adaptation, Countermeasure, Finding, Interval, Plot
 
 
 @pytest.mark.parametrize("name", ["terminal", "html", "markdown"])
@@ -104,7 +105,7 @@ def test_reservations_tell_what_was_cut_and_what_was_not_confirmed(make_card):
 def test_reservations_tell_what_an_adaptive_evaluation_did_and_what_was_found_without(make_card):
     card = make_card(robust_accuracy=Interval.of(24, 200), clean_accuracy=Interval.of(180, 200))
     without = Adaptation(
-        measures=(Measure(name="eot", setting="16 draws", reason="RB101, and the\nmargins"),),
+        measures=(Countermeasure(name="eot", setting="16 draws", reason="RB101, and the\nmargins"),),
         clean_accuracy=Interval.of(178, 200),
         robust_accuracy=Interval.of(170, 200),
         verdict="INVALID",

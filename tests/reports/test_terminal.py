@@ -7,8 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
+from robustbench_lite.core.cost import Passes
 from robustbench_lite.reports import terminal
-from robustbench_lite.scorecard import Audit, Denied, Finding, Passes, Plot
+from robustbench_lite.results.scorecard import Audit, Denied, Finding, Plot
 
 FINDING = Finding(code="RB201", severity="error", message="the gradient is zero", cure="attack without gradients")
 PLOT = Plot(

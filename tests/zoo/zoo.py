@@ -17,13 +17,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from robustbench_lite import registry
-from robustbench_lite.data import Data, from_arrays, load_data
-from robustbench_lite.demo import small_cnn
-from robustbench_lite.suite import AttackSpec, Schedule, Suite
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
-from robustbench_lite.training import train
+from robustbench_lite.core import registry
+from robustbench_lite.core.suite import AttackSpec, Suite
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.convert import from_arrays
+from robustbench_lite.data.dataset import Data
+from robustbench_lite.data.load import load_data
+from robustbench_lite.faces.demo import small_cnn
+from robustbench_lite.hardening.recipe import Schedule
+from robustbench_lite.hardening.training import train
+from robustbench_lite.model.target import Target
 
 EPS = "Linf 0.1"
 NAIVE = Suite(name="pgd40", threats=(ThreatModel.parse(EPS),), attacks=(AttackSpec(attack="pgd"),))

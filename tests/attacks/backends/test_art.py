@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_lite import registry
-from robustbench_lite.data import as_data
-from robustbench_lite.engine import Samples, run
-from robustbench_lite.errors import UserError
-from robustbench_lite.target import Target
-from robustbench_lite.threat import ThreatModel
+from robustbench_lite.attacking.engine import Samples, run_attack
+from robustbench_lite.core import registry
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.load import as_data
+from robustbench_lite.model.target import Target
 
 
 def make(name: str, **params: Any) -> Any:
@@ -142,10 +142,10 @@ def test_the_saliency_map_leaves_the_label_although_it_only_knows_where_to_go(li
     found = problem.attack(make("SaliencyMapMethod"), "L0 8")
     assert found.broken.sum() >= 8
     assert (found.distance[found.broken] <= 8).all()
-    aims = (problem.y + 1) % 3
-    reached = problem.attack(make("SaliencyMapMethod"), "L0 12 targeted", aims=aims)
+    target_classes = (problem.y + 1) % 3
+    reached = problem.attack(make("SaliencyMapMethod"), "L0 12 targeted", target_classes=target_classes)
     assert reached.broken.sum() >= 5
-    assert (reached.prediction[reached.broken] == aims.numpy()[reached.broken]).all()
+    assert (reached.prediction[reached.broken] == target_classes.numpy()[reached.broken]).all()
 
 
 class NoGradients(nn.Module):
@@ -213,8 +213,8 @@ def test_passes_are_counted(linear):
 
 def test_targeted_goals(linear):
     problem = linear(classes=2, samples=10)
-    aim = 1 - problem.y
-    eps = float(problem.distances("Linf", aim).max()) * 1.1
+    target_class = 1 - problem.y
+    eps = float(problem.distances("Linf", target_class).max()) * 1.1
     assert problem.attack(make("FastGradientMethod"), f"Linf {eps} targeted next").broken.all()
     with pytest.raises(UserError, match="no targeted form"):
         problem.attack(make("DeepFool"), f"L2 {eps} targeted next")
@@ -250,9 +250,9 @@ def test_a_rerun_draws_the_same_and_the_users_generators_go_on_as_if_nothing_was
 
     def distances(seed: int) -> Any:
         data = as_data((problem.x, problem.y))
-        samples = Samples(data, keys=data.index, aims=data.labels)
+        samples = Samples(data, sample_keys=data.index, target_classes=data.labels)
         threat = ThreatModel.parse("L2 0.01")
-        return run(attack, Target(problem.model), samples, data.index.numpy(), threat, seed=seed).distance
+        return run_attack(attack, Target(problem.model), samples, data.index.numpy(), threat, seed=seed).distance
 
     problem = linear(samples=3)
     # It takes its start from a generator of its own, which ART leaves to the operating system to seed.

@@ -13,5 +13,5 @@ from robustbench_lite.attacks.pgd import PGD
 class WrongSign(PGD):
     """PGD with its sign wrong."""
 
-    def step(self, problem: Any, state: Any, seen: Any) -> Any:
-        return super().step(problem, state, seen._replace(grad=-seen.grad))
+    def step(self, problem: Any, state: Any, output: Any) -> Any:
+        return super().step(problem, state, output._replace(grad=-output.grad))

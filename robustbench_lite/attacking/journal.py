@@ -1,0 +1,147 @@
+"""What became of samples, as a list of entries: an attack's result is their sum, live or read back after a kill.
+
+An entry is written as one line of JSON when its samples are settled. A line that a kill cut off is left out when the
+file is read, so a run that starts again goes on from the last settled batch.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Ints = NDArray[np.int64]
+_Floats = NDArray[np.float64]
+_Bools = NDArray[np.bool_]
+_BY_SAMPLE = {
+    "rows": np.int64,
+    "restart": np.int64,
+    "another_start": np.bool_,
+    "broken": np.bool_,
+    "denied": np.int64,
+    "strange": np.bool_,
+    "prediction": np.int64,
+    "distance": np.float64,
+    "forward": np.int64,
+    "backward": np.int64,
+    "flat": np.bool_,
+    "late": np.float64,
+}
+_BY_STEP = {"samples": np.int64, "loss": np.float64, "fell": np.int64, "zero": np.int64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Samples that were settled together; one element a sample in every array but the trace's."""
+
+    rows: _Ints
+    """Positions in the data."""
+    restart: _Ints
+    """Which start of the attack came to its end, from 0."""
+    another_start: _Bools
+    """Whether another start follows."""
+    broken: _Bools
+    """Whether a witness was confirmed."""
+    denied: _Ints
+    """Why an example that was found was not confirmed: its place in `scorecard.DENIALS`; -1 where none was denied."""
+    strange: _Bools
+    """Whether the model ever gave it logits that are no finite numbers."""
+    prediction: _Ints
+    """What the model says to the witness; -1 without one."""
+    distance: _Floats
+    """Distance of the nearest adversarial example seen; inf without one."""
+    forward: _Ints
+    """Passes spent in this start."""
+    backward: _Ints
+    flat: _Bools
+    """Whether the margin never rose."""
+    late: _Floats
+    """Share of its rise that came in the last fifth of the steps."""
+    samples: _Ints
+    """By step: samples that reached it."""
+    loss: _Floats
+    """By step: sum of their losses."""
+    fell: _Ints
+    """By step: samples that were broken there."""
+    zero: _Ints
+    """By step: samples whose gradient was zero."""
+    seconds: float
+    """Wall-clock time since the last entry."""
+    witnesses: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    """Adversarial inputs that are kept, by position."""
+
+    def to_line(self) -> str:
+        """One line of JSON."""
+        plain: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            plain[item.name] = value.tolist() if isinstance(value, np.ndarray) else value
+        plain["witnesses"] = {
+            str(row): [list(x.shape), base64.b64encode(np.ascontiguousarray(x).tobytes()).decode()]
+            for row, x in self.witnesses.items()
+        }
+        return json.dumps(plain, separators=(",", ":"))
+
+    @classmethod
+    def from_line(cls, line: str) -> Entry:
+        """Read what `to_line` wrote.
+
+        Raises
+        ------
+        ValueError
+            For a line that is damaged.
+        """
+        try:
+            plain = json.loads(line)
+            arrays: dict[str, Any] = {
+                name: np.array(plain[name], kind) for name, kind in (_BY_SAMPLE | _BY_STEP).items()
+            }
+            witnesses = {
+                int(row): np.frombuffer(base64.b64decode(data), np.float32).reshape(shape).copy()
+                for row, (shape, data) in plain["witnesses"].items()
+            }
+            seconds = float(plain["seconds"])
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as fault:
+            raise ValueError(f"no entry of a journal: {type(fault).__name__}: {fault}") from None
+        for names in (_BY_SAMPLE, _BY_STEP):
+            shapes = {arrays[name].shape for name in names}
+            if len(shapes) > 1 or len(shapes.pop()) != 1:
+                raise ValueError(f"no entry of a journal: {', '.join(names)} are not of one length")
+        return cls(**arrays, seconds=seconds, witnesses=witnesses)
+
+
+class Journal:
+    """Entries of one attack in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def entries(self) -> Iterator[Entry]:
+        """Entries so far; a damaged line and what follows it are cut off, so that new lines stand on whole ones."""
+        if not self._path.is_file():
+            return
+        whole = 0
+        with self._path.open("r+b") as stream:
+            for line in stream:
+                try:
+                    if not line.endswith(b"\n"):
+                        break
+                    entry = Entry.from_line(line.decode())
+                except ValueError:
+                    break
+                whole += len(line)
+                yield entry
+            else:
+                return
+            stream.truncate(whole)
+
+    def add(self, entry: Entry) -> None:
+        """Append an entry; once this returns, a kill of the process doesn't lose it."""
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(entry.to_line() + "\n")

@@ -1,0 +1,101 @@
+"""What an evaluation spends: passes and time, their limits, and progress for whoever shows it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Passes(BaseModel):
+    """Passes through the model, counted on samples: the cost that doesn't depend on the machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    forward: int = 0
+    """Samples that went forward."""
+    backward: int = 0
+    """Samples whose input gradient was computed."""
+
+    @property
+    def total(self) -> int:
+        """Forward and backward together."""
+        return self.forward + self.backward
+
+    def __add__(self, other: Passes) -> Passes:
+        return Passes(forward=self.forward + other.forward, backward=self.backward + other.backward)
+
+
+class Budget(BaseModel):
+    """When to stop early; the result until then is kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Wall-clock time."""
+    passes: int | None = Field(default=None, gt=0)
+    """Forward and backward passes of all samples together."""
+
+
+class Progress(NamedTuple):
+    """Where an attack stands."""
+
+    name: str
+    threat: str
+    done: int
+    total: int
+    broken: int
+    passes: Passes
+
+
+class Stop(Exception):  # noqa: N818 - not an error: a reason to end
+    """A limit of the budget is reached; the text says which."""
+
+
+class BudgetTracker:
+    """Counts what an evaluation spends, and ends it when the budget is spent."""
+
+    def __init__(self, budget: Budget | None = None, on_progress: Callable[[Progress], None] | None = None) -> None:
+        self.budget = budget or Budget()
+        self.passes = Passes()
+        self.batch_limit = sys.maxsize  # most samples at once that memory was found to hold
+        self.interrupted = False  # by Ctrl-C, outside of an attack
+        self._started, self._earlier = time.perf_counter(), 0.0
+        self._on_progress = on_progress
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time since the start, and that of the processes whose work goes on here."""
+        return time.perf_counter() - self._started + self._earlier
+
+    def check(self, upcoming: int) -> None:
+        """Raise `Stop` where this many further passes, or time, are over the budget, and after Ctrl-C."""
+        if self.interrupted:
+            raise Stop("interrupt")
+        if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
+            raise Stop("seconds")
+        if self.budget.passes is not None and self.passes.total + upcoming > self.budget.passes:
+            raise Stop("passes")
+
+    def spend(self, forward: int, backward: int, seconds: float = 0.0) -> None:
+        """Count passes, and time that an earlier process took for them."""
+        self._earlier += seconds
+        self.passes += Passes(forward=forward, backward=backward)
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Tell nothing meanwhile: what the checks run is no attack of the suite."""
+        shown, self._on_progress = self._on_progress, None
+        try:
+            yield
+        finally:
+            self._on_progress = shown
+
+    def tell(self, progress: Progress) -> None:
+        """Hand progress on to whoever shows it."""
+        if self._on_progress is not None:
+            self._on_progress(progress)

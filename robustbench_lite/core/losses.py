@@ -1,0 +1,78 @@
+"""What an attack climbs: losses over logits, one value a sample, larger is nearer to the adversary's goal.
+
+Each takes logits (B, K), the class that the goal is about (B,), whether it is the class to reach (targeted) or to leave
+(untargeted), and, for an attack that leaves it for one class of its own choice, that rival (B,), `ANY` where it makes
+none; or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor, bool, Tensor | None], Tensor]
+LossName = Literal["cross_entropy", "margin", "dlr", "probability_margin"]
+
+ANY = -1
+"""In place of a rival: whichever other class is nearest."""
+
+_TINY = 1e-12  # keeps the quotient of equal logits finite
+
+
+def cross_entropy(logits: Tensor, target_class: Tensor, targeted: bool, rival: Tensor | None = None) -> Tensor:
+    """Cross-entropy; its gradient vanishes where the softmax saturates."""
+    if rival is None:
+        loss = F.cross_entropy(logits, target_class, reduction="none")
+        return -loss if targeted else loss
+    chosen = rival != ANY
+    loss = F.cross_entropy(logits, torch.where(chosen, rival, target_class), reduction="none")
+    return torch.where(chosen, -loss, loss)
+
+
+def margin(logits: Tensor, target_class: Tensor, targeted: bool, rival: Tensor | None = None) -> Tensor:
+    """Best other logit (or the rival's) less the class's (untargeted), or the reverse (targeted).
+
+    Above 0 is adversarial. The loss f6 of Carlini and Wagner 2017, https://arxiv.org/abs/1608.04644, without its clamp.
+    Its gradient doesn't vanish however confident the model is.
+    """
+    own = logits.gather(1, target_class[:, None])[:, 0]
+    others = logits.scatter(1, target_class[:, None], float("-inf")).amax(1)
+    if rival is not None:
+        others = torch.where(rival == ANY, others, logits.gather(1, rival.clamp_min(0)[:, None])[:, 0])
+    return own - others if targeted else others - own
+
+
+def dlr(logits: Tensor, target_class: Tensor, targeted: bool, rival: Tensor | None = None) -> Tensor:
+    """Difference of logits ratio: the margin over a spread of the largest logits, so that their scale cancels out.
+
+    Of Croce and Hein 2020, https://arxiv.org/abs/2003.01690: over the first less the third logit, or, with a rival or a
+    class to reach, less the mean of the third and the fourth. With two classes it would be constant: it is the margin.
+    """
+    gain = margin(logits, target_class, targeted, rival)
+    classes = logits.shape[1]
+    if classes < 3:
+        return gain
+    largest = logits.topk(min(classes, 4), dim=1).values
+    third, both = largest[:, 2], (largest[:, 2] + largest[:, -1]) / 2
+    low = torch.where(rival == ANY, third, both) if rival is not None else both if targeted else third
+    return gain / (largest[:, 0] - low).clamp_min(_TINY)
+
+
+def probability_margin(logits: Tensor, target_class: Tensor, targeted: bool, rival: Tensor | None = None) -> Tensor:
+    """The margin of the softmax instead of the logits (Xie et al. 2024, https://arxiv.org/abs/2411.15210).
+
+    It steps towards whatever class is probable, and vanishes where the softmax saturates.
+    """
+    return margin(logits.softmax(1), target_class, targeted, rival)
+
+
+LOSSES: dict[LossName, Loss] = {
+    "cross_entropy": cross_entropy,
+    "margin": margin,
+    "dlr": dlr,
+    "probability_margin": probability_margin,
+}

@@ -1,0 +1,114 @@
+"""After the attacks: whether what still stands can be believed.
+
+A broken sample is proved by its witness. One that stands is not: a few of them are asked what a robust one must show.
+Where nothing stands, nothing is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from torch import Tensor
+
+from robustbench_lite.attacking.engine import Samples
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.evaluating.evidence.audit import as_images as as_images
+from robustbench_lite.evaluating.evidence.audit import audit as audit
+from robustbench_lite.evaluating.evidence.planted import planted
+from robustbench_lite.evaluating.evidence.probes import (
+    OWN_STEPS,
+    anything_goes,
+    black_box,
+    jagged,
+    larger_ball,
+    own_climbs,
+)
+from robustbench_lite.evaluating.evidence.survivors import AttackRecord as AttackRecord
+from robustbench_lite.evaluating.evidence.survivors import Fell as Fell
+from robustbench_lite.evaluating.evidence.survivors import Survivors
+from robustbench_lite.evaluating.preflight.check import CountedModel as CountedModel
+from robustbench_lite.evaluating.preflight.check import float64_model as float64_model
+from robustbench_lite.results.scorecard import Finding
+
+MOST, LEAST = 32, 8
+"""Survivors that are asked; what they cost is to stay below `SHARE` of what the evaluation cost, where the least allow
+it."""
+SUSPECT = 16
+"""The same, after a first evaluation that can't be trusted."""
+SHARE = 0.1
+_PASSES = 450  # of a survivor that is asked, where the suite has no attack without gradients and finds what is planted
+
+
+class Front(NamedTuple):
+    """One threat model of an evaluation."""
+
+    threat: ThreatModel
+    samples: Samples
+    attacks: tuple[AttackRecord, ...]
+    """Those that came to their end."""
+    survivors: Tensor
+    """Positions, in the order in which they are to be asked."""
+
+
+def gather(
+    model: CountedModel, fronts: Iterable[Front], batch_size: int, least: int = LEAST
+) -> Iterator[Finding | Fell]:
+    """Ask a few survivors of each threat model.
+
+    Parameters
+    ----------
+    look
+        The model, with the passes of each sample counted.
+    fronts
+        What was fought under each threat model.
+    batch_size
+        Most samples at once.
+    least
+        Survivors that are asked whatever it costs; `SUSPECT` where there is a suspicion already.
+
+    Yields
+    ------
+    Finding
+        What speaks against the evaluation.
+    Fell
+        What broke survivors all the same; it isn't confirmed yet.
+
+    Raises
+    ------
+    Stop
+        Where the meter's budget is spent.
+    """
+    asked = [front for front in fronts if len(front.survivors) >= LEAST and _by_gradient(front)]
+    most = int(SHARE * model.budget.passes.total / _PASSES / max(1, len(asked)))
+    count = min(MOST, max(least, most))
+    with model.target.attacking(), model.budget.quietly():
+        for threat, samples, attacks, survivors in asked:
+            fell = enough = False
+            for told in _probed(Survivors.of(model, samples, threat, attacks, survivors[:count], batch_size)):
+                fell |= isinstance(told, Fell)
+                enough |= isinstance(told, Finding) and told.severity == "error"
+                yield told
+            if fell and not enough and len(survivors) > count:
+                # What a few can't tell from chance, more can; honest evaluations seldom come here.
+                yield from _fallen(Survivors.of(model, samples, threat, attacks, survivors[:MOST], batch_size))
+
+
+def _by_gradient(front: Front) -> bool:
+    return any(one.attack.access == "gradients" for one in front.attacks)
+
+
+def _probed(survivors: Survivors) -> Iterator[Finding | Fell]:
+    climbed = survivors.climb(survivors.threat.norm, survivors.threat.eps, OWN_STEPS)
+    yield from own_climbs(survivors, climbed)
+    yield from black_box(survivors)
+    yield from anything_goes(survivors)
+    yield from jagged(survivors)
+    yield from larger_ball(survivors)
+    yield from planted(survivors, climbed)
+
+
+def _fallen(survivors: Survivors) -> Iterator[Finding | Fell]:
+    """The probes that break survivors, once more on many."""
+    yield from own_climbs(survivors, survivors.climb(survivors.threat.norm, survivors.threat.eps, OWN_STEPS))
+    yield from black_box(survivors)

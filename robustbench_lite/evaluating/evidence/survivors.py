@@ -1,0 +1,180 @@
+"""What every probe stands on: the model, a few of the samples that the suite left standing, and the suite itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustbench_lite.attacking.engine import RunResult, Samples, run_attack
+from robustbench_lite.attacking.interface import Attack
+from robustbench_lite.core.cost import Stop
+from robustbench_lite.core.losses import margin
+from robustbench_lite.core.norms import GEOMETRIES, per_sample, project
+from robustbench_lite.core.threat import Norm, ThreatModel
+from robustbench_lite.evaluating.preflight.check import CountedModel
+from robustbench_lite.model.target import Target
+from robustbench_lite.results.scorecard import Finding, Plot, Severity
+
+
+class AttackRecord(NamedTuple):
+    """One attack of the suite, and what it broke."""
+
+    name: str
+    attack: Attack
+    broken: NDArray[np.int64]
+    """Positions."""
+
+
+class Fell(NamedTuple):
+    """Survivors that a probe broke all the same."""
+
+    threat: ThreatModel
+    witnesses: dict[int, NDArray[np.float32]]
+    """By position; what a look at them saw, and no more."""
+
+
+class Climbed(NamedTuple):
+    """The highest margins on a way up."""
+
+    margin: Tensor
+    """Shape (n,); above 0 is adversarial."""
+    x: Tensor
+    """Where they were seen, shape (n, *shape)."""
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """One threat model of an evaluation."""
+
+    model: CountedModel
+    samples: Samples
+    threat: ThreatModel
+    attacks: Sequence[AttackRecord]
+    rows: Tensor
+    """Positions of the survivors that are asked."""
+    x: Tensor
+    start: Tensor
+    """Their margins, shape (n,): below 0."""
+    grad: Tensor
+    """Gradients of the margin there, shape (n, *shape)."""
+    batch_size: int
+
+    @classmethod
+    def of(
+        cls,
+        model: CountedModel,
+        samples: Samples,
+        threat: ThreatModel,
+        attacks: Sequence[AttackRecord],
+        rows: Tensor,
+        batch_size: int,
+    ) -> Survivors:
+        """Look at the survivors."""
+        x = model.inputs(rows)
+        start, grad = _asked(model, samples, rows, x, threat)
+        return cls(model, samples, threat, attacks, rows, x, start, grad, batch_size)
+
+    def margins(self, x: Tensor) -> Tensor:
+        """Margins of other inputs for the survivors, shape (n,), without a gradient."""
+        target_classes = self.samples.target_classes[self.rows].to(x.device)
+        return margin(self.model.logits(self.rows, x), target_classes, self.threat.goal == "targeted")
+
+    def climb(self, norm: Norm, eps: float, steps: int) -> Climbed:
+        """Climb the margin from the inputs, in steps that fall to zero along a cosine: a plain attack of our own."""
+        steepest, reach = stride(norm, eps)
+        x, value, grad = self.x, self.start, self.grad
+        best = Climbed(value, x)
+        for step in range(steps):
+            length = reach * (1 + math.cos(math.pi * step / steps))
+            x = project(x + length * steepest(grad), self.x, norm, eps)
+            if step == steps - 1:
+                value = self.margins(x)
+            else:
+                value, grad = _asked(self.model, self.samples, self.rows, x, self.threat)
+            higher = value > best.margin
+            best = Climbed(torch.where(higher, value, best.margin), torch.where(per_sample(higher, x), x, best.x))
+        return best
+
+    def run(
+        self,
+        attack: Attack,
+        rows: NDArray[np.int64],
+        *,
+        name: str,
+        threat: ThreatModel | None = None,
+        target: Target | None = None,
+        keep: Container[int] = (),
+    ) -> RunResult:
+        """Run an attack on some samples; its passes count as the checks'."""
+        done = run_attack(
+            attack,
+            target or self.model.target,
+            self.samples,
+            rows,
+            threat or self.threat,
+            name=name,
+            seed=self.model.seed,
+            batch_size=self.batch_size,
+            keep=keep,
+            budget=self.model.budget,
+        )
+        self.model.forward += done.forward
+        self.model.backward += done.backward
+        if done.stopped is not None:
+            raise Stop(done.stopped)
+        return done
+
+    def finding(
+        self,
+        code: str,
+        message: str,
+        cure: str,
+        plot: Plot | None = None,
+        attack: str | None = None,
+        severity: Severity = "error",
+    ) -> Finding:
+        """What stands against the evaluation under this threat model."""
+        return Finding(
+            code=code,
+            severity=severity,
+            message=message,
+            cure=cure,
+            attack=attack,
+            threat=str(self.threat),
+            plot=plot,
+        )
+
+
+def stride(norm: Norm, eps: float) -> tuple[Callable[[Tensor], Tensor], float]:
+    """Direction of a plain step, of a gradient, and how far it may lead."""
+    # Under L1 and L0 the steepest step moves one value: too slow for a few steps, so the projection chooses.
+    steepest = GEOMETRIES["Linf" if norm == "Linf" else "L2"].steepest
+    return steepest, eps if norm in ("Linf", "L2") else math.sqrt(eps)
+
+
+def _asked(
+    model: CountedModel, samples: Samples, rows: Tensor, x: Tensor, threat: ThreatModel
+) -> tuple[Tensor, Tensor]:
+    """Margins, (n,), and their gradients, zeros where there are none."""
+
+    def part(rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            with model.counted(rows):
+                logits = model.target(x)
+            values = margin(logits, samples.target_classes[rows].to(x.device), threat.goal == "targeted")
+            if not values.requires_grad:
+                return values.detach(), torch.zeros_like(x)
+            with model.counted(rows, forward=0, backward=1):
+                grad = torch.autograd.grad(values.sum(), x, allow_unused=True)[0]
+        return values.detach(), torch.zeros_like(x) if grad is None else grad.detach().nan_to_num(0.0, 0.0, 0.0)
+
+    values, grads = zip(*model.in_parts(part, rows, x), strict=True)
+    return torch.cat(values), torch.cat(grads)

@@ -1,0 +1,106 @@
+"""Lay what a repo needs to test the robustness of its models: a file of each kind to start from, and never over one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.files import write_atomically
+
+FILES = {
+    "attacks/__init__.py": "the table of your attacks",
+    "attacks/halving_steps.py": "an attack, to start from",
+    "attacks/suites/digits.toml": "a suite: which attacks, under which threat model",
+    "defenses/__init__.py": "the table of your defenses",
+    "defenses/recipes/digits.toml": "a recipe: how to harden a model",
+    "tests/digits_model.py": "a small model, to start from",
+    "tests/test_robustness.py": "the test: which model, which data, which gates",
+    ".github/workflows/robustness.yml": "the same on GitHub, with the report as an artifact",
+}
+"""What is laid, and what it is."""
+NEXT = {
+    "pytest tests/test_robustness.py": "test it",
+    "rblite list attacks": "see your attack beside ours",
+    "rblite evaluate tests/digits_model.py:trained --data digits --suite digits": "write a scorecard and a report",
+    "rblite harden tests/digits_model.py:build --data digits --recipe digits --out hardened": "harden it",
+}
+"""What may be done then, from the repo's folder."""
+_TEMPLATES = Path(__file__).with_name("templates") / "init"
+
+
+class Laid(NamedTuple):
+    """What became of a file."""
+
+    path: str
+    """From the repo's folder."""
+    state: Literal["laid", "replaced", "left alone"]
+
+
+def lay(folder: str | Path, *, force: bool = False) -> list[Laid]:
+    """Lay the files in a folder, which is made where there is none.
+
+    Parameters
+    ----------
+    folder
+        The user's repo.
+    force
+        Whether files that are there are replaced; otherwise they are left alone.
+
+    Raises
+    ------
+    ValueError
+        For a folder that can't be written, or in which a file has the name of one of the folders. Then nothing is laid.
+    """
+    folder = Path(folder)
+    _check_folders(folder)
+    laid = []
+    for path in FILES:
+        try:
+            laid.append(Laid(path, _lay(folder / path, template(path), force)))
+        except OSError as fault:
+            raise UserError(
+                f"{folder / path} can't be written: {fault.strerror or fault}; choose another place"
+            ) from None
+    return laid
+
+
+def template(path: str) -> str:
+    """Text of a file as it is laid."""
+    return (_TEMPLATES / f"{path.removeprefix('.')}.txt").read_text(encoding="utf-8")
+
+
+def missing_entries(folder: str | Path, laid: Sequence[Laid]) -> Iterator[str]:
+    """Say what has to be written into a file that was left alone, so that the rest of what was laid works."""
+    from robustbench_lite.core.registry import Room
+
+    table = "attacks/__init__.py"
+    own = Room("attacks", Path(folder) / "attacks", "", own=True)
+    if Laid(table, "left alone") in laid and "halving_steps" not in own.table():
+        yield f'{table} was left alone: add "halving_steps": "halving_steps:HalvingSteps" to its CATALOGUE'
+
+
+def _check_folders(folder: Path) -> None:
+    """Find out before anything is written that a folder can't be made."""
+    for path in (folder, *((folder / path).parent for path in FILES)):
+        for place in (path, *path.parents):
+            if place.exists():
+                if not place.is_dir():
+                    raise UserError(
+                        f"{place} is a file: expected a folder, or nothing; choose another place for the repo"
+                    )
+                break
+
+
+def _lay(path: Path, text: str, force: bool) -> Literal["laid", "replaced", "left alone"]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+        return "laid"
+    except FileExistsError:
+        if not force or path.is_dir():
+            return "left alone"
+    write_atomically(path, text)
+    return "replaced"

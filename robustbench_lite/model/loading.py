@@ -1,0 +1,226 @@
+"""Models by name: made from where their code is, with their weights; and saved so that they can be made again."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_lite.core import registry
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.files import write_atomically
+from robustbench_lite.core.usercode import MissingModuleError, change_path, import_object, users_code
+from robustbench_lite.model.target import FUNCTION_ADVICE, NORMALISATIONS, MeanAndStd, Target, mean_and_std
+from robustbench_lite.model.weights import (
+    MODEL_FILE,
+    WEIGHTS_FILE,
+    ModelFile,
+    Normalisation,
+    load_weights,
+    read_model_file,
+)
+
+_MODEL_FORMS = "package.module:callable, path/to/file.py:callable, torchvision:NAME, or a folder that harden wrote"
+
+
+def load_target(
+    spec: str,
+    *,
+    weights: str | Path | None = None,
+    normalize: str | None = None,
+    classes: int | None = None,
+    device: str | None = None,
+    seed: int = 0,
+) -> Target:
+    """Make a target from its name. It runs the code that the name points at.
+
+    Parameters
+    ----------
+    spec
+        ``package.module:callable`` (the working directory is searched too), ``path/to/file.py:callable``,
+        ``torchvision:NAME``, or a folder that `save_model` wrote. The callable is called without arguments, except for
+        the number of classes where it has a parameter ``num_classes`` or ``classes``, and returns an ``nn.Module`` or a
+        `Target`; an object that already is one is taken as it is. A function of arrays is handed over as
+        ``Target.from_callable(function)``.
+    weights
+        A safetensors file or a torch state dict; by default the model's own.
+    normalize
+        ``imagenet``, ``cifar10``, ``mnist``, ``none``, or ``m1,m2,m3/s1,s2,s3``; by default none, except for
+        torchvision's models (``imagenet``) and for a folder (as it was saved).
+    classes
+        Number of classes, where the architecture leaves it open.
+    device
+        As in `Target`.
+    seed
+        Of the draws of fresh weights; the caller's generator is left as it was.
+
+    Raises
+    ------
+    UserError
+        For a name that leads nowhere, for code behind it that fails, and for weights that don't fit.
+    """
+    if not str(spec).strip():
+        raise UserError(f"model {str(spec)!r}: is empty; expected {_MODEL_FORMS}")
+    spec, stored, folder = str(spec), None, Path(spec).resolve()
+    if folder.is_dir():
+        if not (folder / MODEL_FILE).is_file():
+            raise UserError(f"model {folder}: holds no {MODEL_FILE}; expected {_MODEL_FORMS}")
+        spec, stored = read_model_file(folder)
+        weights, classes = weights or folder / WEIGHTS_FILE, classes or stored.classes
+    try:
+        made = _make(spec, classes, seed)
+    except MissingModuleError as fault:
+        if stored is None:
+            raise
+        raise UserError(
+            f"model {folder}: its architecture is {spec}: {fault}; run it from the folder that holds "
+            f"{spec.partition(':')[0].partition('.')[0]}, or give the architecture as MODEL, with --weights {weights}"
+        ) from None
+    if weights is not None:
+        load_weights(made.module, weights)
+    mean, std = made.mean, made.std
+    if normalize is not None:
+        mean, std = parse_normalisation(normalize)
+    elif stored is not None:
+        mean, std = (stored.normalize.mean, stored.normalize.std) if stored.normalize else (None, None)
+    name = made.name if stored is None else folder.name
+    spec = change_path(spec, Path.resolve)  # absolute, so that it outlives a change of directory
+    target = Target(
+        made.module, name=name, mean=mean, std=std, preprocessing=made.preprocessing, device=device, spec=spec
+    )
+    target.classes = classes
+    return target
+
+
+def save_model(target: Target, folder: Path) -> None:
+    """Write ``model.safetensors`` and ``model.json``, from which `load_target` makes the target again.
+
+    Each file is replaced in one step. A spec that names a file is stored relative to the folder, so that a repo can be
+    moved or cloned; one that names a module is found from the folder that holds the module, or where it is installed;
+    without a spec only the weights can be stored.
+
+    Raises
+    ------
+    UserError
+        For a module whose state holds more than tensors.
+    """
+    from safetensors.torch import save
+
+    state = target.module.state_dict()
+    if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise UserError(
+            f"{target.name}: {', '.join(odd)} in its state dict are no tensors, so they can't be saved as safetensors; "
+            "keep them out of the state (get_extra_state)"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
+    copies = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    write_atomically(folder / WEIGHTS_FILE, save(copies))
+
+    def relative(path: Path) -> str:
+        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+
+    stored = ModelFile(
+        spec=change_path(target.spec, relative) if target.spec else None,
+        normalize=Normalisation(mean=target.mean, std=target.std) if target.mean and target.std else None,
+        classes=target.classes,
+    )
+    write_atomically(folder / MODEL_FILE, stored.model_dump_json(indent=1) + "\n")
+
+
+def parse_normalisation(text: str) -> MeanAndStd:
+    """Mean and standard deviation by channel, from a known name or ``m1,m2,m3/s1,s2,s3``; None twice for ``none``.
+
+    Raises
+    ------
+    UserError
+        For an unknown name and for numbers that are no mean and standard deviation.
+    """
+    if text in NORMALISATIONS:
+        return NORMALISATIONS[text]
+    if "/" not in text:
+        raise UserError(f"{registry.unknown('normalisation', text, NORMALISATIONS)}; or give m1,m2,m3/s1,s2,s3")
+    try:
+        mean, std = ([float(value) for value in half.split(",")] for half in text.split("/"))
+    except ValueError:
+        raise UserError(
+            f"normalisation {text!r}: expected means, a slash and standard deviations, such as 0.5,0.5,0.5/0.2,0.2,0.2"
+        ) from None
+    return mean_and_std(mean, std)
+
+
+def _make(spec: str, classes: int | None, seed: int) -> Target:
+    """Make the target that a spec names, with its own normalisation, and its own weights or seeded fresh ones."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _made(spec, classes)
+
+
+def _made(spec: str, classes: int | None) -> Target:
+    kind, colon, rest = spec.partition(":")
+    if not kind:
+        raise UserError(f"model {spec!r}: nothing stands before the colon; expected {_MODEL_FORMS}")
+    if not colon or not rest:
+        raise UserError(f"model {spec!r}: {_spec_advice(spec.removesuffix(':'))}")
+    if kind == "torchvision":
+        mean, std = NORMALISATIONS["imagenet"]
+        return Target(_make_torchvision(rest, classes), name=spec, mean=mean, std=std)
+    with users_code(spec):
+        found = import_object(spec, prefixes=["torchvision"])
+        if not isinstance(found, nn.Module | Target):
+            if not callable(found):
+                raise UserError(f"{spec}: is of type {type(found).__name__}; expected a callable that makes the model")
+            found = found(**_arguments(found, spec, classes))
+    if not isinstance(found, nn.Module | Target):
+        raise UserError(
+            f"{spec}: returned {type(found).__name__}; expected a torch.nn.Module or a Target; {FUNCTION_ADVICE}"
+        )
+    return found if isinstance(found, Target) else Target(found, name=change_path(spec, lambda path: path.name))
+
+
+def _spec_advice(spec: str) -> str:
+    if spec.endswith(".py"):
+        return f"name the object in it that makes the model, such as {spec}:make_model"
+    if Path(spec).is_file():
+        return "weights alone are no model; give the architecture as MODEL, and this file with --weights"
+    return f"no such folder; expected {_MODEL_FORMS}"
+
+
+def _arguments(factory: Any, spec: str, classes: int | None) -> dict[str, int]:
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (ValueError, TypeError):  # some builtins tell no signature
+        return {}
+    arguments = {}
+    for name, parameter in parameters.items():
+        open_ended = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        required = parameter.default is parameter.empty and not open_ended
+        if name in ("num_classes", "classes"):
+            if classes is not None:
+                arguments[name] = classes
+            elif required:
+                raise UserError(f"{spec}: needs {name}; give the number of classes (--classes)")
+        elif required:
+            raise UserError(
+                f"{spec}: needs an argument {name!r}, but is called without arguments; "
+                f"name a function that takes none and returns the model; {FUNCTION_ADVICE}"
+            )
+    return arguments
+
+
+def _make_torchvision(name: str, classes: int | None) -> nn.Module:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise UserError(registry.unknown("torchvision model", name, known))
+    with users_code(f"torchvision:{name}"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # GoogLeNet and Inception announce a change of their initialisation
+        module: nn.Module = models.get_model(name, weights=None, **({"num_classes": classes} if classes else {}))
+    return module

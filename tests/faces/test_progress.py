@@ -1,0 +1,235 @@
+"""Progress bars: what they show of an attack and of a training, and when there are none."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from robustbench_lite.core.cost import Passes
+from robustbench_lite.core.cost import Progress as Attacked
+from robustbench_lite.faces import progress as module
+from robustbench_lite.faces.progress import attack_bars, bars, training_bars
+from robustbench_lite.hardening.training import TrainingProgress
+
+PASSES = Passes(forward=10, backward=10)
+
+
+def attacked(
+    done: int, broken: int = 0, *, name: str = "pgd", threat: str = "Linf 8/255", total: int = 100
+) -> Attacked:
+    return Attacked(name, threat, done, total, broken, PASSES)
+
+
+def trained(epoch: int, step: int, *, stage: str = "model", epochs: int = 3, steps: int = 10) -> TrainingProgress:
+    measured = (0.98, 0.734) if epoch > 1 else (None, None)
+    return TrainingProgress(stage, epoch, epochs, step, steps, 0.25, *measured)
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """A terminal of 80 columns in the place of the standard error stream."""
+    for name in ("NO_COLOR", "TERM", "COLUMNS", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    buffer = io.StringIO()
+    monkeypatch.setattr(
+        module, "Console", lambda **_: Console(file=buffer, force_terminal=True, width=80, color_system=None)
+    )
+    return buffer
+
+
+def lines(screen: io.StringIO) -> list[str]:
+    """All lines that were ever on the screen, without the codes that place them."""
+    return [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line).rstrip() for line in re.split(r"[\r\n]+", screen.getvalue())]
+
+
+def last(screen: io.StringIO, name: str) -> str:
+    return [line for line in lines(screen) if line.startswith(name)][-1]
+
+
+# -- when there are bars -------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_gets_bars_that_go_when_they_are_done(screen: io.StringIO) -> None:
+    with bars() as progress:
+        attack_bars(progress)(attacked(100, 3))
+    assert last(screen, "pgd · Linf 8/255").split()[-3:-1] == ["3", "broken"]
+    assert screen.getvalue().endswith("\x1b[2K")  # the lines are taken back
+    assert "\x1b[?25h" in screen.getvalue()  # and the cursor is shown again
+
+
+def test_quiet_shows_nothing(screen: io.StringIO) -> None:
+    with bars(quiet=True) as progress:
+        attack_bars(progress)(attacked(100))
+        training_bars(progress)(trained(1, 1))
+    assert screen.getvalue() == ""
+
+
+def test_a_pipe_gets_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with bars() as progress:
+        attack_bars(progress)(attacked(100))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_bars_are_written_to_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("NO_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich takes this as a terminal
+    with bars() as progress:
+        attack_bars(progress)(attacked(100, 3))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "3 broken" in err
+
+
+def test_a_dumb_terminal_gets_no_codes(screen: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    with bars() as progress:
+        attack_bars(progress)(attacked(100))
+    assert "\x1b" not in screen.getvalue()
+
+
+def test_an_error_or_ctrl_c_inside_leaves_the_cursor_visible(screen: io.StringIO) -> None:
+    def interrupted() -> None:
+        with bars() as progress:
+            attack_bars(progress)(attacked(50))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex("\x1b[?25l")
+
+
+# -- attacks -------------------------------------------------------------------------------------------------------
+
+
+def held(progress: Progress) -> list[tuple[str, float, float | None, str]]:
+    return [(task.description, task.completed, task.total, task.fields["note"]) for task in progress.tasks]
+
+
+@pytest.mark.usefixtures("screen")
+def test_one_bar_an_attack_and_a_threat_model() -> None:
+    with bars() as progress:
+        show = attack_bars(progress)
+        show(attacked(10, 1))
+        show(attacked(60, 7))
+        show(attacked(20, 2, threat="L2 0.5"))
+        show(attacked(5, name="fgsm", total=50))
+        assert held(progress) == [
+            ("pgd · Linf 8/255", 60, 100, "7 broken"),
+            ("pgd · L2 0.5", 20, 100, "2 broken"),
+            ("fgsm · Linf 8/255", 5, 50, "0 broken"),
+        ]
+
+
+@pytest.mark.usefixtures("screen")
+def test_a_finished_attack_goes_when_the_next_begins() -> None:
+    with bars() as progress:
+        show = attack_bars(progress)
+        show(attacked(100, 90, name="fgsm"))
+        assert held(progress) == [("fgsm · Linf 8/255", 100, 100, "90 broken")]
+        show(attacked(100, 90))  # before hardening
+        show(attacked(10, 1))  # and after
+        assert held(progress) == [("pgd · Linf 8/255", 10, 100, "1 broken")]
+
+
+@pytest.mark.usefixtures("screen")
+def test_a_total_that_changes_is_followed() -> None:
+    with bars() as progress:
+        show = attack_bars(progress)
+        show(attacked(10, total=100))
+        show(attacked(20, total=40))
+        assert held(progress) == [("pgd · Linf 8/255", 20, 40, "0 broken")]
+
+
+def test_long_names_are_cut_and_brackets_kept(screen: io.StringIO) -> None:
+    with bars() as progress:
+        show = attack_bars(progress)
+        show(attacked(100, name="foolbox:LinfDeepFoolAttackWithAVeryLongName"))
+        show(attacked(100, name="[red]me[/red]"))
+    assert last(screen, "foolbox:LinfDeepFoolAttackW… ")
+    assert last(screen, "[red]me[/red] · Linf 8/255 ")
+    assert max(map(len, lines(screen))) <= 80
+
+
+def test_an_attack_on_ten_thousand_samples_is_told_in_full_at_80_columns(screen: io.StringIO) -> None:
+    with bars() as progress:
+        attack_bars(progress)(attacked(10000, 9871, name="pgd-momentum", total=10000))
+    assert re.search(r"━{8,} 10000/10000 9871 broken \d:\d\d:\d\d$", last(screen, "pgd-momentum · Linf 8/255"))
+
+
+# -- training ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("screen")
+def test_one_bar_a_stage_of_training() -> None:
+    with bars() as progress:
+        show = training_bars(progress)
+        for epoch, step in ((1, 1), (1, 10), (2, 1), (3, 10)):
+            show(trained(epoch, step, stage="teacher"))
+        assert [(name, done, total) for name, done, total, _ in held(progress)] == [("teacher", 30, 30)]
+        show(trained(2, 4, stage="student"))
+        assert [(name, done, total) for name, done, total, _ in held(progress)] == [("student", 14, 30)]
+
+
+@pytest.mark.usefixtures("screen")
+def test_training_tells_loss_and_the_last_epochs_accuracies() -> None:
+    with bars() as progress:
+        show = training_bars(progress)
+        show(trained(1, 5))
+        assert held(progress)[0][3].startswith("loss 0.250")
+        assert "clean" not in held(progress)[0][3]
+        show(trained(2, 5))
+        note = held(progress)[0][3]
+        assert all(words in note for words in ("loss 0.250", "clean 98.0%", "robust 73.4%"))
+
+
+@pytest.mark.usefixtures("screen")
+def test_a_second_training_gets_a_bar_of_its_own() -> None:
+    with bars() as progress:
+        show = training_bars(progress)
+        show(trained(3, 10))
+        show(trained(1, 1))
+        assert [(done, total) for _, done, total, _ in held(progress)] == [(1, 30)]
+
+
+@pytest.mark.usefixtures("screen")
+def test_training_and_attacks_take_turns() -> None:
+    with bars() as progress:
+        attack, training = attack_bars(progress), training_bars(progress)
+        attack(attacked(40))  # cut short by a budget
+        training(trained(1, 1))
+        assert [name for name, *_ in held(progress)] == ["training"]
+        training(trained(3, 10))
+        attack(attacked(10))
+        assert [(name, done) for name, done, *_ in held(progress)] == [("pgd · Linf 8/255", 10)]
+
+
+@pytest.mark.parametrize(("stage", "name"), [("model", "training"), ("teacher", "teacher")])
+@pytest.mark.parametrize(("epochs", "steps"), [(30, 18), (100, 391)])
+def test_training_is_told_in_full_at_80_columns(
+    screen: io.StringIO, epochs: int, steps: int, stage: str, name: str
+) -> None:
+    with bars() as progress:
+        attack_bars(progress)(attacked(100, name="pgd-margin"))  # as `rblite harden` shows before it trains
+        show = training_bars(progress)
+        show(trained(epochs - 1, steps, stage=stage, epochs=epochs, steps=steps))
+        show(trained(epochs, steps, stage=stage, epochs=epochs, steps=steps))
+    line = last(screen, name)
+    told = rf" epoch {epochs}/{epochs}\s+loss 0\.250 clean 98\.0% robust 73\.4% \d:\d\d:\d\d$"
+    assert re.search("━{8}" + told, line)
+    assert max(map(len, lines(screen))) <= 80
+
+
+def test_the_widest_numbers_of_a_training_fit_80_columns(screen: io.StringIO) -> None:
+    with bars() as progress:
+        training_bars(progress)(TrainingProgress("a-long-stage", 100, 100, 10, 10, 12.3456, 1.0, 1.0))
+    assert re.search(
+        r"epoch 100/100 loss 12\.346 clean 100\.0% robust 100\.0% \d:\d\d:\d\d$", last(screen, "a-long-st… ")
+    )
