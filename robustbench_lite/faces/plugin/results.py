@@ -19,6 +19,7 @@ from robustbench_lite.results import baseline
 from robustbench_lite.results.scorecard import Scorecard
 
 TITLE = "Adversarial robustness"
+_SUMMARY_LIMIT = 1024 * 1024  # bytes of a step's summary on GitHub; one that is longer is not shown at all
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,8 @@ def _save_baselines(results: Sequence[Result], name: str | None, folder: Path) -
 def _append_summary(results: Sequence[Result], path: Path | None) -> Iterator[str]:
     if path is None:
         return
-    from robustbench_lite.reports.github import LIMIT
-
     # Other steps' tools write to the same file, and the limit is on all of it.
-    room = LIMIT - (path.stat().st_size if path.is_file() else 0) - 1
+    room = _SUMMARY_LIMIT - (path.stat().st_size if path.is_file() else 0) - 1
     if room > 0:
         with path.open("a", encoding="utf-8") as stream:
             stream.write("\n" + _render("github", results, room=room))
