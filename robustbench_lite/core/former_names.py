@@ -21,7 +21,7 @@ _NOW = {
     "asserts": ("faces.asserts",),
     "baseline": ("results.baseline",),
     "black_box": ("model.black_box",),
-    "cache": ("evaluating.cache",),
+    "cache": ("evaluating.cache", "faces.cache_table"),
     "calibration": ("evaluating.calibration",),
     "cli": ("faces.cli",),
     "compare": ("results.compare",),

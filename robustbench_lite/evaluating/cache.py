@@ -13,11 +13,11 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from robustbench_lite.attacking.journal import Journal
 from robustbench_lite.core.errors import UserError
@@ -25,15 +25,11 @@ from robustbench_lite.core.files import write_atomically
 from robustbench_lite.model.fingerprint import code_sha256 as code_sha256
 from robustbench_lite.results.scorecard import Scorecard
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 _CORPUS_FILE = "corpus.sha256"
 CARD_FILE = "scorecard.json"
 _ABOUT_FILE = "question.json"
 _LOCKS = ".locks"
 _NAME = re.compile(r"[0-9a-f]{32}")
-_DAY = 86400.0
 
 
 @dataclass(frozen=True)
@@ -137,39 +133,6 @@ def prune(folder: str | Path, older_than: float = 0.0) -> list[Kept]:
             raise UserError(f"{here} can't be deleted: {fault.strerror or fault}; see to whom it belongs") from None
         gone.append(one)
     return gone
-
-
-def table(found: Sequence[Kept]) -> Table:
-    """Show what is kept, for a terminal."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("what", overflow="fold", ratio=1)
-    shown.add_column("state", no_wrap=True)
-    shown.add_column("size", justify="right", no_wrap=True)
-    shown.add_column("last used", justify="right", no_wrap=True)
-    for one in found:
-        shown.add_row(escape(one.about), "done" if one.done else "partial", size_text(one.size), _age_text(one.age))
-    return shown
-
-
-def size_text(size: int) -> str:
-    """Bytes for people: ``1.2 MB``."""
-    if size < 1000:
-        return f"{size} B"
-    for unit in ("kB", "MB"):
-        size_in_unit = size / {"kB": 1e3, "MB": 1e6}[unit]
-        if size_in_unit < 999.95:
-            return f"{size_in_unit:.1f} {unit}"
-    return f"{size / 1e9:.1f} GB"
-
-
-def _age_text(age: float) -> str:
-    for unit, seconds in (("days", _DAY), ("h", 3600.0), ("min", 60.0)):
-        if age >= 2 * seconds:
-            return f"{int(age / seconds)} {unit} ago"
-    return "just now"
 
 
 def _kept(here: Path) -> Kept | None:

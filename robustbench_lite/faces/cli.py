@@ -418,12 +418,13 @@ def init(folder: str, force: bool) -> None:
 def cache(folder: str, older_than: float, prune: bool) -> None:
     """Show the evaluations that are kept by content, and delete them."""
     from robustbench_lite.evaluating import cache as kept
+    from robustbench_lite.faces.cache_table import size_text, table
 
     seconds = older_than * 86400
     found = kept.prune(folder, seconds) if prune else kept.kept(folder, seconds)
     if found:
-        _print(kept.table(found))
-    what = f"{len(found)} evaluation{'' if len(found) == 1 else 's'}, {kept.size_text(sum(one.size for one in found))}"
+        _print(table(found))
+    what = f"{len(found)} evaluation{'' if len(found) == 1 else 's'}, {size_text(sum(one.size for one in found))}"
     click.echo(f"{'Deleted' if prune else 'Kept'}: {what} in {folder}")
     if prune and (left := kept.kept(folder, seconds)):
         click.echo(f"{len(left)} in use, left alone")

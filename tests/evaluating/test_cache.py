@@ -20,7 +20,6 @@ from torch import nn
 
 from robustbench_lite import Budget, Scorecard, evaluate, load_suite, load_target
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.evaluating import cache
 from robustbench_lite.evaluating.cache import code_sha256, kept, prune, slot
 from robustbench_lite.faces.cli import main
 
@@ -434,10 +433,3 @@ def test_the_command_says_that_there_is_nothing(tmp_path: Path) -> None:
     assert command("--dir", tmp_path / "none") == f"Kept: 0 evaluations, 0 B in {tmp_path / 'none'}\n"
     assert not (tmp_path / "none").exists()
     assert command("--dir", tmp_path / "none", "--prune").startswith("Deleted")
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1234, "1.2 kB"), (999_999, "1.0 MB"), (2_500_000_000, "2.5 GB")]
-)
-def test_sizes_are_told_for_people(size: int, text: str) -> None:
-    assert cache.size_text(size) == text

@@ -21,6 +21,7 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import load_suite
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.evaluating import cache, corpus
+from robustbench_lite.faces import cache_table
 from robustbench_lite.faces.cli import main
 from robustbench_lite.results import baseline
 from robustbench_lite.results.scorecard import Finding, Skipped
@@ -248,7 +249,7 @@ def test_a_journal_stays_in_its_slot_which_stays_in_its_cache(tmp_path, attack, 
     assert re.fullmatch(r"[a-z0-9-]+\.jsonl", path.name)
     assert [one.name for one in tmp_path.iterdir()] == ["in"]
     stream = io.StringIO()
-    Console(file=stream, width=80).print(cache.table(cache.kept(folder)))
+    Console(file=stream, width=80).print(cache_table.table(cache.kept(folder)))
     assert not steering(stream.getvalue())
 
 
