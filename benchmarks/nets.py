@@ -29,8 +29,9 @@ from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.data.load import load_data
 from robustbench_lite.evaluating.calibration import lenet5, wk17a
-from robustbench_lite.hardening.recipe import Schedule
-from robustbench_lite.hardening.training import CHECKPOINT_FILE, train
+from robustbench_lite.hardening.checkpoint import CHECKPOINT_FILE, Checkpoint
+from robustbench_lite.hardening.schedule import Schedule
+from robustbench_lite.hardening.training import train
 from robustbench_lite.model.loading import save_model
 from robustbench_lite.model.target import Target
 from robustbench_lite.model.weights import WEIGHTS_FILE
@@ -89,9 +90,7 @@ class Net:
             self.threat,
             *data.split(_HELD_OUT, 0),
             seed=0,
-            folder=folder,
-            fingerprint=fingerprint,
-            resume=True,
+            checkpoint=Checkpoint.open(folder, fingerprint, resume=True),
         )
         save_model(trained.target, folder)
         (folder / CHECKPOINT_FILE).unlink()

@@ -1,8 +1,8 @@
-"""The defenses: one file an algorithm, one line each in the table by which the registry finds them."""
+"""The steps of recipes: one line each in the table by which the registry finds them."""
 
 CATALOGUE = {
-    "standard": "standard:Standard",
-    "pgd_training": "pgd_training:PGDTraining",
-    "trades": "trades:TRADES",
-    "distillation": "distillation:Distillation",
+    "standard": "training.standard:Standard",
+    "pgd_training": "training.pgd_training:PGDTraining",
+    "trades": "training.trades:TRADES",
+    "distillation": "training.distillation:Distillation",
 }

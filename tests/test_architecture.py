@@ -44,7 +44,6 @@ LONGER: dict[str, str] = {
         "attacking/engine.py",
         "evaluating/calibration.py",
         "faces/cli.py",
-        "hardening/training.py",
         "results/scorecard.py",
         "results/statistics.py",
     )

@@ -12,7 +12,7 @@ from robustbench_lite.results.scorecard import Scorecard
 
 if TYPE_CHECKING:
     from robustbench_lite.core.cost import Progress
-    from robustbench_lite.hardening.training import TrainingProgress
+    from robustbench_lite.hardening.interface import TrainingProgress
 
 THREAT = "Linf 0.15"
 SUITE = "linf_classic"

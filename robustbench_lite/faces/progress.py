@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 if TYPE_CHECKING:
     from robustbench_lite.core.cost import Progress as AttackProgress
-    from robustbench_lite.hardening.training import TrainingProgress
+    from robustbench_lite.hardening.interface import TrainingProgress
 
 # With these, the longest line fits 80 columns: "training", 8 of bar, "epoch 100/100", "loss 12.345 clean 100.0%
 # robust 100.0%", "0:00:00". A wider screen gives its columns to the bar.

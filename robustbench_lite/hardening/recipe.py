@@ -1,55 +1,67 @@
-"""The recipe: a defense with its parameters, its schedule, and the suite that judges it; read from TOML."""
+"""The recipe: the steps that harden a model, in order, and the suite that evaluates it; read from TOML."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.core.toml import NamedFile, build_fault, checked, read_toml
+from robustbench_lite.hardening.schedule import Schedule as Schedule
 
 
-class Schedule(BaseModel):
-    """How long and how fast to train."""
+class RecipeStep(BaseModel):
+    """One step of a recipe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    epochs: int = Field(default=10, ge=1)
-    """Passes over the training data."""
-    batch_size: int = Field(default=128, ge=1)
-    """Samples a step."""
-    lr: float = Field(default=0.1, gt=0, allow_inf_nan=False)
-    """Peak learning rate."""
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    """SGD with Nesterov momentum, or Adam (decoupled weight decay)."""
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of SGD."""
-    weight_decay: float = Field(default=5e-4, ge=0, allow_inf_nan=False)
-    """Pull of the weights towards zero."""
-    decay: Literal["constant", "cosine", "one_cycle"] = "cosine"
-    """Course of the learning rate over the training."""
-    held_out: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the training data that is kept out, to measure clean and robust accuracy after each epoch."""
-    keep: Literal["best", "last"] = "best"
-    """Which epoch's weights are deployed: those of the best held-out robust accuracy, or the last."""
+    name: str
+    """Name in the catalogue, such as ``pgd_training``."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Its parameters."""
+    schedule: Schedule | None = None
+    """Of a step that trains; by default the recipe's."""
+    scorecard: bool = False
+    """Whether the model is evaluated after this step, and not only before the first and after the last."""
 
 
 class Recipe(NamedFile):
-    """How to harden: a defense, its schedule, and the suite that judges it."""
+    """How to harden: the steps, and the suite that evaluates the model.
 
-    defense: str
-    """Name in the registry, such as ``pgd_training``."""
+    The steps are ``[[steps]]``, in order; of a single one it is enough to name its ``defense`` and its ``params``.
+    """
+
+    defense: str = ""
+    """Name of the only step; empty where there are ``steps``."""
     params: dict[str, Any] = Field(default_factory=dict)
-    """Parameters of the defense."""
+    """Parameters of the only step."""
+    steps: tuple[RecipeStep, ...] = ()
+    """The steps, in order, each from what the one before made of the model."""
     threat: ThreatModel
     """What it is to withstand; used where the caller names none."""
     suite: str = "linf_quick"
-    """Judges the model before and after."""
+    """Evaluates the model before and after."""
     schedule: Schedule = Schedule()
+    """Of every step that trains and has none of its own."""
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if not self.defense and not self.steps:
+            raise ValueError("names no step: give defense = '...', or [[steps]] with a name each")
+        if self.steps and (self.defense or self.params):
+            raise ValueError("has steps and a defense or params as well: put both into its [[steps]]")
+        return self
+
+    @property
+    def chain(self) -> tuple[RecipeStep, ...]:
+        """The steps in order, whichever way they are written, each with its schedule."""
+        chain = self.steps or (RecipeStep(name=self.defense, params=self.params),)
+        return tuple(step.model_copy(update={"schedule": step.schedule or self.schedule}) for step in chain)
 
 
 def load_recipe(recipe: str | Path | Recipe) -> Recipe:
@@ -63,11 +75,16 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     raw, where = read_toml("recipes", recipe)
-    return checked(Recipe, raw, where, _defense_faults(raw))
+    return checked(Recipe, raw, where, _step_faults(raw))
 
 
-def _defense_faults(raw: dict[str, Any]) -> list[str]:
-    found = build_fault("defenses", "defense", raw.get("defense"), raw.get("params", {}))
+def _step_faults(raw: Mapping[str, Any]) -> list[str]:
+    """What the model of the file can't see: names and parameters that the catalogue doesn't have."""
+    found = build_fault("defenses", "defense", raw["defense"], raw.get("params", {})) if raw.get("defense") else []
+    steps = raw.get("steps")
+    for number, step in enumerate(steps if isinstance(steps, list) else ()):
+        if isinstance(step, dict):
+            found += build_fault("defenses", f"steps.{number}", step.get("name"), step.get("params", {}))
     if isinstance(raw.get("suite"), str):
         try:
             registry.find_file("suites", raw["suite"])

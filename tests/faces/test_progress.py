@@ -13,7 +13,7 @@ from robustbench_lite.core.cost import Passes
 from robustbench_lite.core.cost import Progress as Attacked
 from robustbench_lite.faces import progress as module
 from robustbench_lite.faces.progress import attack_bars, bars, training_bars
-from robustbench_lite.hardening.training import TrainingProgress
+from robustbench_lite.hardening.interface import TrainingProgress
 
 PASSES = Passes(forward=10, backward=10)
 

@@ -21,10 +21,12 @@ from robustbench_lite.core.suite import Suite, load_suite
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.data.load import load_data
-from robustbench_lite.hardening import pipeline as hardening
+from robustbench_lite.hardening import training
+from robustbench_lite.hardening.folder import recipe_text
+from robustbench_lite.hardening.interface import TrainingProgress
 from robustbench_lite.hardening.pipeline import Hardened, harden
-from robustbench_lite.hardening.recipe import Recipe, Schedule, load_recipe
-from robustbench_lite.hardening.training import TrainingProgress
+from robustbench_lite.hardening.recipe import Recipe, load_recipe
+from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.model.loading import load_target
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.scorecard import Scorecard
@@ -112,7 +114,7 @@ def test_the_recipe_it_writes_is_the_one_that_ran(done: Hardened) -> None:
     params = {"steps": 3, "attack_loss": "cross_entropy", "clean_share": 0.0}
     assert written == RECIPE.model_copy(update={"params": params})
     text = (done.folder / "recipe.toml").read_text()
-    assert text.startswith("# Judged by 'short', given as an object")  # which no file could name
+    assert text.startswith("# Evaluated by 'short', given as an object")  # which no file could name
 
 
 def test_a_suite_by_name_is_written_in_the_recipe(tmp_path: Path) -> None:
@@ -156,17 +158,17 @@ def test_after_a_training_that_diverges_at_once_the_folder_can_be_used_again(tmp
 def test_after_a_training_that_diverges_later_what_to_delete_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = hardening.train
+    real = training.train
 
     def diverge(*args: Any, **more: Any) -> Any:
         with pytest.raises(KeyboardInterrupt):
             real(*args, **more | {"on_progress": InterruptAt(2)})
         raise UserError("the training diverges")
 
-    monkeypatch.setattr(hardening, "train", diverge)
+    monkeypatch.setattr(training, "train", diverge)
     with pytest.raises(UserError, match=r"diverges\nto start again .* delete .*checkpoint\.pt and give --resume"):
         hardened(out=tmp_path)
-    monkeypatch.setattr(hardening, "train", real)
+    monkeypatch.setattr(training, "train", real)
     (tmp_path / "checkpoint.pt").unlink()
     hardened(out=tmp_path, resume=True, lr=0.01)
     assert {path.name for path in tmp_path.iterdir()} == FILES
@@ -210,7 +212,7 @@ def test_a_folder_of_a_module_tells_from_where_it_works(tmp_path: Path, monkeypa
 def test_a_recipe_is_written_so_that_it_can_be_read(tmp_path: Path, changes: dict[str, Any]) -> None:
     recipe = RECIPE.model_copy(update=changes)
     path = tmp_path / "recipe.toml"
-    path.write_text(hardening._toml(recipe), encoding="utf-8")
+    path.write_text(recipe_text(recipe), encoding="utf-8")
     assert load_recipe(str(path)) == recipe
 
 
@@ -275,8 +277,8 @@ class Spy:
 
 @pytest.fixture
 def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
-    made = Spy(hardening.train)
-    monkeypatch.setattr(hardening, "train", made)
+    made = Spy(training.train)
+    monkeypatch.setattr(training, "train", made)
     return made
 
 

@@ -14,18 +14,10 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.data.load import as_data
-from robustbench_lite.hardening.recipe import Schedule
-from robustbench_lite.hardening.training import (
-    CHECKPOINT_FILE,
-    LOG_FILE,
-    Batch,
-    Defense,
-    Stage,
-    Trained,
-    TrainingProgress,
-    learning_rate,
-    train,
-)
+from robustbench_lite.hardening.checkpoint import CHECKPOINT_FILE, LOG_FILE, Checkpoint
+from robustbench_lite.hardening.interface import Batch, Defense, Stage, TrainingProgress
+from robustbench_lite.hardening.schedule import Schedule, learning_rate
+from robustbench_lite.hardening.training import Trained, train
 from robustbench_lite.model.target import Target
 
 THREAT = ThreatModel.parse("Linf 0.1")
@@ -108,6 +100,9 @@ def trained(
     plan: Schedule | None = None,
     *,
     data: Data | None = None,
+    folder: Path | None = None,
+    fingerprint: dict[str, str] | None = None,
+    resume: bool = False,
     **more: object,
 ) -> Trained:
     return train(
@@ -117,6 +112,7 @@ def trained(
         THREAT,
         blobs(50) if data is None else data,
         blobs(20, seed=1),
+        checkpoint=Checkpoint.open(folder, fingerprint, resume=resume),
         **more,  # type: ignore[arg-type]
     )
 
@@ -279,7 +275,7 @@ def test_one_line_of_the_log_an_epoch(tmp_path: Path) -> None:
     assert [(line["stage"], line["epoch"]) for line in lines] == [
         (s, e) for s in ("first", "second") for e in (1, 2, 3)
     ]
-    assert set(lines[0]) == {"stage", "epoch", "loss", "lr", "clean", "robust", "seconds"}
+    assert set(lines[0]) == {"step", "stage", "epoch", "loss", "lr", "clean", "robust", "seconds"}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

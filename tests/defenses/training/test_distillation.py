@@ -14,8 +14,9 @@ from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.data.load import load_data
 from robustbench_lite.evaluating.pipeline import evaluate
+from robustbench_lite.hardening.interface import Batch, Defense, Stage
 from robustbench_lite.hardening.recipe import Schedule
-from robustbench_lite.hardening.training import Batch, Defense, Stage, train
+from robustbench_lite.hardening.training import train
 from robustbench_lite.model.target import Target
 
 THREAT = ThreatModel.parse("Linf 0.15")

@@ -9,13 +9,12 @@ import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.norms import GEOMETRIES, project
 from robustbench_lite.core.parameters import Length, PositiveInt, step_length
-from robustbench_lite.hardening.training import Batch, Defense, Stage
+from robustbench_lite.core.threat import Norm
+from robustbench_lite.hardening.interface import Batch, Defense, Stage
 
-_NORMS = ("Linf", "L2")  # in L1 and L0 a steepest step moves a single value: far too few for a batch's ascent
 _START = 0.001  # of the input's range: the paper's; at the input itself the divergence has no slope
 
 
@@ -34,6 +33,8 @@ class TRADES(Defense):
     """
 
     paper: ClassVar[str] = "https://arxiv.org/abs/1901.08573"
+    # In L1 and L0 a steepest step moves a single value: far too few for a batch's ascent.
+    norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2")
 
     beta: Length = 6.0
     """Weight of the divergence: more of it gives up clean for robust accuracy. The paper's 1 / lambda."""
@@ -51,8 +52,6 @@ class TRADES(Defense):
     def _farthest(self, batch: Batch, stage: Stage) -> Tensor:
         """Find the points of the ball where the predictions are farthest from the clean ones."""
         norm, eps = stage.threat.norm, stage.threat.eps
-        if norm not in _NORMS:
-            raise UserError(f"trades can't be run under {stage.threat}: it does {', '.join(_NORMS)}")
         length = step_length(self.step_size, eps, self.steps)
         with torch.no_grad():
             clean = stage.target(batch.x)

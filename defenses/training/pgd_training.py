@@ -14,7 +14,8 @@ from robustbench_lite.attacking.interface import Attack
 from robustbench_lite.core import registry
 from robustbench_lite.core.losses import LossName
 from robustbench_lite.core.parameters import Length, PositiveInt, Share
-from robustbench_lite.hardening.training import Batch, Defense, Stage
+from robustbench_lite.core.threat import Norm
+from robustbench_lite.hardening.interface import Batch, Defense, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class PGDTraining(Defense):
     """
 
     paper: ClassVar[str] = "https://arxiv.org/abs/1706.06083"
+    norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2")
 
     steps: PositiveInt = 10
     """Steps of the attack on each batch; an epoch costs ``steps + 1`` times a plain one."""

@@ -7,8 +7,8 @@ from torch import nn
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.hardening.interface import Batch, Defense, Stage
 from robustbench_lite.hardening.recipe import load_recipe
-from robustbench_lite.hardening.training import Batch, Defense, Stage
 from robustbench_lite.model.target import Target
 
 

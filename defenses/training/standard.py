@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.hardening.training import Batch, Defense, Stage
+from robustbench_lite.hardening.interface import Batch, Defense, Stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,11 @@ from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.load import load_data
-from robustbench_lite.defenses.trades import divergence
+from robustbench_lite.defenses.training.trades import divergence
 from robustbench_lite.evaluating.pipeline import evaluate
+from robustbench_lite.hardening.interface import Artifact, Batch, Defense, Stage
 from robustbench_lite.hardening.recipe import Schedule
-from robustbench_lite.hardening.training import Batch, Defense, Stage, train
+from robustbench_lite.hardening.training import train
 from robustbench_lite.model.target import Target
 
 EPS = 0.1
@@ -161,8 +162,11 @@ def test_a_bad_parameter_is_refused(params: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("threat", ["L1 2", "L0 1", "Spatial 30"])
 def test_a_threat_model_that_it_is_not_made_for_is_refused(threat: str) -> None:
+    artifact = Artifact(target=Target(linear()), threat=ThreatModel.parse(threat))
+    assert defense().unfit(artifact) == f"can't be run under {threat}: it does Linf, L2"
+    data = load_data("digits", split="train")
     with pytest.raises(UserError, match=f"under {threat}: it does Linf, L2"):
-        defense().loss(batch(), stage(linear(), threat))
+        train(artifact.target, defense(), Schedule(), artifact.threat, data, data)
 
 
 def test_it_raises_the_robust_accuracy_on_digits() -> None:

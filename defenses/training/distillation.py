@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from robustbench_lite.core.parameters import Length
-from robustbench_lite.hardening.training import Batch, Defense, Stage
+from robustbench_lite.hardening.interface import Batch, Defense, Stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,122 @@
+"""What a training leaves on disk: a checkpoint from which a killed run goes on, and the log."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.files import write_atomically
+
+CHECKPOINT_FILE = "checkpoint.pt"
+LOG_FILE = "log.jsonl"
+
+Weights = dict[str, Any]
+"""A state dict."""
+
+
+class Epoch(NamedTuple):
+    """A line of the log."""
+
+    step: str
+    """Name of the recipe's step."""
+    stage: str
+    """Which of the step's networks was trained."""
+    epoch: int
+    """Counted from 1."""
+    loss: float
+    """Mean over the epoch's samples."""
+    lr: float
+    """Learning rate at the epoch's last batch."""
+    clean: float
+    """Accuracy on the held-out samples."""
+    robust: float
+    """Share of the held-out samples that are right and withstand a short attack."""
+    seconds: float
+
+
+@dataclass
+class StageState:
+    """Where the training of one network stands."""
+
+    epoch: int = 0
+    """Epochs done."""
+    weights: Weights = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    kept: Weights = field(default_factory=dict)
+    """Weights of the epoch that would be deployed now."""
+    score: tuple[float, float] = (-1.0, -1.0)
+    """Robust and clean accuracy of that epoch."""
+
+
+@dataclass
+class Checkpoint:
+    """Where a run stands: the networks that are done, the one under way, the log. Without a folder, in memory alone."""
+
+    folder: Path | None = None
+    fingerprint: dict[str, str] = field(default_factory=dict)
+    """What a resumed run must have in common with the one that wrote the checkpoint, by name."""
+    done: dict[str, Weights] = field(default_factory=dict)
+    """Weights of the networks whose training has ended, by ``step/stage``."""
+    log: list[Epoch] = field(default_factory=list)
+    state: StageState = field(default_factory=StageState)
+    """The network under way."""
+
+    @classmethod
+    def open(
+        cls, folder: Path | None, fingerprint: Mapping[str, str] | None = None, *, resume: bool = False
+    ) -> Checkpoint:
+        """Read the checkpoint of a folder where one is to be resumed, or begin a new one.
+
+        Raises
+        ------
+        UserError
+            For a checkpoint that can't be read, and for one of a run with another fingerprint.
+        """
+        wanted = dict(fingerprint or {})
+        if folder is None or not resume or not (folder / CHECKPOINT_FILE).is_file():
+            return cls(folder, wanted)
+        path = folder / CHECKPOINT_FILE
+        try:
+            stored = torch.load(path, weights_only=True, map_location="cpu")  # nothing in the file is executed
+            found = cls(
+                folder,
+                stored["fingerprint"],
+                stored["done"],
+                [Epoch(**line) for line in stored["log"]],
+                StageState(**stored["state"]),
+            )
+        except Exception as fault:  # a damaged pickle can raise nearly anything
+            raise UserError(f"{path}: can't be read as a checkpoint ({fault}); start again in another folder") from None
+        names = sorted(found.fingerprint.keys() | wanted.keys())
+        was, now = ([one.get(name, "not given") for name in names] for one in (found.fingerprint, wanted))
+        if was != now:
+            differ = [f"  {name}: was {a}, is {b}" for name, a, b in zip(names, was, now, strict=True) if a != b]
+            told = f"{path}: belongs to a run with other settings; resume it with its own, or start another"
+            raise UserError("\n".join([told, *differ]))
+        return found
+
+    def save(self) -> None:
+        """Write log and checkpoint; a kill at any moment leaves a whole checkpoint, the old one or the new."""
+        if self.folder is None:
+            return
+        lines = [line._asdict() for line in self.log]
+        write_atomically(self.folder / LOG_FILE, "".join(json.dumps(line) + "\n" for line in lines))
+        stored = {"fingerprint": self.fingerprint, "done": self.done, "log": lines, "state": vars(self.state)}
+        part = self.folder / f"{CHECKPOINT_FILE}.part"
+        with part.open("wb") as stream:
+            torch.save(stored, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(self.folder / CHECKPOINT_FILE)
+
+    def close(self, key: str) -> None:
+        """End the training of the network under way, and be ready for the next."""
+        self.done[key] = self.state.kept
+        self.state = StageState()

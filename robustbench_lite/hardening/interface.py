@@ -1,0 +1,176 @@
+"""What a step of a recipe is: a target in, a target out; and a defense, which is a step that trains."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustbench_lite.core.threat import Norm, ThreatModel
+from robustbench_lite.data.dataset import Data
+from robustbench_lite.hardening.checkpoint import Checkpoint, Epoch
+from robustbench_lite.hardening.schedule import Schedule
+from robustbench_lite.model.target import Target
+
+
+class Batch(NamedTuple):
+    """Samples to train on."""
+
+    x: Tensor
+    """Inputs in [0, 1], shape (B, *shape)."""
+    y: Tensor
+    """Labels, shape (B,)."""
+    draw_keys: Tensor
+    """One int64 a sample, for its random draws in this epoch, shape (B,)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One of the networks that a defense trains, and what it may look at."""
+
+    name: str
+    """One of `Defense.stages`."""
+    target: Target
+    """The network, in training mode."""
+    trained: Mapping[str, Target]
+    """Those of the earlier stages, in evaluation mode."""
+    threat: ThreatModel
+    """The ball that the adversary may use."""
+
+
+class TrainingProgress(NamedTuple):
+    """Where the training stands, after each batch."""
+
+    stage: str
+    epoch: int
+    """Counted from 1, as is ``step``."""
+    epochs: int
+    step: int
+    """Batches done in this epoch."""
+    steps: int
+    """Batches of an epoch."""
+    loss: float
+    """Of this batch."""
+    clean: float | None
+    """Held-out accuracies after the stage's last epoch; None in its first."""
+    robust: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """What a step did, for those who read of it later."""
+
+    name: str
+    """Its name in the catalogue."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    log: tuple[Epoch, ...] = ()
+    """One entry an epoch, where it trains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What goes from step to step: the target as it is now, and how it came to be."""
+
+    target: Target
+    threat: ThreatModel
+    """What the target is to withstand."""
+    records: tuple[StepRecord, ...] = ()
+    """The steps so far, in order."""
+
+    def after(self, target: Target, record: StepRecord) -> Artifact:
+        """What a step hands on: its target, with its record added."""
+        return dataclasses.replace(self, target=target, records=(*self.records, record))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a step may use beside the artifact."""
+
+    name: str
+    """The step's name in the catalogue."""
+    place: str
+    """The step's own place in the checkpoint: its position in the recipe and its name."""
+    data: Data
+    """Samples to train on."""
+    held_out: Data
+    """Samples to measure on; none of them is trained on."""
+    schedule: Schedule
+    """Of a step that trains."""
+    train: Callable[[Defense, Artifact, Context], Artifact]
+    """The one training loop."""
+    seed: int = 0
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    on_progress: Callable[[TrainingProgress], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(ABC):
+    """Something that is done to a model, with its parameters: a target in, a target out.
+
+    Subclass it as a frozen (pydantic) dataclass, one field a parameter. A killed run is resumed by running its steps
+    again: so the same arguments must give the same target, and what takes long keeps its state in the checkpoint, as
+    every defense does.
+    """
+
+    paper: ClassVar[str] = ""
+    """URL of its source."""
+    norms: ClassVar[tuple[Norm, ...]] = ()
+    """Norms of the balls that it can work with; empty where it uses no ball, so that any will do."""
+
+    def unfit(self, artifact: Artifact) -> str | None:
+        """Say why it can't be run on an artifact; None where it can.
+
+        Every step of a recipe is asked before any is run. So the target is the one that the recipe starts from, and
+        the records tell no more than the names and the parameters of the steps before.
+        """
+        if self.norms and artifact.threat.norm not in self.norms:
+            return f"can't be run under {artifact.threat}: it does {', '.join(self.norms)}"
+        return None
+
+    @abstractmethod
+    def run(self, artifact: Artifact, context: Context) -> Artifact:
+        """Do it to a copy, and hand back ``artifact.after(target, record)``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defense(Step):
+    """A step that trains: it says what the weights are to minimise, and the one loop does the rest.
+
+    It keeps nothing between batches.
+    """
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the networks it trains, one after the other, each from the given weights; the last is deployed."""
+        return ("model",)
+
+    @abstractmethod
+    def loss(self, batch: Batch, stage: Stage) -> Tensor:
+        """Mean loss over the batch, a scalar that can be differentiated with respect to ``stage.target``'s weights."""
+
+    def update(self, batch: Batch, stage: Stage, optimizer: torch.optim.Optimizer) -> Tensor:
+        """Learn from a batch: by default one step of the optimizer down the gradient of `loss`.
+
+        Returns
+        -------
+        Tensor
+            The loss, a scalar. Where it isn't finite, the loop ends the training.
+        """
+        loss = self.loss(batch, stage)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return loss.detach()
+
+    def unfit(self, artifact: Artifact) -> str | None:
+        if artifact.target.access != "gradients":
+            return f"{artifact.target.name} is a function of arrays and can't be trained: give a torch.nn.Module"
+        return super().unfit(artifact)
+
+    def run(self, artifact: Artifact, context: Context) -> Artifact:
+        return context.train(self, artifact, context)

@@ -1,0 +1,265 @@
+"""What is to be run, checked as a whole before anything runs."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from robustbench_lite.core import registry
+from robustbench_lite.core.errors import UserError, faults
+from robustbench_lite.core.suite import Suite, load_suite
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.dataset import Data, check_inputs, check_labels
+from robustbench_lite.data.load import as_data
+from robustbench_lite.hardening.folder import BEFORE_FILE
+from robustbench_lite.hardening.interface import Artifact, Defense, Step, StepRecord
+from robustbench_lite.hardening.recipe import Recipe, RecipeStep, load_recipe
+from robustbench_lite.hardening.schedule import Schedule
+from robustbench_lite.model.target import Target, as_target
+
+_TEST_SHARE = 0.2  # held out for the scorecards, where the data bring no test samples of their own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What the caller gives in the place of the recipe's own; None where it stays."""
+
+    threat: str | ThreatModel | None = None
+    suite: str | Path | Suite | None = None
+    epochs: int | None = None
+    lr: float | None = None
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Which samples are trained on and which evaluated."""
+
+    test_data: Any = None
+    limit: int | None = None
+    """Size of the sample of the test samples."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStep:
+    """A step of the recipe, made."""
+
+    step: Step
+    spec: RecipeStep
+    """As it stands in the recipe, with its schedule."""
+    place: str
+    """Position in the recipe, from 1, and name."""
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that a hardening needs, checked."""
+
+    recipe: Recipe
+    """As it is run: with the caller's changes, and with every parameter."""
+    steps: tuple[PlannedStep, ...]
+    suite: Suite
+    target: Target
+    """A copy of the caller's."""
+    known: Data
+    """Samples that may be learnt from; each step holds a share of them out."""
+    test: Data
+    sampling: Sampling
+    note: str = ""
+    """A comment on the recipe, for its file."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """Everything on which the result depends, by name: what a resumed run must have in common with the first."""
+        judging = hashlib.sha256(self.suite.model_dump_json().encode()).hexdigest()[:16]
+        values: dict[str, Any] = {
+            "threat": self.recipe.threat,
+            "suite": f"{self.suite.name} ({judging})",
+            "data": f"{self.known.name}, {len(self.known)} samples ({_digest(self.known)})",
+            "test_data": f"{self.test.name}, {len(self.test)} samples ({_digest(self.test)})",
+            "limit": self.sampling.limit,
+            "seed": self.sampling.seed,
+            "weights": self.target.weights_sha256(),
+        }
+        for planned in self.steps:
+            head = f"steps.{planned.place}." if self.recipe.steps else ""
+            values[f"{head}defense"] = planned.spec.name
+            values |= {f"{head}params.{name}": value for name, value in dataclasses.asdict(planned.step).items()}
+            if isinstance(planned.step, Defense) and planned.spec.schedule is not None:
+                dumped = planned.spec.schedule.model_dump()
+                values |= {f"{head}schedule.{name}": value for name, value in dumped.items()}
+        return {name: str(value) for name, value in values.items()}
+
+
+def prepare(
+    model: nn.Module | Target,
+    data: Any,
+    recipe: str | Path | Recipe,
+    changes: Changes,
+    sampling: Sampling,
+    device: str | torch.device | None = None,
+) -> Plan:
+    """Load and check everything; the arguments are those of `harden`.
+
+    Raises
+    ------
+    UserError
+        For whatever was given wrong. All faults of the recipe's steps are told at once.
+    """
+    recipe = _changed(load_recipe(recipe), changes)
+    suite = load_suite(recipe.suite if changes.suite is None else changes.suite)
+    _check_suite(suite, recipe.threat)
+    target = as_target(copy.deepcopy(model), device)
+    recipe, steps = _planned(recipe, target, sampling.seed)
+    known, test = _train_and_test(data, sampling.test_data, sampling.seed)
+    _check(target, known)
+    for planned in steps:
+        if isinstance(planned.step, Defense) and planned.spec.schedule is not None:
+            known.split(planned.spec.schedule.held_out, sampling.seed)  # refuses too few samples
+    return Plan(
+        recipe=recipe,
+        steps=steps,
+        suite=suite,
+        target=target,
+        known=known,
+        test=test,
+        sampling=sampling,
+        note=f"# Evaluated by {suite.name!r}, given as an object; see {BEFORE_FILE}.\n"
+        if isinstance(changes.suite, Suite)
+        else "",
+    )
+
+
+def _changed(recipe: Recipe, changes: Changes) -> Recipe:
+    """Put what the caller gave in the place of the recipe's own."""
+    given = {name: getattr(changes, name) for name in ("epochs", "lr", "batch_size")}
+    given = {name: value for name, value in given.items() if value is not None}
+    try:
+        # model_copy alone would take any value unchecked
+        schedule = _rescheduled(recipe.schedule, given)
+        steps = tuple(
+            step.model_copy(update={"schedule": step.schedule and _rescheduled(step.schedule, given)})
+            for step in recipe.steps
+        )
+    except ValidationError as error:
+        raise UserError(f"can't train with {_listed(given)}\n{faults(error)}") from None
+    update: dict[str, Any] = {"schedule": schedule, "steps": steps}
+    if changes.threat is not None:
+        update["threat"] = ThreatModel.parse(changes.threat)
+        update["suite"] = _counterpart(recipe.suite, recipe.threat.norm, update["threat"].norm)
+    if isinstance(changes.suite, str | Path):  # a `Suite` has no name by which a recipe could find it
+        update["suite"] = str(changes.suite)
+    return recipe.model_copy(update=update)
+
+
+def _rescheduled(schedule: Schedule, given: Mapping[str, Any]) -> Schedule:
+    return Schedule.model_validate(schedule.model_dump() | dict(given))
+
+
+def _planned(recipe: Recipe, target: Target, seed: int) -> tuple[Recipe, tuple[PlannedStep, ...]]:
+    """Make the steps, and ask each whether it can be run after those before it; all faults are told at once."""
+    planned: list[PlannedStep] = []
+    wrong: list[str] = []
+    artifact = Artifact(target=target, threat=recipe.threat)
+    for number, spec in enumerate(recipe.chain, 1):
+        place = f"{number}-{spec.name}"
+        try:
+            step = registry.build("defenses", spec.name, spec.params)
+        except UserError as fault:
+            wrong.append(str(fault))
+            continue
+        wrong += [f"{spec.name}: {fault}" for fault in _unfit(step, artifact, recipe, number)]
+        # The first step's seed is the run's own, so that a recipe of one step draws what it always drew.
+        own_seed = seed if number == 1 else zlib.crc32(f"{seed}|{place}".encode())
+        planned.append(PlannedStep(step=step, spec=spec, place=place, seed=own_seed))
+        artifact = artifact.after(target, StepRecord(name=spec.name, params=spec.params))
+    if wrong:
+        if len(recipe.chain) == 1:
+            raise UserError("; ".join(wrong))
+        raise UserError("\n".join([f"recipe {recipe.name!r} can't be run:", *(f"  {fault}" for fault in wrong)]))
+    return _in_full(recipe, planned), tuple(planned)
+
+
+def _unfit(step: Any, artifact: Artifact, recipe: Recipe, number: int) -> Iterator[str]:
+    if not isinstance(step, Step):
+        yield f"is of type {type(step).__name__}: expected a robustbench_lite.hardening.Step"
+        return
+    if fault := step.unfit(artifact):
+        yield fault
+    if recipe.steps and recipe.steps[number - 1].schedule is not None and not isinstance(step, Defense):
+        yield "has a schedule, but doesn't train: take the schedule away"
+
+
+def _in_full(recipe: Recipe, planned: list[PlannedStep]) -> Recipe:
+    """The recipe with every parameter, defaults included."""
+    params = [dataclasses.asdict(one.step) for one in planned]
+    if not recipe.steps:
+        return recipe.model_copy(update={"params": params[0]})
+    steps = zip(recipe.steps, params, strict=True)
+    return recipe.model_copy(
+        update={"steps": tuple(step.model_copy(update={"params": given}) for step, given in steps)}
+    )
+
+
+def _counterpart(suite: str, old: str, new: str) -> str:
+    """Name of the suite for another norm, where there is one: ``linf_standard`` to ``l2_standard``."""
+    named_after = f"{old.lower()}_"
+    other = f"{new.lower()}_{suite.removeprefix(named_after)}"
+    return other if suite.startswith(named_after) and other in registry.names("suites") else suite
+
+
+def _check_suite(suite: Suite, threat: ThreatModel) -> None:
+    attacks = {spec.name: registry.build("attacks", spec.attack, spec.params) for spec in suite.attacks}
+    unfit = [
+        f"{name} does {', '.join(attack.norms)}" for name, attack in attacks.items() if threat.norm not in attack.norms
+    ]
+    if unfit:
+        fit = [name for name in registry.names("suites") if name.startswith(f"{threat.norm.lower()}_")]
+        advice = f", such as --suite {fit[-1]}" if fit else ""
+        raise UserError(
+            f"suite {suite.name!r} doesn't fit the threat model {threat}: {'; '.join(unfit)}; give a suite that "
+            f"does{advice}"
+        )
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _train_and_test(data: Any, test_data: Any, seed: int) -> tuple[Data, Data]:
+    """Return the samples to train on and, apart from them, those for the scorecards."""
+    known = test = as_data(data, split="train")
+    if test_data is not None:
+        test = as_data(test_data)
+    elif isinstance(data, str):
+        test = as_data(data, split="test")
+    if _digest(known) != _digest(test):
+        return known, test
+    # There are no others, or the source has no splits and gives the same samples twice.
+    known, test = known.split(_TEST_SHARE, seed)
+    return known, dataclasses.replace(test, name=f"{test.name}, {_TEST_SHARE:.0%} held out")
+
+
+def _digest(data: Data) -> str:
+    """Hash of all labels and of a few samples: enough to tell one source from another without reading it all."""
+    few = range(0, len(data), max(1, len(data) // 16))
+    digest = hashlib.sha256(data.labels.numpy().tobytes())
+    digest.update(data.fetch(few).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _check(target: Target, data: Data) -> None:
+    first = data.fetch(range(min(2, len(data))))
+    check_inputs(first, data.name)
+    check_labels(data.labels, target.probe(first))
