@@ -51,7 +51,7 @@ def rounds(jobs: Mapping[str, Callable[[], object]], count: int) -> dict[str, fl
 
 def environment() -> dict[str, Any]:
     """What it ran on."""
-    from robustbench_lite.evaluating.assemble import processor
+    from robustbench_lite.evaluating.environment import processor
 
     packages = ("torch", "numpy", "foolbox", "adversarial-robustness-toolbox", "robustbench_lite")
     return {

@@ -16,7 +16,6 @@ from robustbench_lite.attacking.engine import Samples
 from robustbench_lite.core.cost import BudgetTracker
 from robustbench_lite.core.suite import EVIDENCE
 from robustbench_lite.evaluating import validity
-from robustbench_lite.evaluating.evidence import CountedModel
 from robustbench_lite.evaluating.evidence.probes import (
     JAGGED,
     OWN_STEPS,
@@ -27,6 +26,7 @@ from robustbench_lite.evaluating.evidence.probes import (
     understatement,
 )
 from robustbench_lite.evaluating.evidence.survivors import Survivors
+from robustbench_lite.evaluating.preflight.check import CountedModel
 from robustbench_lite.model.target import as_target
 from robustbench_lite.results.scorecard import Outcome
 

@@ -1,20 +1,23 @@
 """What became of samples, as a list of entries: an attack's result is their sum, live or read back after a kill.
 
-An entry is written as one line of JSON when its samples are settled. A line that a kill cut off is left out when the
-file is read, so a run that starts again goes on from the last settled batch.
+An entry is written as one line of JSON, with a checksum at its end, when its samples are settled. A line that a kill
+cut off, or that a disk damaged, is left out with those after it when the file is read, so a run that starts again goes
+on from the last settled batch.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from robustbench_lite.core.files import open_own, seal
 
 _Ints = NDArray[np.int64]
 _Floats = NDArray[np.float64]
@@ -33,6 +36,7 @@ _BY_SAMPLE = {
     "flat": np.bool_,
     "late": np.float64,
 }
+_SEAL = ',"sha256":"'
 _BY_STEP = {"samples": np.int64, "loss": np.float64, "fell": np.int64, "zero": np.int64}
 
 
@@ -86,7 +90,7 @@ class Entry:
             str(row): [list(x.shape), base64.b64encode(np.ascontiguousarray(x).tobytes()).decode()]
             for row, x in self.witnesses.items()
         }
-        return json.dumps(plain, separators=(",", ":"))
+        return sealed(json.dumps(plain, separators=(",", ":")))
 
     @classmethod
     def from_line(cls, line: str) -> Entry:
@@ -98,7 +102,7 @@ class Entry:
             For a line that is damaged.
         """
         try:
-            plain = json.loads(line)
+            plain = json.loads(_unsealed(line))
             arrays: dict[str, Any] = {
                 name: np.array(plain[name], kind) for name, kind in (_BY_SAMPLE | _BY_STEP).items()
             }
@@ -116,32 +120,69 @@ class Entry:
         return cls(**arrays, seconds=seconds, witnesses=witnesses)
 
 
-class Journal:
-    """Entries of one attack in a file."""
+def sealed(text: str) -> str:
+    """Add a checksum to a JSON object, as its last key."""
+    return f'{text[:-1]}{_SEAL}{seal(text.encode()).decode()}"}}'
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+
+def _unsealed(line: str) -> str:
+    text = line.rstrip("\n").rpartition(_SEAL)[0] + "}"
+    if sealed(text) != line.rstrip("\n"):
+        raise ValueError("no entry of a journal: its checksum is not that of its content")
+    return text
+
+
+class Journal:
+    """Entries of one attack in a file.
+
+    Parameters
+    ----------
+    path
+        The file; a link in its place is not followed.
+    on_fault
+        Called once, where the file can't be written any more: the run goes on, and can't be resumed from here. Without
+        it the `OSError` is raised.
+    """
+
+    def __init__(self, path: Path, on_fault: Callable[[OSError], None] | None = None) -> None:
+        self._path, self._on_fault = path, on_fault
+        self._closed = False
 
     def entries(self) -> Iterator[Entry]:
         """Entries so far; a damaged line and what follows it are cut off, so that new lines stand on whole ones."""
         if not self._path.is_file():
             return
         whole = 0
-        with self._path.open("r+b") as stream:
-            for line in stream:
-                try:
-                    if not line.endswith(b"\n"):
+        try:
+            with open_own(self._path, "r+b") as stream:
+                for line in stream:
+                    try:
+                        if not line.endswith(b"\n"):
+                            break
+                        entry = Entry.from_line(line.decode())
+                    except ValueError:
                         break
-                    entry = Entry.from_line(line.decode())
-                except ValueError:
-                    break
-                whole += len(line)
-                yield entry
-            else:
-                return
-            stream.truncate(whole)
+                    whole += len(line)
+                    yield entry
+                else:
+                    return
+                stream.truncate(whole)
+        except OSError as fault:
+            self._close(fault)
 
     def add(self, entry: Entry) -> None:
         """Append an entry; once this returns, a kill of the process doesn't lose it."""
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(entry.to_line() + "\n")
+        if self._closed:
+            return
+        try:
+            with open_own(self._path, "ab") as stream:
+                stream.write(f"{entry.to_line()}\n".encode())
+        except OSError as fault:
+            self._close(fault)
+
+    def _close(self, fault: OSError) -> None:
+        """Write no more: new lines must stand on whole ones."""
+        if self._on_fault is None:
+            raise fault
+        self._closed = True
+        self._on_fault(fault)

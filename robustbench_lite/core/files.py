@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import math
 import os
@@ -49,6 +51,52 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write bytes, or a text as UTF-8, through `atomic_file`."""
     with atomic_file(path) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_sealed(path: Path, content: bytes) -> None:
+    """Write bytes behind a line that holds their checksum, in one step; a link in its place is replaced."""
+    if path.is_symlink():
+        path.unlink()
+    write_atomically(path, seal(content) + b"\n" + content)
+
+
+def read_sealed(path: Path) -> bytes:
+    """Read what `write_sealed` wrote.
+
+    Raises
+    ------
+    OSError
+        Where it isn't there, can't be read, or is a link.
+    ValueError
+        Where it is not what was written.
+    """
+    checksum, _, content = read_own(path).partition(b"\n")
+    if checksum != seal(content):
+        raise ValueError(f"{path}: its checksum is not that of its content")
+    return content
+
+
+def seal(content: bytes) -> bytes:
+    """The checksum of some bytes, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def read_own(path: Path) -> bytes:
+    """Read a file of ours; a link in its place is none, and raises `OSError`."""
+    with open_own(path, "rb") as stream:
+        content: bytes = stream.read()
+        return content
+
+
+def open_own(path: Path, mode: str) -> Any:
+    """Open a file of ours, as `open` does; a link in its place is not followed, and raises `OSError`."""
+    if path.is_symlink():  # also where the system has no flag for it
+        raise OSError(errno.ELOOP, "is a link", str(path))
+    return open(path, mode, opener=_not_a_link)
+
+
+def _not_a_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def read_json(path: Path) -> Any:

@@ -4,12 +4,17 @@ A question is the model (weights, architecture, code), the data, the suite, the 
 folder, the name of which is their hash; it holds journals while the evaluation runs and the scorecard once it is done.
 A lock keeps two processes from answering the same question at once: the second one waits, and finds the answer. Locks
 stand beside the folders, not in them, so that a folder can be deleted while its lock is held.
+
+Every file has a checksum, and no link is followed: what is damaged, or is not ours, counts as not there. A disk that is
+full or fails costs the cache, and never the evaluation: it is told once, and nothing is kept from then on.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import logging
 import re
 import shutil
 import time
@@ -21,78 +26,138 @@ from typing import Any
 
 from robustbench_lite.attacking.journal import Journal
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.core.files import write_atomically
+from robustbench_lite.core.files import read_own, read_sealed, write_atomically, write_sealed
 from robustbench_lite.model.fingerprint import code_sha256 as code_sha256
 from robustbench_lite.results.scorecard import Scorecard
 
-_CORPUS_FILE = "corpus.sha256"
+_log = logging.getLogger(__name__)
 CARD_FILE = "scorecard.json"
+_WITNESS_FILE = "scorecard.witnesses.npz"
+_ANSWER_FILE = "answer.json"
 _ABOUT_FILE = "question.json"
 _LOCKS = ".locks"
 _NAME = re.compile(r"[0-9a-f]{32}")
+_USERS_MISTAKES = (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)  # a file where a folder is to be, and the like
 
 
-@dataclass(frozen=True)
 class Slot:
-    """The folder of one question."""
+    """The folder of one question.
 
-    folder: Path
-    with_witnesses: bool = False
-    """Whether an answer without witnesses is none."""
+    Parameters
+    ----------
+    folder
+        Where the question's files are. None keeps nothing, and finds nothing.
+    with_witnesses
+        Whether an answer without witnesses is none.
+    """
 
-    def card(self) -> Scorecard | None:
-        """The answer, where there is one; a damaged one counts as none."""
-        try:
-            card = Scorecard.load(self.folder / CARD_FILE)
-        except UserError:
+    def __init__(self, folder: Path | None, with_witnesses: bool = False) -> None:
+        self.folder, self._with_witnesses = folder, with_witnesses
+
+    def answer(self, corpus: str = "") -> Scorecard | None:
+        """The scorecard that was kept, where the corpus that it replayed is still this one; a damaged one is none."""
+        if self.folder is None:
             return None
-        return None if self.with_witnesses and card.witnesses is None else card
-
-    def journal(self, attack: str, threat: str) -> Journal:
-        """What became of the samples under one attack so far."""
-        mark = hashlib.sha256(f"{attack}|{threat}".encode()).hexdigest()[:8]
-        return Journal(self.folder / f"{re.sub('[^a-z0-9]+', '-', attack.lower())[:64]}-{mark}.jsonl")
-
-    def corpus_then(self) -> str:
-        """Digest of the corpus when the answer was kept; empty without one."""
-        path = self.folder / _CORPUS_FILE
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        try:
+            answer = json.loads(read_sealed(self.folder / _ANSWER_FILE))
+            for name, digest in answer["files"].items():
+                if hashlib.sha256(read_own(self.folder / name)).hexdigest() != digest:
+                    return None
+            if answer["corpus"] != corpus or (self._with_witnesses and _WITNESS_FILE not in answer["files"]):
+                return None
+            return Scorecard.load(self.folder / CARD_FILE)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
 
     def close(self, card: Scorecard, corpus: str = "") -> None:
-        """Keep the answer and drop the journals; where it is not whole, keep the journals to go on from instead."""
-        if card.interrupted is None and all(result.fault is None for result in card.attacks):
-            write_atomically(self.folder / _CORPUS_FILE, corpus)
+        """Keep the answer and drop the journals; where it is not whole, keep the journals to go on from instead.
+
+        The answer is there once its last file is, which names the others' checksums and the digest of the corpus: a
+        failure before that leaves none.
+        """
+        whole = card.interrupted is None and all(result.fault is None for result in card.attacks)
+        if self.folder is None or not whole:
+            return
+        names = [CARD_FILE] if card.witnesses is None else [CARD_FILE, _WITNESS_FILE]
+        try:
+            for name in (CARD_FILE, _WITNESS_FILE):
+                if (self.folder / name).is_symlink():
+                    (self.folder / name).unlink()
             card.save(self.folder / CARD_FILE)
-            for part in (*self.folder.glob("*.jsonl"), *self.folder.glob("clean.npz"), *self.folder.glob("checks.npz")):
+            digests = {name: hashlib.sha256(read_own(self.folder / name)).hexdigest() for name in names}
+            write_sealed(self.folder / _ANSWER_FILE, json.dumps({"corpus": corpus, "files": digests}).encode())
+            for part in (*self.folder.glob("*.jsonl"), *self.folder.glob("*.part")):
                 part.unlink()
+        except OSError as fault:
+            self.give_up(fault)
+
+    def journal(self, attack: str, threat: str) -> Journal | None:
+        """What became of the samples under one attack so far."""
+        if self.folder is None:
+            return None
+        mark = hashlib.sha256(f"{attack}|{threat}".encode()).hexdigest()[:8]
+        name = re.sub("[^a-z0-9]+", "-", attack.lower())[:64]
+        return Journal(self.folder / f"{name}-{mark}.jsonl", on_fault=self.give_up)
+
+    def read(self, name: str) -> bytes | None:
+        """What `write` kept; None where there is nothing, or where it is damaged."""
+        if self.folder is None:
+            return None
+        try:
+            return read_sealed(self.folder / f"{name}.part")
+        except (OSError, ValueError):
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Keep a part of the answer, until the whole is there."""
+        if self.folder is not None:
+            try:
+                write_sealed(self.folder / f"{name}.part", content)
+            except OSError as fault:
+                self.give_up(fault)
+
+    def give_up(self, fault: OSError) -> None:
+        """Keep nothing any more, and tell it once."""
+        if self.folder is not None:
+            _log.warning("%s; the evaluation goes on without a cache", _unwritable(self.folder.parent, fault))
+            self.folder = None
 
 
 @contextmanager
 def slot(folder: str | Path, question: dict[str, Any]) -> Iterator[Slot]:
     """Open the slot of a question, alone: another process that asks the same waits.
 
+    Where the disk is full, or the folder may not be written, that is told, and the slot keeps nothing.
+
     Raises
     ------
     ValueError
-        For a folder that can't be written.
+        For a path that can be no folder.
     """
     text = json.dumps(question, indent=1, sort_keys=True)
     here = Path(folder) / hashlib.sha256(text.encode()).hexdigest()[:32]
+    opened = Slot(here, with_witnesses=bool(question.get("keep_witnesses")))
+    lock = None
     try:
         _make(Path(folder))
         lock = _lock(here)
         lock.acquire()
+        here.mkdir(exist_ok=True)
+        for path in (here, here / _ABOUT_FILE):
+            if path.is_symlink():
+                raise OSError(errno.ELOOP, f"{path.name} is a link")
+        write_atomically(here / _ABOUT_FILE, text)
     except OSError as fault:
-        raise UserError(_unwritable(folder, fault)) from None
+        if fault.errno in _USERS_MISTAKES:
+            if lock is not None:
+                lock.release()
+            raise UserError(f"{_unwritable(folder, fault)}; choose another place") from None
+        opened.give_up(fault)
     try:
-        try:
-            here.mkdir(exist_ok=True)
-            write_atomically(here / _ABOUT_FILE, text)
-        except OSError as fault:
-            raise UserError(_unwritable(folder, fault)) from None
-        yield Slot(here, with_witnesses=bool(question.get("keep_witnesses")))
+        yield opened
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 @dataclass(frozen=True)
@@ -144,7 +209,7 @@ def _kept(here: Path) -> Kept | None:
         return Kept(
             name=here.name,
             about=_about(here / _ABOUT_FILE),
-            done=(here / CARD_FILE).is_file(),
+            done=(here / _ANSWER_FILE).is_file(),
             size=sum(stat.st_size for stat in stats),
             age=max(0.0, time.time() - max(stat.st_mtime for stat in stats)),
         )
@@ -169,13 +234,18 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / ".gitignore", "*\n")
     (folder / _LOCKS).mkdir(exist_ok=True)
+    if (folder / _LOCKS).is_symlink():
+        raise OSError(errno.ELOOP, f"{_LOCKS} is a link")
 
 
 def _lock(here: Path, timeout: float = -1) -> Any:
     from filelock import FileLock
 
-    return FileLock(here.parent / _LOCKS / here.name, timeout=timeout)
+    path = here.parent / _LOCKS / here.name
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, f"{_LOCKS}/{path.name} is a link")
+    return FileLock(path, timeout=timeout)
 
 
 def _unwritable(folder: str | Path, fault: OSError) -> str:
-    return f"cache folder {folder} can't be written: {fault.strerror or fault}; choose another place"
+    return f"cache folder {folder} can't be written: {fault.strerror or fault}"

@@ -1,11 +1,15 @@
-"""Before the fight: the clean predictions and the checks, taken up where a run was killed after them."""
+"""Before the attacks: the clean predictions, and the checks of the target.
+
+Both are kept in the cache, so that a run that was killed after them does not make them again.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import IO, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,16 +17,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_lite.attacking.engine import Query
+from robustbench_lite.core.cost import Passes, Stop
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.core.files import NPZ_FAULTS, atomic_file
+from robustbench_lite.core.files import NPZ_FAULTS
 from robustbench_lite.data.dataset import Data, check_inputs, check_labels
 from robustbench_lite.evaluating.plan import Plan
 from robustbench_lite.evaluating.preflight import Preflight, preflight
+from robustbench_lite.evaluating.preflight.check import CountedModel, float64_model
+from robustbench_lite.model.float64 import Ask
+from robustbench_lite.results.scorecard import Finding, TargetInfo
 
-_CLEAN_FILE, _CHECKS_FILE = "clean.npz", "checks.npz"
+_log = logging.getLogger(__name__)
+_TRIED = 4  # samples on which the target in float64 is compared with itself
+
+_CLEAN, _CHECKS = "clean", "checks"
 
 
-class Clean(NamedTuple):
+class CleanPass(NamedTuple):
     """What the clean pass found, one a sample; with the passes of the checks after it."""
 
     prediction: NDArray[np.int64]
@@ -43,7 +54,7 @@ class Clean(NamedTuple):
         right: NDArray[np.bool_] = self.prediction == self.labels
         return right
 
-    def take(self, rows: NDArray[np.int64]) -> Clean:
+    def take(self, rows: NDArray[np.int64]) -> CleanPass:
         """The same of some samples."""
         return self._replace(
             prediction=self.prediction[rows],
@@ -56,25 +67,24 @@ class Clean(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        """Always: one that was stopped has raised."""
+        """True: a clean pass that is stopped raises."""
         return True
 
-    def save(self, path: Path) -> None:
+    def save(self, stream: IO[bytes]) -> None:
         """Write down what was found, but for the labels."""
-        with atomic_file(path) as stream:
-            np.savez(
-                stream,
-                prediction=self.prediction,
-                keys=self.sample_keys,
-                least_likely=self.least_likely.numpy(),
-                forward=self.forward,
-                counts=np.array([self.classes, self.asked, self.changed]),
-            )
+        np.savez(
+            stream,
+            prediction=self.prediction,
+            keys=self.sample_keys,
+            least_likely=self.least_likely.numpy(),
+            forward=self.forward,
+            counts=np.array([self.classes, self.asked, self.changed]),
+        )
 
     @classmethod
-    def load(cls, path: Path, labels: NDArray[np.int64]) -> Clean:
+    def load(cls, stream: IO[bytes], labels: NDArray[np.int64]) -> CleanPass:
         """Read what `save` wrote; nothing in the file is executed."""
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        with np.load(stream, allow_pickle=False) as stored:
             classes, asked, changed = stored["counts"].tolist()
             return cls(
                 prediction=stored["prediction"],
@@ -89,14 +99,59 @@ class Clean(NamedTuple):
             )
 
 
-def clean_pass(plan: Plan) -> Clean:
+def clean_pass(plan: Plan) -> CleanPass:
     """Ask for the clean predictions, check inputs, labels and logits, and give each sample its key."""
-    return _remembered(plan, _CLEAN_FILE, _clean_pass, lambda path: Clean.load(path, plan.data.labels.numpy()))
+    return _kept_or_found(plan, _CLEAN, _clean_pass, lambda stream: CleanPass.load(stream, plan.data.labels.numpy()))
 
 
-def checks(plan: Plan, clean: Clean) -> Preflight:
-    """Check the target before the first attack."""
-    return _remembered(plan, _CHECKS_FILE, lambda plan: _checks(plan, clean), Preflight.load)
+class Checked(NamedTuple):
+    """What is known of the target before the first attack."""
+
+    target: TargetInfo
+    """The target as it was before the first pass."""
+    clean: CleanPass
+    """The clean predictions; their passes are those of the checks, too."""
+    findings: tuple[Finding, ...]
+    passes: Passes
+    """Of the checks."""
+    model: CountedModel
+    """Asks the target for whatever is no attack, and counts the passes."""
+    float64_model: Ask | None
+    """The target in float64, which confirms witnesses; None where it can't be asked there."""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether nothing was found yet that makes the evaluation INVALID."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+
+def check_target(plan: Plan) -> Checked:
+    """Make the clean pass and the checks."""
+    plan.budget.batch_limit = min(plan.budget.batch_limit, plan.batch_size)
+    before = plan.target.info()
+    clean = clean_pass(plan)
+    checks = _kept_or_found(plan, _CHECKS, lambda plan: _checks(plan, clean), Preflight.load)
+    clean = clean._replace(forward=clean.forward + checks.forward, backward=clean.backward + checks.backward)
+    model = CountedModel(plan.target, plan.data, plan.seed, plan.budget, gradients=True, thorough=False)
+    return Checked(before, clean, checks.findings, checks.passes, model, _float64_model(model, clean))
+
+
+def _float64_model(model: CountedModel, clean: CleanPass) -> Ask | None:
+    """Return what asks the target in float64; None where it can't be asked there, or is another model there."""
+    right = clean.correct.nonzero()[0]
+    if model.function or not len(right):
+        return None
+    rows = right[np.argsort(clean.sample_keys[right], kind="stable")][:_TRIED]
+    try:
+        with model.target.attacking():
+            return float64_model(model, torch.from_numpy(rows))
+    except Stop:
+        pass  # the first attack finds the budget spent, too, and says so
+    except KeyboardInterrupt:
+        model.budget.interrupted = True
+    except Exception:  # the attacks will trip over it, and tell
+        _log.info("%s failed when it was asked in float64", model.target.name, exc_info=True)
+    return None
 
 
 class _Kept(Protocol):
@@ -111,40 +166,45 @@ class _Kept(Protocol):
     @property
     def finished(self) -> bool: ...
 
-    def save(self, path: Path) -> None: ...
+    def save(self, stream: IO[bytes]) -> None: ...
 
 
 _Found = TypeVar("_Found", bound=_Kept)
 
 
-def _remembered(plan: Plan, name: str, find: Callable[[Plan], _Found], load: Callable[[Path], _Found]) -> _Found:
-    """Take up what a run that was killed had found, or find it and keep it."""
-    if plan.slot is None:
-        return find(plan)
-    path = plan.slot.folder / name
-    try:
-        found = load(path)
-    except NPZ_FAULTS:
-        found = find(plan)
-        if found.finished:
-            found.save(path)
-        return found
-    plan.budget.spend(int(found.forward.sum()), int(found.backward.sum()))
+def _kept_or_found(
+    plan: Plan, name: str, find: Callable[[Plan], _Found], load: Callable[[IO[bytes]], _Found]
+) -> _Found:
+    """Read what a run that was killed had found, or find it and keep it."""
+    kept = plan.slot.read(name)
+    if kept is not None:
+        try:
+            found = load(io.BytesIO(kept))
+        except NPZ_FAULTS:
+            pass
+        else:
+            plan.budget.spend(int(found.forward.sum()), int(found.backward.sum()))
+            return found
+    found = find(plan)
+    if found.finished:
+        stream = io.BytesIO()
+        found.save(stream)
+        plan.slot.write(name, stream.getvalue())
     return found
 
 
-def _clean_pass(plan: Plan) -> Clean:
+def _clean_pass(plan: Plan) -> CleanPass:
     target, data = plan.target, plan.data
     first = data.fetch(torch.arange(min(2, len(data))))
     check_inputs(first, data.name)
     classes = target.probe(first)
     check_labels(data.labels, classes)
-    query = Query(target, "margin", False, plan.budget, plan.size)
+    query = Query(target, "margin", False, plan.budget, plan.batch_size)
     prediction, least = [], []
     keys: list[int] = []
     again = torch.empty(0, dtype=torch.int64)
     with target.attacking():
-        for rows, x in _batches(data, plan.size):
+        for rows, x in _batches(data, plan.batch_size):
             labels = data.labels[rows].to(target.device)
             logits = query(x.to(target.device), labels, gradient=False).logits.cpu()
             if not logits.isfinite().all():
@@ -164,10 +224,10 @@ def _clean_pass(plan: Plan) -> Clean:
                 plan.budget.spend(len(rows), 0)
     predicted = torch.cat(prediction)
     forward = np.ones(len(data), np.int64)
-    forward[: len(first)] += 1 + plan.asked_before  # the probe
+    forward[: len(first)] += 1 + plan.probe_passes  # the probe
     forward[: len(again)] += 1
-    plan.budget.spend(len(first) * (1 + plan.asked_before), 0)
-    return Clean(
+    plan.budget.spend(len(first) * (1 + plan.probe_passes), 0)
+    return CleanPass(
         prediction=predicted.numpy(),
         sample_keys=np.array(keys, np.int64),
         least_likely=torch.cat(least),
@@ -180,7 +240,7 @@ def _clean_pass(plan: Plan) -> Clean:
     )
 
 
-def _checks(plan: Plan, clean: Clean) -> Preflight:
+def _checks(plan: Plan, clean: CleanPass) -> Preflight:
     return preflight(
         plan.target,
         plan.data,
@@ -188,7 +248,7 @@ def _checks(plan: Plan, clean: Clean) -> Preflight:
         prediction=clean.prediction,
         # Where nothing is right there is nothing to attack.
         gradients=bool(clean.correct.any()) and any(attack.access == "gradients" for _, _, attack in plan.attacks),
-        batch_size=plan.size,
+        batch_size=plan.batch_size,
         budget=plan.budget,
     )
 

@@ -63,8 +63,10 @@ class Replay(Attack):
         return {"witnesses": len(self.known)}
 
 
-def digest(folder: str | Path) -> str:
-    """Hash of all that a corpus holds."""
+def digest(folder: str | Path | None) -> str:
+    """Hash of all that a corpus holds; empty without one."""
+    if folder is None:
+        return ""
     found = hashlib.sha256()
     for path in sorted(Path(folder).glob("*.npz")):
         found.update(f"{path.name}\n".encode() + path.read_bytes())

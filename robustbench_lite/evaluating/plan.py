@@ -1,8 +1,8 @@
-"""The question: what is asked of which target, resolved, and refused where it can't be answered."""
+"""The plan of an evaluation: what was asked, checked and resolved; what can't be run is refused here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -13,16 +13,22 @@ from numpy.typing import NDArray
 
 from robustbench_lite.attacking.interface import Attack
 from robustbench_lite.core import registry
-from robustbench_lite.core.cost import Budget, BudgetTracker
+from robustbench_lite.core.cost import Budget, BudgetTracker, Progress
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import Suite, load_suite, once_each
 from robustbench_lite.core.threat import NORMS, Access, ThreatModel
 from robustbench_lite.data.dataset import Data, check_inputs
+from robustbench_lite.data.load import as_data
+from robustbench_lite.evaluating import corpus
 from robustbench_lite.evaluating.cache import Slot
 from robustbench_lite.model.black_box import BlackBox
-from robustbench_lite.model.target import Target
+from robustbench_lite.model.target import Target, as_target
 from robustbench_lite.results.gates import Gates
 from robustbench_lite.results.scorecard import Skipped
+from robustbench_lite.workers import Executor
+from robustbench_lite.workers.local import LocalExecutor
+
+_BATCH = {"cpu": 128, "cuda": 512}
 
 
 class PlannedAttack(NamedTuple):
@@ -34,11 +40,31 @@ class PlannedAttack(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Options:
+    """How an evaluation is run: what `evaluate` takes by keyword, and says what it means."""
+
+    seed: int = 0
+    limit: int | None = None
+    batch_size: int | None = None
+    device: str | torch.device | None = None
+    independent: bool | None = None
+    curve: bool | None = None
+    keep_witnesses: bool = False
+    gates: Gates = field(default_factory=Gates)
+    budget: Budget | None = None
+    sequential: bool = False
+    cache: str | Path | None = None
+    corpus: str | Path | None = None
+    adapt: bool = False
+    on_progress: Callable[[Progress], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What was asked, checked and resolved."""
 
     target: Target
-    asked_before: int
+    probe_passes: int
     """How often the first samples were asked about to find out what the target shows."""
     data: Data
     limit: int | None
@@ -46,19 +72,64 @@ class Plan:
     attacks: tuple[PlannedAttack, ...]
     skipped: tuple[Skipped, ...]
     seed: int
-    size: int
+    batch_size: int
     keep_witnesses: bool
-    until: Gates | None
+    gates: Gates
+    sequential: bool
+    """Whether it ends as soon as the gates are settled."""
+    cache: Path | None
     corpus: Path | None
     budget: BudgetTracker
-    slot: Slot | None = None
+    executor: Executor = field(default_factory=LocalExecutor)
+    """Runs the parts of the samples."""
+    slot: Slot = field(default_factory=lambda: Slot(None))
+    """Where the cache keeps what is found on the way."""
     earlier: Mapping[str, Mapping[int, NDArray[np.float32]]] = field(default_factory=dict)
     """By threat model and sample key, witnesses of an evaluation before this one, to be tried first."""
     suspect: bool = False
     """Whether that one couldn't be trusted, so that more survivors are asked."""
 
 
-def resolve(suite: Suite, threat: Any, independent: bool | None, curve: bool | None, budget: Budget | None) -> Suite:
+def make_plan(model: Any, data: Any, suite: Any, threat: Any, options: Options) -> Plan:
+    """Resolve what was asked, see `evaluate`.
+
+    Raises
+    ------
+    ValueError
+        For whatever was given wrong.
+    """
+    asked = resolve(load_suite(suite), threat, options)
+    target, samples = as_target(model, options.device), as_data(data)
+    if options.limit is not None:
+        samples = samples.stratified(options.limit, options.seed)
+    batch_size = _BATCH.get(target.device.type, 512) if options.batch_size is None else options.batch_size
+    if batch_size < 1:
+        raise UserError(f"batch size is {batch_size}: expected at least 1")
+    if not 0 <= options.seed < 2**63:
+        raise UserError(f"seed is {options.seed}: expected a number from 0 to 2^63 - 1")
+    fit = fitting(asked, target, samples)
+    if options.corpus is not None:
+        corpus.claim(options.corpus)
+    return Plan(
+        target=target,
+        probe_passes=fit.probe_passes,
+        data=samples,
+        limit=options.limit,
+        suite=asked,
+        attacks=fit.attacks,
+        skipped=fit.skipped,
+        seed=options.seed,
+        batch_size=batch_size,
+        keep_witnesses=options.keep_witnesses or options.adapt,
+        gates=options.gates,
+        sequential=options.sequential,
+        cache=None if options.cache is None else Path(options.cache),
+        corpus=None if options.corpus is None else Path(options.corpus),
+        budget=BudgetTracker(asked.budget, options.on_progress),
+    )
+
+
+def resolve(suite: Suite, threat: Any, options: Options) -> Suite:
     """Put what the caller asked for in place of what the suite says."""
     threats = suite.threats
     if threat is not None:
@@ -69,9 +140,9 @@ def resolve(suite: Suite, threat: Any, independent: bool | None, curve: bool | N
     return suite.model_copy(
         update={
             "threats": threats,
-            "independent": suite.independent if independent is None else independent,
-            "curve": suite.curve if curve is None else curve,
-            "budget": budget or suite.budget,
+            "independent": suite.independent if options.independent is None else options.independent,
+            "curve": suite.curve if options.curve is None else options.curve,
+            "budget": options.budget or suite.budget,
         }
     )
 
@@ -81,12 +152,12 @@ class Fitting(NamedTuple):
 
     attacks: tuple[PlannedAttack, ...]
     skipped: tuple[Skipped, ...]
-    asked: int
+    probe_passes: int
     """How often the first samples were asked about to find out what the target shows."""
 
 
 def fitting(suite: Suite, target: Target, data: Data) -> Fitting:
-    """Make the attacks, and part them in those that can be run and those left out.
+    """Make the attacks, and divide them into those that can be run and those left out.
 
     Raises
     ------
@@ -94,11 +165,11 @@ def fitting(suite: Suite, target: Target, data: Data) -> Fitting:
         For a suite that doesn't fit the target or the data.
     """
     _check_ball(suite, data)
-    built = _built(suite)
-    asked = _acquaint(target, data)
-    attacks, skipped = _parted(built, target, suite, tuple(data.shape))
+    built = _build(suite)
+    probe_passes = _introduce(target, data)
+    attacks, skipped = _select(built, target, suite, tuple(data.shape))
     _check_curve(suite, attacks)
-    return Fitting(attacks, skipped, asked)
+    return Fitting(attacks, skipped, probe_passes)
 
 
 def _check_ball(suite: Suite, data: Data) -> None:
@@ -112,7 +183,7 @@ def _check_ball(suite: Suite, data: Data) -> None:
             )
 
 
-def _built(suite: Suite) -> tuple[PlannedAttack, ...]:
+def _build(suite: Suite) -> tuple[PlannedAttack, ...]:
     """Make the attacks, and refuse those that don't do the norms that are asked for."""
     attacks = tuple(
         PlannedAttack(spec.name, spec.attack, registry.build("attacks", spec.attack, spec.params))
@@ -131,7 +202,7 @@ def _built(suite: Suite) -> tuple[PlannedAttack, ...]:
     return attacks
 
 
-def _acquaint(target: Target, data: Data) -> int:
+def _introduce(target: Target, data: Data) -> int:
     """Tell a function what the data know of its classes, and ask it what it shows; return how often it was asked."""
     if not isinstance(target.module, BlackBox):
         return 0
@@ -144,10 +215,10 @@ def _acquaint(target: Target, data: Data) -> int:
     return 1
 
 
-def _parted(
+def _select(
     attacks: tuple[PlannedAttack, ...], target: Target, suite: Suite, shape: tuple[int, ...]
 ) -> tuple[tuple[PlannedAttack, ...], tuple[Skipped, ...]]:
-    """Part the attacks in those that see enough of the target and can be run on its inputs, and those left out."""
+    """Divide the attacks into those that see enough of the target and can be run on its inputs, and those left out."""
     if not any(_enough(target.access, attack.access) for _, _, attack in attacks):
         names = ", ".join(planned.name for planned in attacks)
         can = [name for name in registry.names("attacks") if _runs(name, target.access, suite)]

@@ -1,11 +1,10 @@
-"""The run_suite: every attack of the suite under every threat model, on what still stands."""
+"""Run the suite: every attack under every threat model, on the samples that still stand."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,17 +17,25 @@ from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.suite import adversary
 from robustbench_lite.core.threat import NORMS, ThreatModel
 from robustbench_lite.data.dataset import Data
-from robustbench_lite.evaluating import assemble
-from robustbench_lite.evaluating import corpus as witness_corpus
-from robustbench_lite.evaluating.assemble import AttackRun
-from robustbench_lite.evaluating.clean_pass import Clean
+from robustbench_lite.evaluating import corpus
+from robustbench_lite.evaluating.attack_run import AttackRun, searches_nearest
+from robustbench_lite.evaluating.clean_pass import Checked, CleanPass
 from robustbench_lite.evaluating.plan import Plan, PlannedAttack
 from robustbench_lite.model.float64 import Ask
 from robustbench_lite.results.gates import Counts, settled
 
 _log = logging.getLogger(__name__)
 _GALLERY_BYTES = 1 << 26
-_LOOK_EVERY = 128  # samples between two looks at the gates: when a sequential run may end, on whatever machine
+_PART = 128  # samples of a part where gates may end the run: then it ends at the same sample on whatever machine
+
+
+class SuiteResult(NamedTuple):
+    """What the attacks of the suite found."""
+
+    rows: NDArray[np.int64]
+    """Positions of the samples that were attacked, in rising order."""
+    runs: list[AttackRun]
+    """In the order of the threat models."""
 
 
 class _Round(NamedTuple):
@@ -39,54 +46,55 @@ class _Round(NamedTuple):
     attacks: tuple[PlannedAttack, ...]
 
 
-def run_suite(plan: Plan, clean: Clean, float64_model: Ask | None) -> tuple[NDArray[np.int64], list[AttackRun]]:
-    """Run every attack under every threat model; return the positions of the samples seen, and what came out.
+def run_suite(plan: Plan, checked: Checked) -> SuiteResult:
+    """Run every attack under every threat model.
 
-    All samples at once, or some at a time until the gates are settled; early where an attack was stopped.
+    All samples at once, or a part at a time until the gates are settled; it ends early where an attack was stopped.
     """
     runs: dict[tuple[ThreatModel, str], AttackRun] = {}
-    standing = clean.correct
-    seen = np.empty(0, np.int64)
-    rounds = list(_rounds(plan, clean))
+    standing = checked.clean.correct
+    rows = np.empty(0, np.int64)
+    rounds = list(_rounds(plan, checked.clean))
     everything = plan.keep_witnesses or plan.corpus is not None
-    keep = range(len(plan.data)) if everything else frozenset(_shown(plan.data, clean))
-    for part in _parts(plan, clean):
-        seen = np.concatenate([seen, part])
-        stopped = False
-        for run in _run_part(plan, clean, float64_model, rounds, keep, part):
+    keep = range(len(plan.data)) if everything else frozenset(_shown(plan.data, checked.clean))
+    parts = _parts(plan, checked.clean)
+    results = plan.executor.map(lambda part: list(_run_part(plan, checked, rounds, keep, part)), parts)
+    for part, found in zip(parts, results, strict=True):
+        rows = np.concatenate([rows, part])
+        for run in found:
             known = runs.get((run.threat, run.name))
             runs[run.threat, run.name] = run if known is None else known.merge(run)
             standing &= ~run.result.broken
-            stopped = stopped or run.result.stopped is not None
-        if stopped or (
-            plan.until is not None and settled(plan.until, _counts(plan, clean, standing, seen), len(plan.data))
-        ):
+        if any(run.result.stopped is not None for run in found):
             break
-    return np.sort(seen), sorted(runs.values(), key=lambda run: plan.suite.threats.index(run.threat))
+        if plan.sequential and settled(plan.gates, _counts(plan, checked.clean, standing, rows), len(plan.data)):
+            break
+    ordered = sorted(runs.values(), key=lambda run: plan.suite.threats.index(run.threat))
+    return SuiteResult(np.sort(rows), ordered)
 
 
-def _parts(plan: Plan, clean: Clean) -> list[NDArray[np.int64]]:
+def _parts(plan: Plan, clean: CleanPass) -> list[NDArray[np.int64]]:
     """Positions of the samples that are attacked together; where gates may settle early, in a random order."""
     everything = np.arange(len(plan.data))
-    if plan.until is None:
+    if not plan.sequential:
         return [everything]
     draws = Noise(torch.from_numpy(clean.sample_keys)).at(plan.seed).uniform(()).numpy()
     order = np.lexsort((clean.sample_keys, draws))
-    return np.split(order, range(_LOOK_EVERY, len(order), _LOOK_EVERY))
+    return np.split(order, range(_PART, len(order), _PART))
 
 
-def _counts(plan: Plan, clean: Clean, standing: NDArray[np.bool_], seen: NDArray[np.int64]) -> Counts:
+def _counts(plan: Plan, clean: CleanPass, standing: NDArray[np.bool_], rows: NDArray[np.int64]) -> Counts:
     return Counts(
-        seen=len(seen),
-        right=int(clean.correct[seen].sum()),
-        robust=int(standing[seen].sum()),
+        seen=len(rows),
+        right=int(clean.correct[rows].sum()),
+        robust=int(standing[rows].sum()),
         passes=plan.budget.passes.total,
         seconds=plan.budget.seconds,
     )
 
 
-def _rounds(plan: Plan, clean: Clean) -> Iterator[_Round]:
-    """Make ready, once for all parts of the samples, what each threat model takes: of one norm the smallest eps first.
+def _rounds(plan: Plan, clean: CleanPass) -> Iterator[_Round]:
+    """Prepare what each threat model takes, once for all parts of the samples: of one norm the smallest eps first.
 
     A witness at an eps is one at every larger eps, so what is broken there is not attacked again.
     """
@@ -99,18 +107,14 @@ def _rounds(plan: Plan, clean: Clean) -> Iterator[_Round]:
 
 
 def _run_part(
-    plan: Plan,
-    clean: Clean,
-    float64_model: Ask | None,
-    rounds: list[_Round],
-    keep: Container[int],
-    part: NDArray[np.int64],
+    plan: Plan, checked: Checked, rounds: list[_Round], keep: Container[int], part: NDArray[np.int64]
 ) -> Iterator[AttackRun]:
     """Run the suite on some samples.
 
     Once an attack was stopped, what is known of the attacks that follow is still handed out: witnesses at a smaller
     eps.
     """
+    clean = checked.clean
     right = part[clean.correct[part]]
     widest = {adversary(one.threat): one.threat for one in rounds}
     found: dict[tuple[str, str, str], dict[str, AttackRun]] = {}
@@ -121,17 +125,26 @@ def _run_part(
         standing = right[~_broken(known, len(plan.data))[right]]
         for planned in attacks:
             earlier = known.get(planned.name)
-            nearest = assemble.searched(plan.suite, planned.attack, threat)
+            nearest = searches_nearest(plan.suite, planned.attack, threat)
             if stopped is not None or (nearest and earlier is not None):
                 if earlier is not None:
                     yield earlier._replace(result=replace(earlier.result, stopped=stopped))
                 continue
             rows = right if plan.suite.independent or nearest else standing
-            if isinstance(planned.attack, witness_corpus.Replay):
+            if isinstance(planned.attack, corpus.Replay):
                 rows = rows[np.isin(clean.sample_keys[rows], list(planned.attack.known))]
             # The search for the nearest example doesn't depend on eps: one, for the largest, tells of all of them.
             limit = widest[adversary(threat)] if nearest else threat
-            result = attempt(plan, planned, samples, rows, limit, keep, float64_model, early_stop=not nearest)
+            result = attempt(
+                plan,
+                planned,
+                samples,
+                rows,
+                limit,
+                keep=keep,
+                float64_model=checked.float64_model,
+                early_stop=not nearest,
+            )
             run = AttackRun(planned.name, planned.algorithm, planned.attack, limit, rows, result)
             run = run if earlier is None else earlier.merge(run)
             if result.fault is None and (nearest or not plan.suite.independent):
@@ -141,13 +154,13 @@ def _run_part(
             standing = standing[~run.at(threat).result.broken[standing]]
 
 
-def samples_under(plan: Plan, threat: ThreatModel, clean: Clean) -> Samples:
-    """Take all samples, with what is aimed at under a threat model."""
-    return Samples(plan.data, torch.from_numpy(clean.sample_keys), _aims(plan, threat, clean))
+def samples_under(plan: Plan, threat: ThreatModel, clean: CleanPass) -> Samples:
+    """All samples, each with the class that a threat model's goal is about."""
+    return Samples(plan.data, torch.from_numpy(clean.sample_keys), _target_classes(plan, threat, clean))
 
 
-def _aims(plan: Plan, threat: ThreatModel, clean: Clean) -> Tensor:
-    """Return the class that the goal is about, for each sample."""
+def _target_classes(plan: Plan, threat: ThreatModel, clean: CleanPass) -> Tensor:
+    """The class that the goal is about, for each sample, shape (N,)."""
     labels = plan.data.labels
     if threat.goal == "untargeted":
         return labels
@@ -166,12 +179,12 @@ def attempt(
     samples: Samples,
     rows: NDArray[np.int64],
     threat: ThreatModel,
+    *,
     keep: Container[int],
     float64_model: Ask | None,
-    *,
     early_stop: bool = True,
 ) -> RunResult:
-    """Run one attack; whatever it, or the model under it, trips over: the others still count."""
+    """Run one attack. Where it, or the model under it, fails, the fault is in the result: the others still count."""
     try:
         return run_attack(
             planned.attack,
@@ -181,12 +194,12 @@ def attempt(
             threat,
             name=planned.name,
             seed=plan.seed,
-            batch_size=plan.size,
+            batch_size=plan.batch_size,
             early_stop=early_stop,
             keep=keep,
             float64_model=float64_model,
             budget=plan.budget,
-            journal=None if plan.slot is None else plan.slot.journal(planned.name, str(threat)),
+            journal=plan.slot.journal(planned.name, str(threat)),
         )
     except Exception as fault:
         _log.info("%s failed under %s", planned.name, threat, exc_info=True)
@@ -201,31 +214,33 @@ def _broken(runs: Mapping[str, AttackRun], size: int) -> NDArray[np.bool_]:
     return broken
 
 
-def _replayed(plan: Plan, threat: ThreatModel, clean: Clean) -> Iterator[PlannedAttack]:
-    """Put what the corpus, or an evaluation before this one, knows against these samples before the suite."""
+def _replayed(plan: Plan, threat: ThreatModel, clean: CleanPass) -> Iterator[PlannedAttack]:
+    """Plan a replay of what the corpus, or an evaluation before this one, knows against these samples."""
     if threat.norm not in NORMS:
         return
     present = set(clean.sample_keys.tolist())
-    kept = {} if plan.corpus is None else witness_corpus.load(plan.corpus, threat)
+    kept = {} if plan.corpus is None else corpus.load(plan.corpus, threat)
     known = {key: x for key, x in {**kept, **plan.earlier.get(str(threat), {})}.items() if key in present}
     if known:
-        yield PlannedAttack(witness_corpus.REPLAY, witness_corpus.REPLAY, witness_corpus.Replay(known=known))
+        yield PlannedAttack(corpus.REPLAY, corpus.REPLAY, corpus.Replay(known=known))
 
 
-def remember_witnesses(folder: Path, clean: Clean, runs: list[AttackRun]) -> None:
-    """Add what broke the samples to the corpus."""
+def remember_witnesses(plan: Plan, checked: Checked, runs: list[AttackRun]) -> None:
+    """Add what broke the samples to the corpus, where there is one."""
+    if plan.corpus is None:
+        return
     # What a smaller transformation can make is not told by a distance: a witness of one is none of another for sure.
     for threat in dict.fromkeys(run.threat for run in runs if run.threat.norm in NORMS):
         found = {
-            int(clean.sample_keys[row]): x
+            int(checked.clean.sample_keys[row]): x
             for run in runs
             if run.threat == threat
             for row, x in sorted(run.result.witnesses.items())
         }
-        witness_corpus.keep(folder, threat, found)
+        corpus.keep(plan.corpus, threat, found)
 
 
-def _shown(data: Data, clean: Clean) -> list[int]:
+def _shown(data: Data, clean: CleanPass) -> list[int]:
     """Samples whose witness may be shown: a fixed draw, as many as a little memory holds."""
     right = clean.correct.nonzero()[0]
     most = min(1024, max(32, _GALLERY_BYTES // (4 * int(np.prod(data.shape)))))

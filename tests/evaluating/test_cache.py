@@ -273,9 +273,9 @@ def test_an_attack_that_failed_is_asked_again(tmp_path: Path, monkeypatch: pytes
         path.unlink()
     with slot(tmp_path, QUESTION) as here:
         here.close(card.model_copy(update={"attacks": (fault,)}))
-        assert here.card() is None
+        assert here.answer() is None
         here.close(card)
-        assert here.card() == card
+        assert here.answer() == card
 
 
 def test_an_attack_with_a_long_odd_name_has_a_journal(tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ from robustbench_lite.core.cost import BudgetTracker
 from robustbench_lite.core.suite import Suite
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.convert import from_arrays
-from robustbench_lite.evaluating.assemble import AttackRun
-from robustbench_lite.evaluating.evidence import CountedModel, Front, as_images, audit, gather
+from robustbench_lite.evaluating.attack_run import AttackRun
+from robustbench_lite.evaluating.evidence import SurvivorGroup, as_images, ask_survivors, audit
 from robustbench_lite.evaluating.evidence.probes import _ups_and_downs
 from robustbench_lite.evaluating.evidence.survivors import Survivors
+from robustbench_lite.evaluating.preflight.check import CountedModel
 from robustbench_lite.evaluating.validity import clearly_more
 from robustbench_lite.results.compare import compare
 from robustbench_lite.results.scorecard import IN_FLOAT64, OUTSIDE
@@ -96,8 +97,8 @@ def test_nothing_is_asked_where_nothing_stands(linear):
     model, data = linear
     look = CountedModel(Target(model), data, 0, BudgetTracker(), gradients=True, thorough=False)
     samples = Samples(data, torch.arange(40), data.labels)
-    front = Front(ThreatModel.parse("Linf 0.1"), samples, (), torch.arange(0))
-    assert list(gather(look, [front], 64)) == []
+    group = SurvivorGroup(ThreatModel.parse("Linf 0.1"), samples, (), torch.arange(0))
+    assert list(ask_survivors(look, [group], 64)) == []
     assert look.passes.total == 0
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from robustbench_lite import Target
 from robustbench_lite.core.cost import BudgetTracker
 from robustbench_lite.data.convert import from_arrays
-from robustbench_lite.evaluating.evidence import CountedModel, float64_model
+from robustbench_lite.evaluating.preflight.check import CountedModel, float64_model
 from robustbench_lite.model.float64 import alike, in_float64
 
 

@@ -82,7 +82,7 @@ def adapted(
         Size of the class-stratified sample that is measured.
     batch_size
         Most samples at once; halved by itself where memory runs out.
-    meter
+    budget
         Counts and limits the passes.
 
     Returns
@@ -93,7 +93,7 @@ def adapted(
     Raises
     ------
     Stop
-        Where the meter's budget is spent.
+        Where the budget is spent.
     """
     codes = {finding.code for finding in findings if curable(finding, target)}
     errors = codes & {finding.code for finding in findings if finding.severity == "error"}

@@ -1,4 +1,4 @@
-"""The second evaluation: what attacks were kept from in the first one is measured, cured and attacked again."""
+"""The second evaluation: what hid from the attacks of the first one is measured, worked around and attacked again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ROUNDS = 2  # of an adaptive evaluation
 
 
 def adaptively(
-    plan: Plan, plain: Scorecard, judged: Callable[[Plan], Scorecard], budget: Callable[[], BudgetTracker]
+    plan: Plan, plain: Scorecard, evaluate_plan: Callable[[Plan], Scorecard], budget: Callable[[], BudgetTracker]
 ) -> Scorecard:
     """Evaluate again what a finding of the plain evaluation kept attacks from, where it has a cure.
 
@@ -39,7 +39,13 @@ def adaptively(
         spent = budget()
         try:
             found = adapted(
-                plan.target, plan.data, findings, plan.suite.threats, seed=plan.seed, batch_size=plan.size, budget=spent
+                plan.target,
+                plan.data,
+                findings,
+                plan.suite.threats,
+                seed=plan.seed,
+                batch_size=plan.batch_size,
+                budget=spent,
             )
         except Stop:
             break
@@ -57,7 +63,9 @@ def adaptively(
         taken = found.measures
         told = taken if helper is None else (*taken, helper.measure)
         attacks = plan.attacks if helper is None else (*plan.attacks, helper.planned)
-        card = judged(replace(plan, target=found.target, attacks=attacks, budget=spent, earlier=earlier, suspect=True))
+        card = evaluate_plan(
+            replace(plan, target=found.target, attacks=attacks, budget=spent, earlier=earlier, suspect=True)
+        )
         card = card.model_copy(update={"target": plain.target, "adaptation": _adaptation(plain, told)})
         findings = (*findings, *card.validity)
     return card
@@ -86,7 +94,7 @@ def _surrogate(plan: Plan, target: Target, budget: BudgetTracker) -> _Helper | N
     climbs = registry.build("attacks", "apgd", {}).norms
     if name in taken or any(threat.norm not in climbs or threat.goal == "targeted" for threat in plan.suite.threats):
         return None
-    other = surrogate(target, plan.data, plan.suite.threats, seed=plan.seed, size=plan.size, budget=budget)
+    other = surrogate(target, plan.data, plan.suite.threats, seed=plan.seed, size=plan.batch_size, budget=budget)
     attack = registry.build("attacks", "transfer", {"surrogate": other})
     why = "adversarial examples of a small network trained on the target's answers, as a check that needs no gradient"
     measure = Countermeasure(name="surrogate", setting="transfer by apgd", reason=why)

@@ -43,7 +43,7 @@ def surrogate(
         Of the samples, of the points and of the network.
     size
         Most samples at once.
-    meter
+    budget
         Counts and limits the target's passes; those of the network itself, which is small, are not counted.
 
     Returns
@@ -54,7 +54,7 @@ def surrogate(
     Raises
     ------
     Stop
-        Where the meter's budget doesn't allow for the answers.
+        Where the budget doesn't allow for the answers.
     """
     with torch.inference_mode(False):  # what is made inside of it can't be trained on
         return _taught(target, data, threats, seed, size, budget or BudgetTracker())

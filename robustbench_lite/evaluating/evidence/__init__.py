@@ -25,10 +25,9 @@ from robustbench_lite.evaluating.evidence.probes import (
     own_climbs,
 )
 from robustbench_lite.evaluating.evidence.survivors import AttackRecord as AttackRecord
-from robustbench_lite.evaluating.evidence.survivors import Fell as Fell
+from robustbench_lite.evaluating.evidence.survivors import BrokenSurvivors as BrokenSurvivors
 from robustbench_lite.evaluating.evidence.survivors import Survivors
-from robustbench_lite.evaluating.preflight.check import CountedModel as CountedModel
-from robustbench_lite.evaluating.preflight.check import float64_model as float64_model
+from robustbench_lite.evaluating.preflight.check import CountedModel
 from robustbench_lite.results.scorecard import Finding
 
 MOST, LEAST = 32, 8
@@ -40,8 +39,8 @@ SHARE = 0.1
 _PASSES = 450  # of a survivor that is asked, where the suite has no attack without gradients and finds what is planted
 
 
-class Front(NamedTuple):
-    """One threat model of an evaluation."""
+class SurvivorGroup(NamedTuple):
+    """Survivors of one threat model of an evaluation."""
 
     threat: ThreatModel
     samples: Samples
@@ -51,17 +50,17 @@ class Front(NamedTuple):
     """Positions, in the order in which they are to be asked."""
 
 
-def gather(
-    model: CountedModel, fronts: Iterable[Front], batch_size: int, least: int = LEAST
-) -> Iterator[Finding | Fell]:
+def ask_survivors(
+    model: CountedModel, groups: Iterable[SurvivorGroup], batch_size: int, least: int = LEAST
+) -> Iterator[Finding | BrokenSurvivors]:
     """Ask a few survivors of each threat model.
 
     Parameters
     ----------
-    look
+    model
         The model, with the passes of each sample counted.
-    fronts
-        What was fought under each threat model.
+    groups
+        The survivors of each threat model.
     batch_size
         Most samples at once.
     least
@@ -71,34 +70,34 @@ def gather(
     ------
     Finding
         What speaks against the evaluation.
-    Fell
+    BrokenSurvivors
         What broke survivors all the same; it isn't confirmed yet.
 
     Raises
     ------
     Stop
-        Where the meter's budget is spent.
+        Where the budget is spent.
     """
-    asked = [front for front in fronts if len(front.survivors) >= LEAST and _by_gradient(front)]
+    asked = [group for group in groups if len(group.survivors) >= LEAST and _by_gradient(group)]
     most = int(SHARE * model.budget.passes.total / _PASSES / max(1, len(asked)))
     count = min(MOST, max(least, most))
     with model.target.attacking(), model.budget.quietly():
         for threat, samples, attacks, survivors in asked:
-            fell = enough = False
-            for told in _probed(Survivors.of(model, samples, threat, attacks, survivors[:count], batch_size)):
-                fell |= isinstance(told, Fell)
-                enough |= isinstance(told, Finding) and told.severity == "error"
-                yield told
-            if fell and not enough and len(survivors) > count:
+            broke = severe = False
+            for found in _probed(Survivors.of(model, samples, threat, attacks, survivors[:count], batch_size)):
+                broke |= isinstance(found, BrokenSurvivors)
+                severe |= isinstance(found, Finding) and found.severity == "error"
+                yield found
+            if broke and not severe and len(survivors) > count:
                 # What a few can't tell from chance, more can; honest evaluations seldom come here.
-                yield from _fallen(Survivors.of(model, samples, threat, attacks, survivors[:MOST], batch_size))
+                yield from _probed_again(Survivors.of(model, samples, threat, attacks, survivors[:MOST], batch_size))
 
 
-def _by_gradient(front: Front) -> bool:
-    return any(one.attack.access == "gradients" for one in front.attacks)
+def _by_gradient(group: SurvivorGroup) -> bool:
+    return any(one.attack.access == "gradients" for one in group.attacks)
 
 
-def _probed(survivors: Survivors) -> Iterator[Finding | Fell]:
+def _probed(survivors: Survivors) -> Iterator[Finding | BrokenSurvivors]:
     climbed = survivors.climb(survivors.threat.norm, survivors.threat.eps, OWN_STEPS)
     yield from own_climbs(survivors, climbed)
     yield from black_box(survivors)
@@ -108,7 +107,7 @@ def _probed(survivors: Survivors) -> Iterator[Finding | Fell]:
     yield from planted(survivors, climbed)
 
 
-def _fallen(survivors: Survivors) -> Iterator[Finding | Fell]:
+def _probed_again(survivors: Survivors) -> Iterator[Finding | BrokenSurvivors]:
     """The probes that break survivors, once more on many."""
     yield from own_climbs(survivors, survivors.climb(survivors.threat.norm, survivors.threat.eps, OWN_STEPS))
     yield from black_box(survivors)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustbench_lite.core.suite import adversary
 from robustbench_lite.core.threat import NORMS
-from robustbench_lite.evaluating.assemble import AttackRun
+from robustbench_lite.evaluating.attack_run import AttackRun
 from robustbench_lite.evaluating.preflight.check import CountedModel
 from robustbench_lite.results.scorecard import Audit, Denied
 
@@ -25,7 +25,7 @@ def audit(runs: Sequence[AttackRun], index: Tensor, precise: bool) -> Audit | No
 
     Parameters
     ----------
-    bouts
+    runs
         What came of the attacks.
     index
         Of each position, its number in the data source, shape (N,).
@@ -60,7 +60,7 @@ def as_images(
     Raises
     ------
     Stop
-        Where the meter's budget is spent.
+        Where the budget is spent.
     """
     once = {
         (run.name, adversary(run.threat), row): (place, row)

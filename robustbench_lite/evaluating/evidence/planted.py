@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.norms import GEOMETRIES, project
-from robustbench_lite.evaluating.evidence.survivors import Climbed, Survivors
+from robustbench_lite.evaluating.evidence.survivors import ClimbResult, Survivors
 from robustbench_lite.evaluating.validity import clearly_more
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.scorecard import Finding
@@ -43,7 +43,7 @@ class _Lowered(nn.Module):
         return logits - lower
 
 
-def planted(survivors: Survivors, climbed: Climbed) -> Iterator[Finding]:
+def planted(survivors: Survivors, climbed: ClimbResult) -> Iterator[Finding]:
     """Lower the right class of a few samples until an example in the ball is known, and send the suite for it."""
     if survivors.threat.goal == "targeted":
         return
@@ -91,5 +91,5 @@ def _drawn(survivors: Survivors) -> Tensor:
 def _found(survivors: Survivors, target: Target, row: int) -> bool:
     rows = torch.tensor([row]).numpy()
     return any(
-        survivors.run(fought.attack, rows, name=fought.name, target=target).broken[row] for fought in survivors.attacks
+        survivors.run(record.attack, rows, name=record.name, target=target).broken[row] for record in survivors.attacks
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 from robustbench_lite.attacking.interface import Attack
 from robustbench_lite.core import registry
 from robustbench_lite.core.norms import per_sample
-from robustbench_lite.evaluating.evidence.survivors import Climbed, Fell, Survivors, stride
+from robustbench_lite.evaluating.evidence.survivors import BrokenSurvivors, ClimbResult, Survivors, stride
 from robustbench_lite.evaluating.validity import BLACK_BOX_GAIN, clearly_more, stronger_without
 from robustbench_lite.results.scorecard import Finding, Plot, Severity
 
@@ -35,7 +35,7 @@ _POINTS = 16  # along the gradient
 _SQUARE_STEPS = 150  # a survivor of gradients that are masked falls in a few
 
 
-def own_climbs(survivors: Survivors, climbed: Climbed) -> Iterator[Finding | Fell]:
+def own_climbs(survivors: Survivors, climbed: ClimbResult) -> Iterator[Finding | BrokenSurvivors]:
     """An attack of one step, and one of a few, break nothing that a suite of stronger ones left."""
     single = (
         survivors.climb(survivors.threat.norm, survivors.threat.eps, 1)
@@ -47,7 +47,9 @@ def own_climbs(survivors: Survivors, climbed: Climbed) -> Iterator[Finding | Fel
     total, broke = len(survivors.rows), int(over.sum())
     if not broke:
         return
-    yield Fell(survivors.threat, {row: x[place] for place, row in enumerate(survivors.rows.tolist()) if over[place]})
+    yield BrokenSurvivors(
+        survivors.threat, {row: x[place] for place, row in enumerate(survivors.rows.tolist()) if over[place]}
+    )
     severity: Severity = "info"  # what of a few may be chance is told all the same: there is an example
     if clearly_more(broke, OVERLOOKED, total):
         severity = "error" if clearly_more(broke, WEAK, total) else "warning"
@@ -90,7 +92,7 @@ def anything_goes(survivors: Survivors) -> Iterator[Finding]:
         )
 
 
-def understatement(survivors: Survivors, far: Climbed) -> float:
+def understatement(survivors: Survivors, far: ClimbResult) -> float:
     """How many times more the margin rose on the way up than its gradient at the input says (median)."""
     told = (survivors.grad * (far.x - survivors.x)).flatten(1).sum(1).abs()
     return float(((far.margin - survivors.start) / told.clamp_min(1e-30)).median())
@@ -133,26 +135,26 @@ def larger_ball(survivors: Survivors) -> Iterator[Finding]:
     threat = survivors.threat.model_copy(
         update={"eps": 2 * survivors.threat.eps, "eps_text": f"{2 * survivors.threat.eps:g}"}
     )
-    for fought in survivors.attacks:
-        attack = fought.attack
-        rows = fought.broken[: len(survivors.rows)]
+    for record in survivors.attacks:
+        attack = record.attack
+        rows = record.broken[: len(survivors.rows)]
         if not attack.gradients or attack.minimal or attack.steps < 2 or len(rows) < len(survivors.rows):
             continue  # one step may well jump too far
-        missed = len(rows) - int(survivors.run(attack, rows, name=fought.name, threat=threat).broken.sum())
+        missed = len(rows) - int(survivors.run(attack, rows, name=record.name, threat=threat).broken.sum())
         if clearly_more(missed, 0.25, len(rows)):
             yield survivors.finding(
                 "RB212",
-                f"{missed} of {len(rows)} samples that {fought.name} broke stand against it in a ball twice as large",
+                f"{missed} of {len(rows)} samples that {record.name} broke stand against it in a ball twice as large",
                 "a larger ball holds every example of a smaller one: look at its step size and its steps",
-                attack=fought.name,
+                attack=record.name,
             )
         return
 
 
-def black_box(survivors: Survivors) -> Iterator[Finding | Fell]:
+def black_box(survivors: Survivors) -> Iterator[Finding | BrokenSurvivors]:
     """Random search breaks nothing that gradients left; asked where the suite has no search by scores."""
     if survivors.threat.norm not in ("Linf", "L2") or any(
-        fought.attack.access == "scores" for fought in survivors.attacks
+        record.attack.access == "scores" for record in survivors.attacks
     ):
         return
     square: Attack = registry.build("attacks", "square", {"steps": _SQUARE_STEPS})
@@ -163,6 +165,6 @@ def black_box(survivors: Survivors) -> Iterator[Finding | Fell]:
     found = survivors.run(square, survivors.rows.numpy(), name="probe", keep=range(len(survivors.samples)))
     broke = int(found.broken.sum())
     if broke:
-        yield Fell(survivors.threat, found.witnesses)
+        yield BrokenSurvivors(survivors.threat, found.witnesses)
     if clearly_more(broke, BLACK_BOX_GAIN, total):
         yield stronger_without(survivors.threat, "random search (square)", broke, total)

@@ -32,7 +32,7 @@ class AttackRecord(NamedTuple):
     """Positions."""
 
 
-class Fell(NamedTuple):
+class BrokenSurvivors(NamedTuple):
     """Survivors that a probe broke all the same."""
 
     threat: ThreatModel
@@ -40,7 +40,7 @@ class Fell(NamedTuple):
     """By position; what a look at them saw, and no more."""
 
 
-class Climbed(NamedTuple):
+class ClimbResult(NamedTuple):
     """The highest margins on a way up."""
 
     margin: Tensor
@@ -86,11 +86,11 @@ class Survivors:
         target_classes = self.samples.target_classes[self.rows].to(x.device)
         return margin(self.model.logits(self.rows, x), target_classes, self.threat.goal == "targeted")
 
-    def climb(self, norm: Norm, eps: float, steps: int) -> Climbed:
+    def climb(self, norm: Norm, eps: float, steps: int) -> ClimbResult:
         """Climb the margin from the inputs, in steps that fall to zero along a cosine: a plain attack of our own."""
         steepest, reach = stride(norm, eps)
         x, value, grad = self.x, self.start, self.grad
-        best = Climbed(value, x)
+        best = ClimbResult(value, x)
         for step in range(steps):
             length = reach * (1 + math.cos(math.pi * step / steps))
             x = project(x + length * steepest(grad), self.x, norm, eps)
@@ -99,7 +99,7 @@ class Survivors:
             else:
                 value, grad = _asked(self.model, self.samples, self.rows, x, self.threat)
             higher = value > best.margin
-            best = Climbed(torch.where(higher, value, best.margin), torch.where(per_sample(higher, x), x, best.x))
+            best = ClimbResult(torch.where(higher, value, best.margin), torch.where(per_sample(higher, x), x, best.x))
         return best
 
     def run(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from robustbench_lite.core.cost import BudgetTracker, Passes, Stop
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.core.files import atomic_file
 from robustbench_lite.data.dataset import Data, check_inputs, check_labels
 from robustbench_lite.evaluating.preflight.calls import behaviour, digests, modes
 from robustbench_lite.evaluating.preflight.check import Check, CountedModel, check, drawn, found, words
@@ -48,16 +47,15 @@ class Preflight:
     finished: bool = True
     """False where a budget or Ctrl-C ended them."""
 
-    def save(self, path: Path) -> None:
+    def save(self, stream: IO[bytes]) -> None:
         """Write down the findings and the passes; not what else was seen."""
         findings = np.array([finding.model_dump_json() for finding in self.findings], np.str_)
-        with atomic_file(path) as stream:
-            np.savez(stream, findings=findings, samples=self.samples, forward=self.forward, backward=self.backward)
+        np.savez(stream, findings=findings, samples=self.samples, forward=self.forward, backward=self.backward)
 
     @classmethod
-    def load(cls, path: Path) -> Preflight:
+    def load(cls, stream: IO[bytes]) -> Preflight:
         """Read what `save` wrote; nothing in the file is executed."""
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        with np.load(stream, allow_pickle=False) as stored:
             findings = tuple(Finding.model_validate_json(one) for one in stored["findings"].tolist())
             check = Check("checked before the run was killed", findings=findings)
             return cls((check,), int(stored["samples"]), stored["forward"], stored["backward"])

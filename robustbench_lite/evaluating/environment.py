@@ -1,0 +1,45 @@
+"""Where an evaluation ran: the versions and the processor, for the scorecard."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from robustbench_lite.results.scorecard import Environment
+
+_PACKAGES = ("robustbench_lite", "torch", "torchvision", "numpy", "foolbox", "adversarial-robustness-toolbox")
+
+
+def environment() -> Environment:
+    """Describe this process and its machine."""
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        processor=processor(),
+        threads=torch.get_num_threads(),
+        packages={name: metadata.version(name) for name in _PACKAGES if _installed(name)},
+    )
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def processor() -> str:
+    """Name of the GPU where there is one, else of the CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
+    return platform.processor() or platform.machine()

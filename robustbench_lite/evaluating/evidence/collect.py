@@ -1,0 +1,125 @@
+"""The evidence of one evaluation: survivors are asked, witnesses audited, and what broke survivors added."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robustbench_lite.core.cost import Stop
+from robustbench_lite.core.suite import EVIDENCE, REPLAY, adversary
+from robustbench_lite.core.threat import NORMS, ThreatModel
+from robustbench_lite.evaluating import evidence, validity
+from robustbench_lite.evaluating.attack_run import AttackRun
+from robustbench_lite.evaluating.clean_pass import Checked
+from robustbench_lite.evaluating.corpus import Replay
+from robustbench_lite.evaluating.plan import Plan, PlannedAttack
+from robustbench_lite.evaluating.run_suite import SuiteResult, attempt, samples_under
+from robustbench_lite.model.black_box import BlackBox
+from robustbench_lite.results.scorecard import Audit, Finding
+
+_log = logging.getLogger(__name__)
+
+
+class Evidence(NamedTuple):
+    """The runs of the attacks, and what speaks for or against them."""
+
+    rows: NDArray[np.int64]
+    """Positions of the samples that were attacked, in rising order."""
+    runs: list[AttackRun]
+    """Those of the suite, and what broke survivors afterwards."""
+    findings: tuple[Finding, ...]
+    audit: Audit | None
+    stopped: str | None
+    """Why it didn't come to its end."""
+
+
+def collect_evidence(plan: Plan, checked: Checked, attacked: SuiteResult) -> Evidence:
+    """Ask a few survivors, and round witnesses to images. Whatever fails here, what the attacks found stays."""
+    findings: list[Finding] = []
+    broken: dict[ThreatModel, dict[int, NDArray[np.float32]]] = {}
+    stopped: str | None = None
+    images = rounded = 0
+    runs = attacked.runs
+    interrupted = any(run.result.stopped == "interrupt" for run in runs)
+    try:
+        least = evidence.SUSPECT if plan.suspect else evidence.LEAST
+        # What is INVALID already needs no further evidence.
+        groups = _survivor_groups(plan, checked, attacked) if checked.trusted and not interrupted else ()
+        for found in evidence.ask_survivors(checked.model, groups, plan.batch_size, least):
+            # One by one: what was found stays found where the next can't be asked.
+            if isinstance(found, Finding):
+                findings.append(found)
+            else:
+                broken.setdefault(found.threat, {}).update(found.witnesses)
+        if not interrupted:
+            images, rounded = evidence.as_images(
+                checked.model, runs, checked.clean.sample_keys, everything=plan.keep_witnesses
+            )
+    except Stop as stop:
+        stopped = str(stop)
+    except KeyboardInterrupt:
+        stopped = "interrupt"
+    except Exception as fault:
+        _log.info("%s failed when it was asked again", plan.target.name, exc_info=True)
+        findings.append(validity.unasked(fault))
+    if stopped is None:
+        runs = _with_broken_survivors(plan, checked, broken, runs)
+    audit = evidence.audit(runs, plan.data.index, checked.float64_model is not None)
+    if audit is not None:
+        audit = audit.model_copy(update={"images": images, "rounded": rounded})
+    findings += validity.denied(audit)
+    if not isinstance(plan.target.module, BlackBox):  # a function may well count its calls
+        findings += validity.changed(checked.target.weights_sha256, plan.target.weights_sha256())
+    return Evidence(attacked.rows, runs, tuple(findings), audit, stopped)
+
+
+def _with_broken_survivors(
+    plan: Plan,
+    checked: Checked,
+    broken: Mapping[ThreatModel, Mapping[int, NDArray[np.float32]]],
+    runs: list[AttackRun],
+) -> list[AttackRun]:
+    """Add what broke survivors while they were asked. It counts, once it is confirmed as every witness is."""
+    keep = range(len(plan.data)) if plan.keep_witnesses or plan.corpus is not None else ()
+    found = list(runs)
+    for threat, witnesses in broken.items():
+        known = {int(checked.clean.sample_keys[row]): x for row, x in witnesses.items()}
+        replay = PlannedAttack(EVIDENCE, REPLAY, Replay(known=known))
+        samples, rows = samples_under(plan, threat, checked.clean), np.array(sorted(witnesses))
+        with plan.budget.quietly():
+            run = attempt(plan, replay, samples, rows, threat, keep=keep, float64_model=checked.float64_model)
+        # What a probe found is no claim of an attack: where it isn't confirmed, that tells nothing.
+        found.append(AttackRun(*replay, threat, rows, replace(run, denied={})))
+    return sorted(found, key=lambda run: plan.suite.threats.index(run.threat))
+
+
+def _survivor_groups(plan: Plan, checked: Checked, attacked: SuiteResult) -> Iterator[evidence.SurvivorGroup]:
+    """Survivors of the largest ball of each norm and goal, in an order of their own, with what they survived."""
+    clean, runs = checked.clean, attacked.runs
+    if any(run.result.stopped for run in runs):
+        return
+    largest = {adversary(threat): threat for threat in sorted(plan.suite.threats, key=lambda threat: threat.eps)}
+    for threat in largest.values():
+        finished = [run for run in runs if run.threat == threat and run.result.fault is None]
+        finished = [run for run in finished if not isinstance(run.attack, Replay)]
+        if threat.norm not in NORMS or plan.target.access != "gradients" or not finished:
+            continue
+        standing = clean.correct.copy()
+        for run in runs:
+            if adversary(run.threat) == adversary(threat):
+                standing &= ~run.result.broken
+        rows = attacked.rows[standing[attacked.rows]]
+        yield evidence.SurvivorGroup(
+            threat=threat,
+            samples=samples_under(plan, threat, clean),
+            attacks=tuple(
+                evidence.AttackRecord(run.name, run.attack, np.flatnonzero(run.result.broken)) for run in finished
+            ),
+            survivors=torch.from_numpy(rows[np.argsort(clean.sample_keys[rows], kind="stable")]),
+        )
