@@ -10,8 +10,8 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.attacking.engine import Query
 from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
+from robustbench_lite.attacking.query import Query
 from robustbench_lite.core.cost import BudgetTracker, Passes
 from robustbench_lite.core.losses import LossName
 from robustbench_lite.core.norms import GEOMETRIES, per_sample, project

@@ -27,9 +27,10 @@ from nets import CACHE, NETS
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustbench_lite.attacking.engine import RunResult, Samples, run_attack
+from robustbench_lite.attacking.engine import RunOptions, run_attack
 from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
 from robustbench_lite.attacking.journal import Journal
+from robustbench_lite.attacking.record import RunResult, Samples
 from robustbench_lite.core import registry
 from robustbench_lite.core.losses import LOSSES
 from robustbench_lite.core.norms import GEOMETRIES
@@ -137,11 +138,13 @@ def measured(case: Case, target: Target, samples: Samples, rows: NDArray[np.int6
         samples,
         rows,
         threat,
-        name=case.attack,
-        seed=seed,
-        batch_size=BATCH,
-        early_stop=False,
-        journal=Journal(folder / f"{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}.jsonl"),
+        RunOptions(
+            name=case.attack,
+            seed=seed,
+            batch_size=BATCH,
+            early_stop=False,
+            journal=Journal(folder / f"{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}.jsonl"),
+        ),
     )
 
 

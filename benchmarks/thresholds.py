@@ -12,7 +12,7 @@ import torch
 from common import write
 from validity import evaluated, zoo
 
-from robustbench_lite.attacking.engine import Samples
+from robustbench_lite.attacking.record import Samples
 from robustbench_lite.core.cost import BudgetTracker
 from robustbench_lite.core.suite import EVIDENCE
 from robustbench_lite.evaluating import validity

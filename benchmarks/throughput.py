@@ -20,7 +20,8 @@ from nets import NETS, Net
 from torch import Tensor, nn
 
 from robustbench_lite import Suite, evaluate
-from robustbench_lite.attacking.engine import Samples, run_attack
+from robustbench_lite.attacking.engine import RunOptions, run_attack
+from robustbench_lite.attacking.record import Samples
 from robustbench_lite.core import registry
 from robustbench_lite.core.suite import AttackSpec
 from robustbench_lite.data.dataset import Data
@@ -109,7 +110,9 @@ def loops(net: Net, model: nn.Module, step: float, start: bool, batch: int, *, l
     def ours(data: Data) -> tuple[int, float]:
         rows, samples = torch.arange(len(data)), Samples(data, torch.arange(len(data)), data.labels)
         attack = registry.build("attacks", "pgd", params)
-        found = run_attack(attack, Target(model), samples, rows.numpy(), net.threat, batch_size=batch, early_stop=leave)
+        found = run_attack(
+            attack, Target(model), samples, rows.numpy(), net.threat, RunOptions(batch_size=batch, early_stop=leave)
+        )
         return len(data) - int(found.broken.sum()), found.passes.backward / len(data)
 
     def whole(data: Data) -> tuple[int, float]:

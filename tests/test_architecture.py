@@ -41,7 +41,6 @@ LONGEST = 400
 LONGER: dict[str, str] = {
     f"robustbench_lite/{name}": "to be split"
     for name in (
-        "attacking/engine.py",
         "evaluating/calibration.py",
         "faces/cli.py",
         "results/scorecard.py",

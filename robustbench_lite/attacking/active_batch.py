@@ -1,8 +1,9 @@
-"""The samples in flight: one lane each, every field a tensor with the batch dimension first."""
+"""The samples in flight, and those that wait for an answer: every field is a tensor, the batch dimension first."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustbench_lite.core.cost import Passes
+
 _EARLY = 0.8  # of the steps: what rises after them still rises at the end
 _ROUNDING = 1e-6  # of float32 logits
-_LARGEST = 1e30  # a loss of infinity is told as this, so that every number of a scorecard is finite
+_LARGEST = 1e30  # stands for an infinite loss, so that every number of a scorecard is finite
 
 
 class StepSums(NamedTuple):
@@ -22,23 +25,23 @@ class StepSums(NamedTuple):
     """How many reached the step."""
     loss: NDArray[np.float64]
     """Sum of their losses."""
-    fell: NDArray[np.int64]
-    """How many were broken there."""
-    zero: NDArray[np.int64]
-    """How many had a gradient that was zero, or no number."""
+    newly_broken: NDArray[np.int64]
+    """How many were broken there for the first time."""
+    zero_gradients: NDArray[np.int64]
+    """How many had a gradient that was zero throughout, or held what is no number."""
 
 
-class Climb(NamedTuple):
-    """How far each lane's margin rose, whatever the loss that its attack follows."""
+class MarginRise(NamedTuple):
+    """How far each sample's margin rose, whatever objective its attack climbs."""
 
-    flat: NDArray[np.bool_]
+    never: NDArray[np.bool_]
     """Whether it never rose above where it was at the first candidate, shape (B,)."""
     late: NDArray[np.float64]
-    """Share of its rise that came in the last fifth of its steps; 0 where there was none, shape (B,)."""
+    """Share of the rise that came in the last fifth of the steps; 0 where there was none, shape (B,)."""
 
 
 class ActiveBatch(NamedTuple):
-    """What the engine knows of each sample in flight, and what its attack remembers (``state``)."""
+    """What the engine knows of each sample in flight, and what the attack remembers of it (``state``)."""
 
     rows: Tensor
     """Position in the data."""
@@ -53,27 +56,27 @@ class ActiveBatch(NamedTuple):
     """Steps taken."""
     draw_keys: Tensor
     """Of the random draws: of the sample, the attack and the start."""
-    best: Tensor
-    """Distance of the nearest adversarial candidate so far; inf without one."""
-    best_x: Tensor
-    """That candidate."""
+    distance: Tensor
+    """Of the nearest adversarial candidate so far; inf without one."""
+    nearest: Tensor
+    """That candidate; the input without one."""
     forward: Tensor
     """Passes spent."""
     backward: Tensor
     loss: Tensor
     """The loss seen at each step, shape (B, steps + 1); NaN at those not reached."""
     margin: Tensor
-    """The same of the margin, which no softmax saturates; the lowest number where the candidate was out of the ball."""
-    zero: Tensor
+    """The margin seen at each step; the lowest number where the candidate was out of the ball."""
+    zero_gradient: Tensor
     """Whether the gradient was blind at each step, shape (B, steps + 1)."""
-    strange: Tensor
-    """Whether its logits were ever no finite numbers."""
-    rounded: Tensor
-    """Whether it ever held an example that rounding alone made."""
-    fell: Tensor
-    """Step at which it was first broken; -1 where it was not."""
+    non_finite: Tensor
+    """Whether the logits were ever not finite."""
+    rounding_only: Tensor
+    """Whether there ever was an example that rounding alone made."""
+    broken_at: Tensor
+    """Step of the first adversarial candidate in the ball; -1 without one."""
     state: Any
-    """What the attack remembers: a NamedTuple of tensors; see `engine.State`."""
+    """What the attack remembers: a NamedTuple of tensors; see `interface.State`."""
 
     @classmethod
     def start(
@@ -87,7 +90,7 @@ class ActiveBatch(NamedTuple):
         draw_keys: Tensor,
         steps: int,
     ) -> ActiveBatch:
-        """Lanes at step 0, without a state yet; ``steps`` is the attack's number of them."""
+        """Samples at step 0, without a state yet; ``steps`` is how many the attack takes."""
         size, device = len(rows), x.device
         nothing = torch.zeros(size, dtype=torch.int64, device=device)
         return cls(
@@ -99,30 +102,30 @@ class ActiveBatch(NamedTuple):
             sample_keys=sample_keys,
             step=nothing,
             draw_keys=draw_keys,
-            best=torch.full((size,), torch.inf, dtype=torch.float64, device=device),
-            best_x=x.clone(),
+            distance=torch.full((size,), torch.inf, dtype=torch.float64, device=device),
+            nearest=x.clone(),
             forward=nothing,
             backward=nothing,
             loss=torch.full((size, steps + 1), torch.nan, dtype=torch.float32, device=device),
             margin=torch.full((size, steps + 1), torch.nan, dtype=torch.float32, device=device),
-            zero=torch.zeros(size, steps + 1, dtype=torch.bool, device=device),
-            strange=nothing > 0,
-            rounded=torch.zeros(size, dtype=torch.bool, device=device),
-            fell=nothing - 1,
+            zero_gradient=torch.zeros(size, steps + 1, dtype=torch.bool, device=device),
+            non_finite=nothing > 0,
+            rounding_only=torch.zeros(size, dtype=torch.bool, device=device),
+            broken_at=nothing - 1,
             state=None,
         )
 
     @property
     def size(self) -> int:
-        """Number of lanes."""
+        """Number of samples."""
         return len(self.rows)
 
     def select(self, keep: Tensor | slice) -> ActiveBatch:
-        """The lanes of a mask, shape (B,), or of a slice."""
+        """The samples of a mask, shape (B,), or of a slice."""
         return self._map(lambda part: part[keep])
 
     def join(self, other: ActiveBatch) -> ActiveBatch:
-        """These lanes and others behind them."""
+        """These samples and others behind them."""
         return self._map(lambda *parts: torch.cat(parts), other)
 
     def _map(self, function: Callable[..., Tensor], *others: ActiveBatch) -> ActiveBatch:
@@ -134,28 +137,87 @@ class ActiveBatch(NamedTuple):
         return ActiveBatch(*parts, state)  # type: ignore[call-arg]
 
     def note(self, loss: Tensor, margin: Tensor, blind: Tensor, inside: Tensor) -> None:
-        """Write down what was seen at each lane's step, for the trace; out of the ball no margin counts as a rise."""
+        """Write down what the model said at each sample's step; out of the ball no margin counts as a rise."""
         at = self.step[:, None]
-        for room, seen in ((self.loss, loss), (self.margin, margin.where(inside, -torch.inf))):
-            finite = seen.detach().float().nan_to_num(0.0, _LARGEST, -_LARGEST).clamp(-_LARGEST, _LARGEST)
-            room.scatter_(1, at, finite[:, None])
-        self.zero.scatter_(1, at, blind[:, None])
+        for column, value in ((self.loss, loss), (self.margin, margin.where(inside, -torch.inf))):
+            finite = value.detach().float().nan_to_num(0.0, _LARGEST, -_LARGEST).clamp(-_LARGEST, _LARGEST)
+            column.scatter_(1, at, finite[:, None])
+        self.zero_gradient.scatter_(1, at, blind[:, None])
+
+    def keep_nearest(
+        self, x: Tensor, hit: Tensor, distance_of: Callable[[Tensor], Tensor], reach: float
+    ) -> ActiveBatch:
+        """Keep the nearest adversarial candidate of each sample, and the step of the first one in the ball.
+
+        Parameters
+        ----------
+        x, hit
+            The candidates, shape (B, *shape), and whether they are adversarial, shape (B,).
+        distance_of, reach
+            Perturbations to their norms, shape (B,), and the largest norm in the ball.
+        """
+        rows = hit.nonzero()[:, 0]
+        if len(rows) == 0:
+            return self
+        distance = distance_of(x[rows] - self.x[rows]).double()
+        nearer = distance < self.distance[rows]
+        self.distance[rows[nearer]] = distance[nearer]
+        self.nearest[rows[nearer]] = x[rows[nearer]]
+        newly_broken = (self.broken_at < 0) & (self.distance <= reach)
+        return self._replace(broken_at=torch.where(newly_broken, self.step, self.broken_at))
+
+    def charge(self, spent: Passes) -> ActiveBatch:
+        """Share passes that were spent on all samples together evenly among them."""
+        if not spent.total:
+            return self
+        place = torch.arange(self.size, device=self.rows.device)
+        forward, backward = (
+            total // self.size + (place < total % self.size) for total in (spent.forward, spent.backward)
+        )
+        return self._replace(forward=self.forward + forward, backward=self.backward + backward)
 
     def sums(self) -> StepSums:
-        """Sums by step over these lanes."""
-        fell = torch.bincount(self.fell[self.fell >= 0], minlength=self.loss.shape[1])
-        sums = ((~self.loss.isnan()).sum(0), self.loss.double().nansum(0), fell, self.zero.sum(0))
+        """Sums by step over these samples."""
+        newly_broken = torch.bincount(self.broken_at[self.broken_at >= 0], minlength=self.loss.shape[1])
+        sums = ((~self.loss.isnan()).sum(0), self.loss.double().nansum(0), newly_broken, self.zero_gradient.sum(0))
         return StepSums(*(one.cpu().numpy() for one in sums))
 
-    def climb(self) -> Climb:
+    def margin_rise(self) -> MarginRise:
         """How far the margins rose over the steps taken."""
-        seen = ~self.margin.isnan()
+        reached = ~self.margin.isnan()
         place = torch.arange(self.margin.shape[1], device=self.margin.device)
         margin = self.margin.double().nan_to_num(-torch.inf)
         first, best = margin[:, 0], margin.amax(1)
-        early = margin.masked_fill(place > _EARLY * (seen.sum(1, keepdim=True) - 1), -torch.inf).amax(1)
-        rise = (best - first).nan_to_num(0.0)  # of those that a budget ended before their first look
-        # Of two batches the rounding differs: a rise below it is none.
-        flat = rise <= _ROUNDING * first.abs().clamp_min(_ROUNDING)
-        late = torch.where(flat, 0.0, (best - early) / rise.clamp_min(_ROUNDING**2))
-        return Climb((flat & seen.any(1)).cpu().numpy(), late.cpu().numpy())
+        early = margin.masked_fill(place > _EARLY * (reached.sum(1, keepdim=True) - 1), -torch.inf).amax(1)
+        rise = (best - first).nan_to_num(0.0)  # a budget may end before the first answer
+        # Rounding differs between batches: a rise below it is none.
+        never = rise <= _ROUNDING * first.abs().clamp_min(_ROUNDING)
+        late = torch.where(never, 0.0, (best - early) / rise.clamp_min(_ROUNDING**2))
+        return MarginRise((never & reached.any(1)).cpu().numpy(), late.cpu().numpy())
+
+
+class WaitingSamples:
+    """Samples that wait to be asked about together, in whole batches. They stay until they are settled."""
+
+    def __init__(self) -> None:
+        self._parts: list[ActiveBatch] = []
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return sum(part.size for part in self._parts)
+
+    def add(self, batch: ActiveBatch) -> None:
+        """Put samples at the end."""
+        if batch.size:
+            self._parts.append(batch)
+
+    def first(self, most: int) -> ActiveBatch:
+        """The first samples, which stay."""
+        self._parts = [reduce(ActiveBatch.join, self._parts)]
+        return self._parts[0].select(slice(None, most))
+
+    def drop(self, count: int) -> None:
+        """Let go of the first ``count`` samples, after `first`."""
+        rest = self._parts[0].select(slice(count, None))
+        self._parts = [rest, *self._parts[1:]] if rest.size else self._parts[1:]

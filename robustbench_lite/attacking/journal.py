@@ -1,8 +1,8 @@
-"""What became of samples, as a list of entries: an attack's result is their sum, live or read back after a kill.
+"""What became of samples, as a list of entries. An attack's result is their sum, live or read back after a kill.
 
 An entry is written as one line of JSON, with a checksum at its end, when its samples are settled. A line that a kill
-cut off, or that a disk damaged, is left out with those after it when the file is read, so a run that starts again goes
-on from the last settled batch.
+cut off, or that a disk damaged, is left out with those after it when the file is read: a run that starts again goes on
+from the last settled batch.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _BY_SAMPLE = {
     "restart": np.int64,
     "another_start": np.bool_,
     "broken": np.bool_,
-    "denied": np.int64,
-    "strange": np.bool_,
+    "denial_reasons": np.int64,
+    "non_finite": np.bool_,
     "prediction": np.int64,
     "distance": np.float64,
     "forward": np.int64,
     "backward": np.int64,
-    "flat": np.bool_,
-    "late": np.float64,
+    "never_rose": np.bool_,
+    "late_rise": np.float64,
 }
 _SEAL = ',"sha256":"'
-_BY_STEP = {"samples": np.int64, "loss": np.float64, "fell": np.int64, "zero": np.int64}
+_BY_STEP = {"samples": np.int64, "loss": np.float64, "newly_broken": np.int64, "zero_gradients": np.int64}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Samples that were settled together; one element a sample in every array but the trace's."""
+    """Samples that were settled together. Arrays hold one element a sample, or one a step where it says "by step"."""
 
     rows: _Ints
     """Positions in the data."""
@@ -52,10 +52,10 @@ class Entry:
     """Whether another start follows."""
     broken: _Bools
     """Whether a witness was confirmed."""
-    denied: _Ints
-    """Why an example that was found was not confirmed: its place in `scorecard.DENIALS`; -1 where none was denied."""
-    strange: _Bools
-    """Whether the model ever gave it logits that are no finite numbers."""
+    denial_reasons: _Ints
+    """Why an example was not confirmed: the reason's place in `scorecard.DENIALS`; -1 where none was denied."""
+    non_finite: _Bools
+    """Whether the model ever gave logits that are not finite."""
     prediction: _Ints
     """What the model says to the witness; -1 without one."""
     distance: _Floats
@@ -63,17 +63,17 @@ class Entry:
     forward: _Ints
     """Passes spent in this start."""
     backward: _Ints
-    flat: _Bools
+    never_rose: _Bools
     """Whether the margin never rose."""
-    late: _Floats
+    late_rise: _Floats
     """Share of its rise that came in the last fifth of the steps."""
     samples: _Ints
     """By step: samples that reached it."""
     loss: _Floats
     """By step: sum of their losses."""
-    fell: _Ints
-    """By step: samples that were broken there."""
-    zero: _Ints
+    newly_broken: _Ints
+    """By step: samples that were broken there for the first time."""
+    zero_gradients: _Ints
     """By step: samples whose gradient was zero."""
     seconds: float
     """Wall-clock time since the last entry."""

@@ -23,6 +23,20 @@ ANY = -1
 _TINY = 1e-12  # keeps the quotient of equal logits finite
 
 
+def success(logits: Tensor, target_class: Tensor, targeted: bool) -> Tensor:
+    """Whether the predictions are what the adversary wants, shape (B,); logits that are not finite never are.
+
+    Parameters
+    ----------
+    logits
+        Shape (B, K).
+    target_class
+        The class to reach (targeted) or to leave (untargeted), shape (B,).
+    """
+    same = logits.argmax(1) == target_class
+    return (same if targeted else ~same) & logits.isfinite().all(1)
+
+
 def cross_entropy(logits: Tensor, target_class: Tensor, targeted: bool, rival: Tensor | None = None) -> Tensor:
     """Cross-entropy; its gradient vanishes where the softmax saturates."""
     if rival is None:

@@ -161,7 +161,7 @@ def _result(run: AttackRun, right: NDArray[np.bool_], standing: int) -> AttackRe
         attempted=len(run.attempted),
         broken=broken,
         unconfirmed=run.result.unconfirmed,
-        strange=run.result.strange,
+        strange=run.result.non_finite,
         unmoved=distances.count(0.0),
         robust_accuracy=Interval.of(standing, len(right)),
         alone=Interval.of(int(right.sum()) - broken, len(right)) if saw_all else None,

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_lite.attacking.engine import RunResult
 from robustbench_lite.attacking.interface import Attack
+from robustbench_lite.attacking.record import RunResult
 from robustbench_lite.core.suite import Suite
 from robustbench_lite.core.threat import NORMS, ThreatModel
 
@@ -45,7 +45,7 @@ class AttackRun(NamedTuple):
             broken=broken,
             prediction=np.where(broken, self.result.prediction, -1),
             witnesses={row: x for row, x in self.result.witnesses.items() if broken[row]},
-            denied={},  # of the larger ball
+            denial_reasons={},  # of the larger ball
         )
         return self._replace(threat=threat, result=run)
 

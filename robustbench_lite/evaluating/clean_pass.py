@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustbench_lite.attacking.engine import Query
+from robustbench_lite.attacking.query import Query
 from robustbench_lite.core.cost import Passes, Stop
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.files import NPZ_FAULTS

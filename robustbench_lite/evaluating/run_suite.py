@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustbench_lite.attacking.engine import RunResult, Samples, run_attack
+from robustbench_lite.attacking.engine import RunOptions, run_attack
+from robustbench_lite.attacking.record import RunResult, Samples
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.suite import adversary
 from robustbench_lite.core.threat import NORMS, ThreatModel
@@ -192,14 +193,16 @@ def attempt(
             samples,
             rows,
             threat,
-            name=planned.name,
-            seed=plan.seed,
-            batch_size=plan.batch_size,
-            early_stop=early_stop,
-            keep=keep,
-            float64_model=float64_model,
-            budget=plan.budget,
-            journal=plan.slot.journal(planned.name, str(threat)),
+            RunOptions(
+                name=planned.name,
+                seed=plan.seed,
+                batch_size=plan.batch_size,
+                early_stop=early_stop,
+                keep=keep,
+                float64_model=float64_model,
+                budget=plan.budget,
+                journal=plan.slot.journal(planned.name, str(threat)),
+            ),
         )
     except Exception as fault:
         _log.info("%s failed under %s", planned.name, threat, exc_info=True)

@@ -19,8 +19,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustbench_lite.attacking import engine
+from robustbench_lite.attacking.engine import RunOptions, run_attack
 from robustbench_lite.attacking.interface import Attack
+from robustbench_lite.attacking.query import out_of_memory
+from robustbench_lite.attacking.record import Samples
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.noise import Noise
@@ -188,7 +190,7 @@ class _Loop:
         try:
             loss = self.defense.update(batch, stage, optimizer).item()
         except (RuntimeError, MemoryError) as fault:
-            if not engine.out_of_memory(fault):
+            if not out_of_memory(fault):
                 raise
             raise UserError(
                 f"memory runs out on a batch of {len(batch.x)}: give a smaller batch size (it is "
@@ -213,8 +215,8 @@ class _Loop:
         if not logits.isfinite().all():
             raise self._diverged(stage, "the logits are no longer finite")
         right = rows[logits.argmax(1) == data.labels]
-        samples = engine.Samples(data, sample_keys=data.index, target_classes=data.labels)
-        run = engine.run_attack(self.attack, target, samples, right.numpy(), stage.threat, batch_size=size)
+        samples = Samples(data, sample_keys=data.index, target_classes=data.labels)
+        run = run_attack(self.attack, target, samples, right.numpy(), stage.threat, RunOptions(batch_size=size))
         if run.stopped:  # the engine ends at Ctrl-C with what it has; a part of an accuracy is of no use here
             raise KeyboardInterrupt
         return len(right) / len(data), (len(right) - int(run.broken.sum())) / len(data)

@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustbench_lite.attacking.engine import RunResult, Samples, out_of_memory, perturb, run_attack
+from robustbench_lite.attacking.engine import RunOptions, perturb, run_attack
 from robustbench_lite.attacking.interface import Attack, Counted
+from robustbench_lite.attacking.query import out_of_memory
+from robustbench_lite.attacking.record import RunResult, Samples
 from robustbench_lite.core import registry
 from robustbench_lite.core.cost import Budget, BudgetTracker
 from robustbench_lite.core.noise import Noise
@@ -50,7 +52,9 @@ class Case:
         keys = order * 7919
         samples = Samples(data, keys, (self.y if target_classes is None else target_classes)[order])
         rows = np.arange(len(data)) if rows is None else np.array(rows, np.int64)
-        return run_attack(attack, Target(model or self.model), samples, rows, ThreatModel.parse(threat), **options)
+        return run_attack(
+            attack, Target(model or self.model), samples, rows, ThreatModel.parse(threat), RunOptions(**options)
+        )
 
 
 def linear_case(shape=(1, 6, 6), classes=2, samples=40, seed=0) -> Case:
@@ -375,7 +379,7 @@ def test_what_float64_denies_is_no_witness(linear):
     assert (linear.attack(stays, "Linf 0.3", model=model).broken == rounds).all()
     found = linear.attack(stays, "Linf 0.3", model=model, float64_model=in_float64(Target(model)), keep=range(40))
     assert not found.broken.any()
-    assert found.denied == dict.fromkeys(np.flatnonzero(rounds).tolist(), IN_FLOAT64)
+    assert found.denial_reasons == dict.fromkeys(np.flatnonzero(rounds).tolist(), IN_FLOAT64)
     assert found.unconfirmed == 0
     assert found.witnesses == {}
     assert (found.forward == np.where(rounds, 4, 2)).all(), "two looks, each time with another one in float64"
@@ -392,10 +396,10 @@ def test_what_rounding_makes_out_of_the_ball_was_never_claimed(linear):
             return Candidate(self.what(problem))
 
     far, model = Far(what=lambda problem: problem.x + 0.01), Rounding()
-    assert linear.attack(far, "Linf 0.1", model=model, float64_model=in_float64(Target(model))).denied
+    assert linear.attack(far, "Linf 0.1", model=model, float64_model=in_float64(Target(model))).denial_reasons
     found = linear.attack(far, "Linf 0.001", model=model, float64_model=in_float64(Target(model)))
     assert not found.broken.any()
-    assert found.denied == {}
+    assert found.denial_reasons == {}
 
 
 class Offset(nn.Module):

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.attacking.engine import RunResult, Samples, run_attack
+from robustbench_lite.attacking.engine import RunOptions, run_attack
 from robustbench_lite.attacking.interface import Attack
+from robustbench_lite.attacking.record import RunResult, Samples
 from robustbench_lite.core.cost import BudgetTracker
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.load import as_data
@@ -100,11 +101,9 @@ class Linear:
             Samples(data, torch.arange(len(data)) * 7919, target_classes),
             np.arange(len(data)),
             parsed,
-            seed=seed,
-            batch_size=batch_size,
-            early_stop=early_stop,
-            keep=keep,
-            budget=budget,
+            RunOptions(
+                seed=seed, batch_size=batch_size, early_stop=early_stop, keep=keep, budget=budget or BudgetTracker()
+            ),
         )
 
 

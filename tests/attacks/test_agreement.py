@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.attacking.engine import RunResult, Samples, run_attack
+from robustbench_lite.attacking.engine import RunOptions, run_attack
+from robustbench_lite.attacking.record import RunResult, Samples
 from robustbench_lite.core import registry
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.load import as_data
@@ -34,8 +35,7 @@ class Trained:
             Samples(data, torch.arange(len(data)), data.labels),
             np.arange(len(data)),
             ThreatModel.parse(threat),
-            early_stop=early_stop,
-            keep=range(len(data)),
+            RunOptions(early_stop=early_stop, keep=range(len(data))),
         )
 
 

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from robustbench_lite.attacking.engine import Samples, run_attack
+from robustbench_lite.attacking.engine import RunOptions, run_attack
 from robustbench_lite.attacking.interface import Counted, ModelOutput, Problem
+from robustbench_lite.attacking.record import Samples
 from robustbench_lite.attacks._auto_pgd import _spans
 from robustbench_lite.attacks.apgd import APGD
 from robustbench_lite.attacks.apgd_targeted import APGDTargeted
@@ -65,10 +66,7 @@ def attacked(network, attack, threat, *, batch_size=64, early_stop=True, seed=0,
         samples,
         rows,
         ThreatModel.parse(threat),
-        seed=seed,
-        batch_size=batch_size,
-        early_stop=early_stop,
-        keep=range(len(x)),
+        RunOptions(seed=seed, batch_size=batch_size, early_stop=early_stop, keep=range(len(x))),
     )
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_lite.attacking.engine import Samples, run_attack
+from robustbench_lite.attacking.engine import RunOptions, run_attack
+from robustbench_lite.attacking.record import Samples
 from robustbench_lite.attacks.carlini_wagner import CarliniWagner, CarliniWagnerLinf
 from robustbench_lite.core import registry
 from robustbench_lite.core.threat import ThreatModel
@@ -121,7 +122,12 @@ def test_crosses_a_plateau_that_the_gradient_at_the_input_knows_nothing_of():
     data = as_data((x, torch.zeros(8, dtype=torch.int64)))
     samples = Samples(data, torch.arange(8), data.labels)
     found = run_attack(
-        CarliniWagner(), Target(Plateau()), samples, np.arange(8), ThreatModel.parse("L2 4"), early_stop=False
+        CarliniWagner(),
+        Target(Plateau()),
+        samples,
+        np.arange(8),
+        ThreatModel.parse("L2 4"),
+        RunOptions(early_stop=False),
     )
     nearest = 0.8 - x[:, 0, 0, 0].numpy()  # by the steepest value alone
     assert np.median(found.distance / nearest) <= 1.3, found.distance / nearest

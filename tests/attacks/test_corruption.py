@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from robustbench_lite.attacking.engine import Samples, run_attack
+from robustbench_lite.attacking.engine import RunOptions, run_attack
+from robustbench_lite.attacking.record import Samples
 from robustbench_lite.attacks._corruptions import CORRUPTIONS
 from robustbench_lite.attacks.corruption import Corruption, corrupt
 from robustbench_lite.core.errors import UserError
@@ -70,7 +71,12 @@ def attack(corruption: Corruption, model: nn.Module, x: torch.Tensor, threat: st
     data = as_data((x, torch.zeros(len(x), dtype=torch.int64)))
     samples, rows = Samples(data, torch.arange(len(x)) * 7919, data.labels), np.arange(len(x))
     return run_attack(
-        corruption, Target(model), samples, rows, ThreatModel.parse(threat), batch_size=batch_size, keep=rows
+        corruption,
+        Target(model),
+        samples,
+        rows,
+        ThreatModel.parse(threat),
+        RunOptions(batch_size=batch_size, keep=rows),
     )
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_lite.attacking.engine import Samples, run_attack
+from robustbench_lite.attacking.engine import RunOptions, run_attack
+from robustbench_lite.attacking.record import Samples
 from robustbench_lite.attacks.deepfool import DeepFool
 from robustbench_lite.core import registry
 from robustbench_lite.core.cost import Passes
@@ -80,7 +81,7 @@ def attacked(network, name, threat, rows=None, **options):
     attack = registry.build("attacks", name, options.pop("params", {}))
     rows = np.arange(len(x)) if rows is None else rows
     samples = Samples(data, torch.arange(len(x)), y)
-    return run_attack(attack, Target(model), samples, rows, ThreatModel.parse(threat), **options)
+    return run_attack(attack, Target(model), samples, rows, ThreatModel.parse(threat), RunOptions(**options))
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
@@ -141,7 +142,7 @@ def test_a_flat_model_and_one_without_a_gradient_cost_nothing_but_time(cut):
     x, y = torch.rand(5, 1, 4, 4), torch.zeros(5, dtype=torch.int64)
     found = attacked((Flat(), x, y), "deepfool", "L2 1", params={"steps": 5})
     assert not found.broken.any()
-    assert found.strange == 0
+    assert found.non_finite == 0
     assert found.trace.zero_gradient[0] == 5
 
 

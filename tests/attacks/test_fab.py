@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize
 from torch import nn
 
-from robustbench_lite.attacking.engine import Samples, run_attack
+from robustbench_lite.attacking.engine import RunOptions, run_attack
+from robustbench_lite.attacking.record import Samples
 from robustbench_lite.attacks.fab import FAB, to_hyperplane
 from robustbench_lite.core import registry
 from robustbench_lite.core.cost import Passes
@@ -132,7 +133,7 @@ def test_outcomes_depend_neither_on_the_batch_size_nor_on_the_others(walled, nor
     data = as_data((problem.x, problem.y))
     samples = Samples(data, torch.arange(40) * 7919, problem.y)
     rows = np.array([31, 4, 17])
-    shard = run_attack(attack, Target(problem.model), samples, rows, threat, batch_size=2)
+    shard = run_attack(attack, Target(problem.model), samples, rows, threat, RunOptions(batch_size=2))
     np.testing.assert_array_equal(shard.broken[rows], whole.broken[rows])
     np.testing.assert_allclose(shard.distance[rows], whole.distance[rows], rtol=1e-4)
 
@@ -223,7 +224,7 @@ def test_a_flat_model_costs_nothing_but_time():
     for norm in NORMS:
         found = run_attack(FAB(iterations=5), Target(Flat()), samples, np.arange(5), ThreatModel.parse(f"{norm} 0.5"))
         assert not found.broken.any()
-        assert found.strange == 0
+        assert found.non_finite == 0
         assert found.trace.zero_gradient[0] == 5
 
 

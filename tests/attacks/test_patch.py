@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robustbench_lite.attacking.engine import Samples, run_attack
+from robustbench_lite.attacking.engine import RunOptions, run_attack
+from robustbench_lite.attacking.record import Samples
 from robustbench_lite.attacks.patch import AdversarialPatch
 from robustbench_lite.core import registry
 from robustbench_lite.core.threat import ThreatModel
@@ -111,7 +112,9 @@ def test_outcomes_depend_neither_on_the_batch_size_nor_on_the_others(walled):
             np.testing.assert_array_equal(parts.witnesses[row], witness)
     samples = Samples(as_data((problem.x, problem.y)), torch.arange(50) * 7919, problem.y)
     rows = np.array([40, 2, 31, 17])
-    shard = run_attack(attack, Target(problem.model), samples, rows, ThreatModel.parse("L0 4"), batch_size=3)
+    shard = run_attack(
+        attack, Target(problem.model), samples, rows, ThreatModel.parse("L0 4"), RunOptions(batch_size=3)
+    )
     np.testing.assert_array_equal(shard.broken[rows], whole.broken[rows])
 
 

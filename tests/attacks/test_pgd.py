@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robustbench_lite.attacking.engine import Samples, perturb, run_attack
+from robustbench_lite.attacking.engine import perturb, run_attack
+from robustbench_lite.attacking.record import Samples
 from robustbench_lite.attacks.pgd import PGD
 from robustbench_lite.core import registry
 from robustbench_lite.core.threat import ThreatModel

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from robustbench_lite.attacking.engine import Samples, run_attack
+from robustbench_lite.attacking.engine import RunOptions, run_attack
+from robustbench_lite.attacking.record import Samples
 from robustbench_lite.attacks.spatial import Spatial, move
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import ThreatModel
@@ -47,7 +48,7 @@ def attack(
     samples = Samples(data, torch.arange(len(data)) * 7919, torch.full((len(data),), target_class))
     rows = np.arange(len(data))
     return run_attack(
-        spatial, Target(model), samples, rows, ThreatModel.parse(threat), batch_size=batch_size, keep=rows
+        spatial, Target(model), samples, rows, ThreatModel.parse(threat), RunOptions(batch_size=batch_size, keep=rows)
     )
 
 

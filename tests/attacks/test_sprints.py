@@ -122,7 +122,7 @@ def test_what_the_model_says_out_of_the_ball_is_not_held_against_it():
 
     x = 0.3 + 0.4 * torch.rand(30, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     found = Linear(x, torch.zeros(30, dtype=torch.int64), Root()).attack(Sprints(), "Linf 0.01")
-    assert found.strange == 0
+    assert found.non_finite == 0
     assert not found.broken.any()
 
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from robustbench_lite.attacking.engine import Samples, run_attack
+from robustbench_lite.attacking.engine import RunOptions, run_attack
+from robustbench_lite.attacking.record import Samples
 from robustbench_lite.attacks.square import Square, _bump, _bumps, _place, _sides, _stages
 from robustbench_lite.core import registry
 from robustbench_lite.core.norms import GEOMETRIES
@@ -94,7 +95,9 @@ def test_every_candidate_is_in_ball_and_box_and_batches_and_shards_do_not_matter
         np.testing.assert_allclose(part.distance, whole.distance, rtol=1e-4)
     samples = Samples(as_data((problem.x, problem.y)), torch.arange(20) * 7919, problem.y)
     shards = [
-        run_attack(attack, Target(problem.model), samples, np.arange(at, 20, 3), threat, batch_size=2).broken
+        run_attack(
+            attack, Target(problem.model), samples, np.arange(at, 20, 3), threat, RunOptions(batch_size=2)
+        ).broken
         for at in range(3)
     ]
     np.testing.assert_array_equal(np.logical_or.reduce(shards), problem.attack(attack, threat).broken)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from robustbench_lite import evaluate
-from robustbench_lite.attacking.engine import Samples, run_attack
+from robustbench_lite.attacking.engine import run_attack
+from robustbench_lite.attacking.record import Samples
 from robustbench_lite.attacks.apgd import APGD
 from robustbench_lite.attacks.square import Square
 from robustbench_lite.attacks.square_ascent import SquareAscent

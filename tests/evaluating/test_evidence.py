@@ -13,7 +13,7 @@ from torch import nn
 
 from robustbench_lite import Budget, Target, evaluate
 from robustbench_lite.attacking.active_batch import ActiveBatch
-from robustbench_lite.attacking.engine import RunResult, Samples
+from robustbench_lite.attacking.record import RunResult, Samples
 from robustbench_lite.attacks.pgd import PGD
 from robustbench_lite.core.cost import BudgetTracker
 from robustbench_lite.core.suite import Suite
@@ -235,7 +235,7 @@ def run(data, witnesses, denied=None, threat="Linf 0.3"):
     run = RunResult.empty(len(data), 1)
     run.broken[list(witnesses)] = True
     run.witnesses.update({row: x.numpy() for row, x in witnesses.items()})
-    run.denied.update(denied or {})
+    run.denial_reasons.update(denied or {})
     attack = PGD()
     return AttackRun("attack", "pgd", attack, ThreatModel.parse(threat), np.arange(len(data)), run)
 

@@ -953,7 +953,7 @@ OWN_ATTACK = '''
 from typing import NamedTuple
 from pydantic.dataclasses import dataclass
 from torch import Tensor
-from robustbench_lite.attacking.engine import Attack
+from robustbench_lite.attacking.interface import Attack
 
 class State(NamedTuple):
     x: Tensor

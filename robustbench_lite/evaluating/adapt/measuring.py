@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.attacking.engine import Query
+from robustbench_lite.attacking.query import Query
 from robustbench_lite.core.cost import BudgetTracker
 from robustbench_lite.model.target import Target
 

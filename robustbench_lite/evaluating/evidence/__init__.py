@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from robustbench_lite.attacking.engine import Samples
+from robustbench_lite.attacking.record import Samples
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.evaluating.evidence.audit import as_images as as_images
 from robustbench_lite.evaluating.evidence.audit import audit as audit

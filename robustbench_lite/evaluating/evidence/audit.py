@@ -35,7 +35,7 @@ def audit(runs: Sequence[AttackRun], index: Tensor, precise: bool) -> Audit | No
     denied = [
         Denied(index=int(index[row]), attack=run.name, threat=str(run.threat), reason=why)
         for run in runs
-        for row, why in sorted(run.result.denied.items())
+        for row, why in sorted(run.result.denial_reasons.items())
     ]
     # A witness at an eps is one at every larger eps, where nobody asked about it again.
     confirmed = len(

@@ -95,7 +95,7 @@ def _with_broken_survivors(
         with plan.budget.quietly():
             run = attempt(plan, replay, samples, rows, threat, keep=keep, float64_model=checked.float64_model)
         # What a probe found is no claim of an attack: where it isn't confirmed, that tells nothing.
-        found.append(AttackRun(*replay, threat, rows, replace(run, denied={})))
+        found.append(AttackRun(*replay, threat, rows, replace(run, denial_reasons={})))
     return sorted(found, key=lambda run: plan.suite.threats.index(run.threat))
 
 

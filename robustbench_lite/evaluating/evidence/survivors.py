@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustbench_lite.attacking.engine import RunResult, Samples, run_attack
+from robustbench_lite.attacking.engine import RunOptions, run_attack
 from robustbench_lite.attacking.interface import Attack
+from robustbench_lite.attacking.record import RunResult, Samples
 from robustbench_lite.core.cost import Stop
 from robustbench_lite.core.losses import margin
 from robustbench_lite.core.norms import GEOMETRIES, per_sample, project
@@ -119,11 +120,9 @@ class Survivors:
             self.samples,
             rows,
             threat or self.threat,
-            name=name,
-            seed=self.model.seed,
-            batch_size=self.batch_size,
-            keep=keep,
-            budget=self.model.budget,
+            RunOptions(
+                name=name, seed=self.model.seed, batch_size=self.batch_size, keep=keep, budget=self.model.budget
+            ),
         )
         self.model.forward += done.forward
         self.model.backward += done.backward

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_lite.attacking.engine import out_of_memory
+from robustbench_lite.attacking.query import out_of_memory
 from robustbench_lite.core.cost import BudgetTracker, Passes, Stop
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.model.black_box import BlackBox

@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_lite.attacking.engine import Samples, run_attack
+from robustbench_lite.attacking.engine import RunOptions, run_attack
+from robustbench_lite.attacking.record import Samples
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import ThreatModel
@@ -225,7 +226,9 @@ def test_a_rerun_draws_the_same_and_the_users_generators_go_on_as_if_nothing_was
         data = as_data((problem.x, problem.y))
         samples = Samples(data, sample_keys=data.index, target_classes=data.labels)
         threat = ThreatModel.parse("L2 0.01")
-        return run_attack(attack, Target(problem.model), samples, data.index.numpy(), threat, seed=seed).distance
+        return run_attack(
+            attack, Target(problem.model), samples, data.index.numpy(), threat, RunOptions(seed=seed)
+        ).distance
 
     problem = linear()
     attack = make("LinearSearchBlendedUniformNoiseAttack", directions=5, steps=20)
