@@ -39,7 +39,7 @@ class Distillation(Defense):
     def loss(self, batch: Batch, stage: Stage) -> Tensor:
         logits = stage.target(batch.x) / self.temperature
         if stage.name == "teacher":
-            return F.cross_entropy(logits, batch.y)
+            return batch.cross_entropy(logits)
         with torch.no_grad():
             soft_labels = (stage.trained["teacher"](batch.x) / self.temperature).softmax(1)
         return F.cross_entropy(logits, soft_labels)

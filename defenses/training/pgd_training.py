@@ -5,11 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import ClassVar
 
-import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.attacking.engine import perturb
 from robustbench_lite.attacking.interface import Attack
 from robustbench_lite.core import registry
 from robustbench_lite.core.losses import LossName
@@ -50,9 +48,7 @@ class PGDTraining(Defense):
         return attack
 
     def loss(self, batch: Batch, stage: Stage) -> Tensor:
-        with stage.target.attacking():
-            worst = perturb(self._attack, stage.target, batch.x, batch.y, stage.threat, batch.draw_keys)
-        loss = F.cross_entropy(stage.target(worst), batch.y)
+        loss = batch.cross_entropy(stage.target(stage.perturbed(self._attack, batch)))
         if self.clean_share:
-            loss = loss.lerp(F.cross_entropy(stage.target(batch.x), batch.y), self.clean_share)
+            loss = loss.lerp(batch.cross_entropy(stage.target(batch.x)), self.clean_share)
         return loss

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -14,4 +13,4 @@ class Standard(Defense):
     """Cross-entropy on the clean samples."""
 
     def loss(self, batch: Batch, stage: Stage) -> Tensor:
-        return F.cross_entropy(stage.target(batch.x), batch.y)
+        return batch.cross_entropy(stage.target(batch.x))

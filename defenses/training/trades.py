@@ -47,7 +47,7 @@ class TRADES(Defense):
         with stage.target.attacking():
             moved = self._farthest(batch, stage)
         clean = stage.target(batch.x)
-        return F.cross_entropy(clean, batch.y) + self.beta * divergence(clean, stage.target(moved)).mean()
+        return batch.cross_entropy(clean) + self.beta * divergence(clean, stage.target(moved)).mean()
 
     def _farthest(self, batch: Batch, stage: Stage) -> Tensor:
         """Find the points of the ball where the predictions are farthest from the clean ones."""

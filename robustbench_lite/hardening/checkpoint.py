@@ -49,6 +49,10 @@ class StageState:
     """Epochs done."""
     weights: Weights = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
+    average: Weights = field(default_factory=dict)
+    """Running mean of the weights, where the schedule asks for one."""
+    updates: int = 0
+    """How often it was updated."""
     kept: Weights = field(default_factory=dict)
     """Weights of the epoch that would be deployed now."""
     score: tuple[float, float] = (-1.0, -1.0)

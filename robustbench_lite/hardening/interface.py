@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from robustbench_lite.attacking.engine import perturb
+from robustbench_lite.attacking.interface import Attack
 from robustbench_lite.core.threat import Norm, ThreatModel
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.hardening.checkpoint import Checkpoint, Epoch
@@ -27,6 +30,12 @@ class Batch(NamedTuple):
     """Labels, shape (B,)."""
     draw_keys: Tensor
     """One int64 a sample, for its random draws in this epoch, shape (B,)."""
+    targets: Tensor | None = None
+    """Class probabilities to learn, shape (B, K), where the labels were smoothed or mixed; None: the labels."""
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """Mean cross-entropy of logits, shape (B, K), with what is to be learnt, a scalar."""
+        return F.cross_entropy(logits, self.y if self.targets is None else self.targets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +50,26 @@ class Stage:
     """Those of the earlier stages, in evaluation mode."""
     threat: ThreatModel
     """The ball that the adversary may use."""
+    found: dict[Attack, Tensor] | None = None
+    """What `perturbed` found for the batch of the moment, where the loop asks for its loss more than once."""
+
+    def perturbed(self, attack: Attack, batch: Batch) -> Tensor:
+        """Take every sample of a batch through all steps of an attack, with the network in evaluation mode.
+
+        Batch statistics don't move while the attack is on its way, and its parameters get no gradient.
+
+        Returns
+        -------
+        Tensor
+            The last candidates, in ball and box, shape (B, *shape).
+        """
+        if self.found is not None and attack in self.found:
+            return self.found[attack]
+        with self.target.attacking():
+            worst = perturb(attack, self.target, batch.x, batch.y, self.threat, batch.draw_keys)
+        if self.found is not None:
+            self.found[attack] = worst
+        return worst
 
 
 class TrainingProgress(NamedTuple):

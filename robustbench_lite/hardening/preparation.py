@@ -25,6 +25,7 @@ from robustbench_lite.hardening.folder import BEFORE_FILE
 from robustbench_lite.hardening.interface import Artifact, Defense, Step, StepRecord
 from robustbench_lite.hardening.recipe import Recipe, RecipeStep, load_recipe
 from robustbench_lite.hardening.schedule import Schedule
+from robustbench_lite.hardening.training import unfit_schedule
 from robustbench_lite.model.target import Target, as_target
 
 _TEST_SHARE = 0.2  # held out for the scorecards, where the data bring no test samples of their own
@@ -196,6 +197,8 @@ def _unfit(step: Any, artifact: Artifact, recipe: Recipe, number: int) -> Iterat
         yield f"is of type {type(step).__name__}: expected a robustbench_lite.hardening.Step"
         return
     if fault := step.unfit(artifact):
+        yield fault
+    if isinstance(step, Defense) and (fault := unfit_schedule(step, recipe.chain[number - 1].schedule or Schedule())):
         yield fault
     if recipe.steps and recipe.steps[number - 1].schedule is not None and not isinstance(step, Defense):
         yield "has a schedule, but doesn't train: take the schedule away"

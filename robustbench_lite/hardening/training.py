@@ -28,10 +28,12 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.dataset import Data, check_inputs
+from robustbench_lite.hardening.augment import Augment
 from robustbench_lite.hardening.checkpoint import CHECKPOINT_FILE as CHECKPOINT_FILE
 from robustbench_lite.hardening.checkpoint import LOG_FILE as LOG_FILE
 from robustbench_lite.hardening.checkpoint import Checkpoint, Epoch, Weights
 from robustbench_lite.hardening.interface import Artifact, Batch, Context, Defense, Stage, StepRecord, TrainingProgress
+from robustbench_lite.hardening.modifiers import Average, grown, make_optimizer, perturbed_weights
 from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.hardening.schedule import learning_rate as learning_rate
 from robustbench_lite.model.target import Target
@@ -96,6 +98,8 @@ def train(
     threat = threat.model_copy(update={"goal": "untargeted"})
     if fault := defense.unfit(Artifact(target=target, threat=threat)):
         raise UserError(f"{type(defense).__name__}: {fault}")
+    if fault := unfit_schedule(defense, schedule):
+        raise UserError(f"{type(defense).__name__}: {fault}")
     checkpoint = checkpoint or Checkpoint()
     loop = _Loop(defense, schedule, data, held_out, seed, place, checkpoint, on_progress)
     trained: dict[str, Target] = {}
@@ -106,6 +110,13 @@ def train(
         trained[name] = _deployed(stage.target, checkpoint.done[f"{place}/{name}"])
     log = tuple(line for line in checkpoint.log if line.step == place)
     return Trained(trained[defense.stages[-1]], log)
+
+
+def unfit_schedule(defense: Defense, schedule: Schedule) -> str | None:
+    """Say why a defense can't be trained by a schedule; None where it can."""
+    if schedule.awp and type(defense).update is not Defense.update:
+        return "learns more than once from a batch, so awp doesn't go with it: set awp to 0"
+    return None
 
 
 def train_step(defense: Defense, artifact: Artifact, context: Context) -> Artifact:
@@ -143,30 +154,44 @@ class _Loop:
         self.defense, self.schedule, self.data, self.held_out = defense, schedule, data, held_out
         self.seed, self.place, self.checkpoint, self.on_progress = seed, place, checkpoint, on_progress
         self.steps = math.ceil(len(data) / schedule.batch_size)
+        self.augment: Augment | None = None
         name, params = _HELD_OUT_ATTACK
         self.attack: Attack = registry.build("attacks", name, params)
 
     def train(self, stage: Stage) -> None:
         """Train a stage to its end, from its checkpoint or from the given weights."""
+        if self.schedule.augment or self.schedule.label_smoothing:
+            classes = stage.target.classes or stage.target.probe(self.data.fetch([0]))
+            self.augment = Augment(self.schedule.augment, self.schedule.label_smoothing, classes)
         state, schedule, module = self.checkpoint.state, self.schedule, stage.target.module
-        optimizer = _optimizer(stage.target, schedule)
+        optimizer, deployed, average = make_optimizer(stage.target, schedule), stage.target, None
         if state.epoch:
             module.load_state_dict(state.weights)
             optimizer.load_state_dict(state.optimizer)
+        if schedule.average:
+            average, deployed = (
+                Average(module, schedule.average, state.average, state.updates),
+                copy.deepcopy(stage.target),
+            )
+            optimizer.register_step_post_hook(lambda *_: average.update())
         while state.epoch < schedule.epochs:
             started = time.perf_counter()
             key = zlib.crc32(f"{self.seed}|{stage.name}|{state.epoch}".encode())
             with _seeded(key, stage.target.device):
                 loss, lr = self._epoch(stage, optimizer, key)
-                clean, robust = self._accuracies(stage)
+                if average is not None:
+                    deployed.module.load_state_dict(average.weights)
+                clean, robust = self._accuracies(dataclasses.replace(stage, target=deployed))
             state.epoch += 1
             seconds = time.perf_counter() - started
             line = Epoch(self.place, stage.name, state.epoch, loss, lr, clean, robust, seconds)
             self.checkpoint.log.append(line)
             state.weights = copy.deepcopy(module.state_dict())
             state.optimizer = optimizer.state_dict()
+            if average is not None:
+                state.average, state.updates = copy.deepcopy(average.weights), average.updates
             if schedule.keep == "last" or (robust, clean) >= state.score:
-                state.kept, state.score = state.weights, (robust, clean)
+                state.kept, state.score = state.average or state.weights, (robust, clean)
             self.checkpoint.save()
         self.checkpoint.close(f"{self.place}/{stage.name}")
 
@@ -181,14 +206,16 @@ class _Loop:
             lr = learning_rate(self.schedule, done)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            loss = self._step(stage, optimizer, self._batch(rows, key, stage.target.device))
+            at = dataclasses.replace(stage, threat=grown(stage.threat, self.schedule.eps_ramp, done))
+            loss = self._step(at, optimizer, self._batch(rows, key, stage.target.device))
             total += loss * len(rows)
             self._tell(stage, step + 1, loss)
         return total / len(self.data), lr
 
     def _step(self, stage: Stage, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
         try:
-            loss = self.defense.update(batch, stage, optimizer).item()
+            with torch.autocast(stage.target.device.type, torch.bfloat16, self.schedule.precision == "bfloat16"):
+                loss = self._update(stage, optimizer, batch).item()
         except (RuntimeError, MemoryError) as fault:
             if not out_of_memory(fault):
                 raise
@@ -200,11 +227,25 @@ class _Loop:
             raise self._diverged(stage, f"the loss is {loss}")
         return loss
 
+    def _update(self, stage: Stage, optimizer: torch.optim.Optimizer, batch: Batch) -> Tensor:
+        if not self.schedule.awp:
+            return self.defense.update(batch, stage, optimizer)
+        stage = dataclasses.replace(stage, found={})
+
+        def loss() -> Tensor:
+            return self.defense.loss(batch, stage)
+
+        with perturbed_weights(stage.target.module, loss, self.schedule.awp, optimizer):
+            return self.defense.update(batch, stage, optimizer)
+
     def _batch(self, rows: Tensor, key: int, device: torch.device) -> Batch:
         x = self.data.fetch(rows)
         check_inputs(x, self.data.name)
-        keys = Noise(self.data.index[rows]).at(key).keys
-        return Batch(x.to(device), self.data.labels[rows].to(device), keys.to(device))
+        keys, y, targets = Noise(self.data.index[rows]).at(key).keys, self.data.labels[rows], None
+        if self.augment is not None:
+            x, targets = self.augment(x, y)
+            targets = None if targets is None else targets.to(device)
+        return Batch(x.to(device), y.to(device), keys.to(device), targets)
 
     def _accuracies(self, stage: Stage) -> tuple[float, float]:
         """Clean and robust accuracy on the held-out samples; the same draws in every epoch, so that epochs compare."""
@@ -245,21 +286,6 @@ def _deployed(target: Target, weights: Weights) -> Target:
     target.module.load_state_dict(weights)
     target.module.eval()
     return target
-
-
-def _optimizer(target: Target, schedule: Schedule) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in target.module.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise UserError(f"{target.name}: has no parameter that requires a gradient, so there is nothing to train")
-    if schedule.optimizer == "adam":
-        return torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay)
-    return torch.optim.SGD(
-        parameters,
-        lr=schedule.lr,
-        momentum=schedule.momentum,
-        weight_decay=schedule.weight_decay,
-        nesterov=schedule.momentum > 0,
-    )
 
 
 @contextmanager

@@ -149,6 +149,9 @@ def test_it_learns() -> None:
         ("constant", [2.0, 2.0, 2.0, 2.0]),
         ("cosine", [2.0, 1.30901699, 1.0, 0.0]),
         ("one_cycle", [0.0, 2.0, 5 / 3, 0.0]),
+        ("cyclic", [0.0, 1.6, 2.0, 0.0]),
+        ("piecewise", [2.0, 2.0, 0.2, 0.02]),
+        ("slow_start", [0.02, 2 * 10**-0.4, 2.0, 0.002]),
     ],
 )
 def test_learning_rate(decay: str, expected: list[float]) -> None:

@@ -100,7 +100,7 @@ def test_the_draws_depend_on_the_samples_keys_alone() -> None:
     module, given = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 2)), batch()
     one = defense(steps=1).loss(given, stage(module))
     torch.manual_seed(1)
-    turned = Batch(*(part.flip(0) for part in given))
+    turned = Batch(*(part.flip(0) for part in given[:3]))
     assert defense(steps=1).loss(turned, stage(module)).item() == pytest.approx(one.item(), rel=1e-6)
     assert defense(steps=1).loss(given._replace(draw_keys=given.draw_keys + 1), stage(module)).item() != pytest.approx(
         one.item()
