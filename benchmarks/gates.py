@@ -19,7 +19,7 @@ import numpy as np
 from common import write
 
 from robustbench_lite.results.gates import CONFIDENCE, Counts, Gates, check_gate, decide, settled
-from robustbench_lite.results.statistics import paired_interval, visible_loss
+from robustbench_lite.results.paired import paired_interval, visible_loss
 
 SIZES = (500, 1000, 10_000)
 CHUNKS = 40

@@ -43,8 +43,6 @@ LONGER: dict[str, str] = {
     for name in (
         "evaluating/calibration.py",
         "faces/cli.py",
-        "results/scorecard.py",
-        "results/statistics.py",
     )
 }
 """Files that may be longer, with the reason."""

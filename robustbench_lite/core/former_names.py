@@ -48,7 +48,7 @@ _NOW = {
     "registry": ("core.registry",),
     "scorecard": ("results.scorecard", "core.cost", "core.threat"),
     "sources": ("data.sources",),
-    "statistics": ("results.statistics",),
+    "statistics": ("results.statistics", "results.paired"),
     "stepper": ("attacking.interface",),
     "suite": ("core.suite", "core.cost", "hardening.recipe", "hardening.schedule"),
     "target": ("model.target", "model.loading"),

@@ -18,8 +18,8 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.registry import unknown
 from robustbench_lite.results.compare import compare, differences
 from robustbench_lite.results.gates import CONFIDENCE, check_gate
+from robustbench_lite.results.paired import mcnemar_loss, paired_interval, pairs_needed, visible_loss
 from robustbench_lite.results.scorecard import Gate, Scorecard
-from robustbench_lite.results.statistics import mcnemar_loss, paired_interval, pairs_needed, visible_loss
 
 POWER = 0.8
 """Chance with which the smallest visible regression is seen."""

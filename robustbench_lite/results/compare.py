@@ -10,8 +10,8 @@ from typing import Any
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import AttackSpec
 from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.results.paired import mcnemar
 from robustbench_lite.results.scorecard import AttackResult, Interval, Outcome, Scorecard
-from robustbench_lite.results.statistics import mcnemar
 
 _Pair = tuple[Outcome, Outcome]
 

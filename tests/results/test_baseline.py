@@ -10,8 +10,8 @@ import pytest
 from robustbench_lite.core.cost import Budget, Passes
 from robustbench_lite.core.suite import AttackSpec, Suite
 from robustbench_lite.results import baseline
+from robustbench_lite.results.paired import mcnemar_loss, paired_interval, visible_loss
 from robustbench_lite.results.scorecard import Outcome, Witnesses
-from robustbench_lite.results.statistics import mcnemar_loss, paired_interval, visible_loss
 
 
 def _rows(*robust):

@@ -12,17 +12,13 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import binom, binomtest, multinomial
 
+from robustbench_lite.results.paired import mcnemar, mcnemar_loss, paired_interval, pairs_needed, visible_loss
 from robustbench_lite.results.statistics import (
     clopper_pearson,
     confidence_sequence,
     last_look,
-    mcnemar,
-    mcnemar_loss,
-    paired_interval,
-    pairs_needed,
     samples_needed,
     sequential_interval,
-    visible_loss,
 )
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from robustbench_lite.core.cost import Stop
 from robustbench_lite.evaluating.preflight.check import Check, CountedModel, check, found, some
 from robustbench_lite.model.target import NORMALISATIONS, Target
+from robustbench_lite.results.paired import mcnemar_loss
 from robustbench_lite.results.scorecard import Finding
-from robustbench_lite.results.statistics import clopper_pearson, mcnemar_loss
+from robustbench_lite.results.statistics import clopper_pearson
 
 _log = logging.getLogger(__name__)
 

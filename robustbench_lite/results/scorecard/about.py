@@ -1,0 +1,56 @@
+"""What was evaluated, on which data, on what machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
+from robustbench_lite.core.threat import Access
+from robustbench_lite.results.scorecard.values import Frozen
+
+
+class TargetInfo(Frozen):
+    """The model under test."""
+
+    name: str
+    weights_sha256: str
+    """Hash of the state dict: names, shapes and values. Of a function, of what it holds; empty where that can't be
+    read."""
+    parameters: int
+    """Number of parameters; 0 of a function."""
+    device: str
+    access: Access = "gradients"
+    """What was seen of it: ``scores`` or ``labels`` of a function, gradients as well of a module."""
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As of a gate: what was always so before is not written.
+        return {key: value for key, value in write(self).items() if (key, value) != ("access", "gradients")}
+
+
+class DataInfo(Frozen):
+    """The samples it was tested on."""
+
+    name: str
+    samples: int
+    planned: int | None = None
+    """Samples there were, of an evaluation that was to end as soon as its gates are settled; None of any other."""
+    limit: int | None = None
+    """Size of the class-stratified sample that was asked for; None where all were."""
+    shape: tuple[int, ...]
+    """Shape of one sample, (channels, height, width) for images."""
+    classes: tuple[str, ...]
+    sha256: str
+    """Hash over the samples' keys and labels, whatever their order."""
+
+
+class Environment(Frozen):
+    """What it ran on, so that the run can be repeated."""
+
+    python: str
+    platform: str
+    processor: str
+    threads: int
+    packages: dict[str, str]
+    """Versions of what the result depends on."""

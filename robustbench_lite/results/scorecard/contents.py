@@ -1,0 +1,64 @@
+"""What stands on a scorecard, field by field: the schema of its file."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+
+from robustbench_lite.core.cost import Passes
+from robustbench_lite.core.suite import Suite
+from robustbench_lite.results.scorecard.about import DataInfo, Environment, TargetInfo
+from robustbench_lite.results.scorecard.attacks import AttackResult, Skipped, ThreatResult
+from robustbench_lite.results.scorecard.findings import Adaptation, Audit, Finding
+from robustbench_lite.results.scorecard.gate import Gate
+from robustbench_lite.results.scorecard.outcomes import Example, Outcome
+from robustbench_lite.results.scorecard.values import Frozen, Interval, Verdict
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class Contents(Frozen):
+    """What stands on a scorecard, field by field."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    created: str
+    """ISO 8601, UTC."""
+    version: str
+    """Version of robustbench_lite."""
+    target: TargetInfo
+    data: DataInfo
+    suite: Suite
+    """The suite as it ran, threat models and parameters resolved."""
+    seed: int
+    batch_size: int
+    environment: Environment
+    clean_accuracy: Interval
+    robust_accuracy: Interval
+    threats: tuple[ThreatResult, ...]
+    attacks: tuple[AttackResult, ...]
+    skipped: tuple[Skipped, ...] = ()
+    """Attacks of the suite that need to see more of the target than can be seen, or other inputs."""
+    passes: Passes
+    """All that was spent: more than the outcomes' sum where samples were asked about that no outcome tells of, as by
+    the checks of a sequential run and by the measures of an adaptive one."""
+    seconds: float
+    verdict: Verdict
+    validity: tuple[Finding, ...]
+    checks: Passes | None = None
+    """What the checks of model, data, witnesses and survivors cost, of ``passes``; None on a card of before they were
+    told."""
+    audit: Audit | None = None
+    """What became of witnesses that were asked about once more; None where there were none to ask about."""
+    gates: tuple[Gate, ...] = ()
+    adaptation: Adaptation | None = None
+    """Where the evaluation was adaptive: what else the card tells is of the target with its measures taken."""
+    interrupted: str | None = None
+    """Why the run stopped before its end (``interrupt``, ``seconds``, ``passes``); None where it didn't."""
+    outcomes: tuple[Outcome, ...] = Field(repr=False)
+    gallery: tuple[Example, ...] = Field(default=(), repr=False)
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        unsaid = {"skipped", "adaptation", "audit", "checks"}  # as of an outcome's nearest
+        return {key: value for key, value in write(self).items() if key not in unsaid or value}
