@@ -26,6 +26,33 @@ class MissingModuleError(UserError):
     """The module that a spec names isn't there."""
 
 
+class ExitError(Exception):
+    """A user's code raised what ends a process, and is no error."""
+
+
+@contextmanager
+def no_exit() -> Iterator[None]:
+    """Call a user's code inside: where it calls `sys.exit`, or leaves in another way that is no error, that is one.
+
+    Ctrl-C stays what it is, and so does what a test runner raises to end a test.
+
+    Raises
+    ------
+    ExitError
+        Says what was raised, and where.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as fault:
+        if type(fault).__module__.partition(".")[0] in ("_pytest", "pytest"):
+            raise
+        raise ExitError(
+            f"it raised {type(fault).__name__}({fault}), which would end the process{_users_line(fault)}"
+        ) from fault
+
+
 @contextmanager
 def users_code(spec: str) -> Iterator[None]:
     """Import and call a user's code inside: their folders are searched, and what fails is told with its place.
@@ -42,7 +69,9 @@ def users_code(spec: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (Exception, SystemExit) as fault:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as fault:
         raise UserError(f"{spec}: {type(fault).__name__}: {fault}{_users_line(fault)}") from fault
     finally:
         for folder in folders:  # and nothing else: the user's code may have added folders of its own

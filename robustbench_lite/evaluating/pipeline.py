@@ -16,6 +16,7 @@ from torch import nn
 from robustbench_lite.core.cost import Budget, BudgetTracker, Progress
 from robustbench_lite.core.suite import Suite
 from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.core.usercode import no_exit
 from robustbench_lite.evaluating import corpus as witness_corpus
 from robustbench_lite.evaluating import validity
 from robustbench_lite.evaluating.adapt.reevaluate import adaptively, advised
@@ -129,12 +130,13 @@ def evaluate(
         adapt=adapt,
         on_progress=on_progress,
     )
-    plan = make_plan(model, data, suite, threat, options)
-    card = evaluate_plan(plan)
-    if not adapt:
-        return advised(card, plan.target)
-    card = adaptively(plan, card, evaluate_plan, lambda: BudgetTracker(plan.suite.budget, on_progress))
-    return card if keep_witnesses else card.with_witnesses(None)
+    with no_exit():
+        plan = make_plan(model, data, suite, threat, options)
+        card = evaluate_plan(plan)
+        if not adapt:
+            return advised(card, plan.target)
+        card = adaptively(plan, card, evaluate_plan, lambda: BudgetTracker(plan.suite.budget, on_progress))
+        return card if keep_witnesses else card.with_witnesses(None)
 
 
 def evaluate_plan(plan: Plan) -> Scorecard:

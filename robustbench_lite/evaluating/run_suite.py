@@ -14,9 +14,11 @@ from torch import Tensor
 
 from robustbench_lite.attacking.engine import RunOptions, run_attack
 from robustbench_lite.attacking.record import RunResult, Samples
+from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.suite import adversary
 from robustbench_lite.core.threat import NORMS, ThreatModel
+from robustbench_lite.core.usercode import no_exit
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.evaluating import corpus
 from robustbench_lite.evaluating.attack_run import AttackRun, searches_nearest
@@ -186,24 +188,19 @@ def attempt(
     early_stop: bool = True,
 ) -> RunResult:
     """Run one attack. Where it, or the model under it, fails, the fault is in the result: the others still count."""
+    options = RunOptions(
+        name=planned.name,
+        seed=plan.seed,
+        batch_size=plan.batch_size,
+        early_stop=early_stop,
+        keep=keep,
+        float64_model=float64_model,
+        budget=plan.budget,
+        journal=plan.slot.journal(planned.name, str(threat)),
+    )
     try:
-        return run_attack(
-            planned.attack,
-            plan.target,
-            samples,
-            rows,
-            threat,
-            RunOptions(
-                name=planned.name,
-                seed=plan.seed,
-                batch_size=plan.batch_size,
-                early_stop=early_stop,
-                keep=keep,
-                float64_model=float64_model,
-                budget=plan.budget,
-                journal=plan.slot.journal(planned.name, str(threat)),
-            ),
-        )
+        with no_exit():
+            return run_attack(planned.attack, plan.target, samples, rows, threat, options)
     except Exception as fault:
         _log.info("%s failed under %s", planned.name, threat, exc_info=True)
         return replace(RunResult.empty(len(plan.data), planned.attack.steps), fault=f"{type(fault).__name__}: {fault}")
@@ -240,7 +237,11 @@ def remember_witnesses(plan: Plan, checked: Checked, runs: list[AttackRun]) -> N
             if run.threat == threat
             for row, x in sorted(run.result.witnesses.items())
         }
-        corpus.keep(plan.corpus, threat, found)
+        try:
+            corpus.keep(plan.corpus, threat, found)
+        except UserError as fault:  # the results are there all the same
+            _log.warning("%s; what broke the model is not kept there", fault)
+            return
 
 
 def _shown(data: Data, clean: CleanPass) -> list[int]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from robustbench_lite.core.usercode import no_exit
 from robustbench_lite.model.target import Target
 
 Ask = Callable[[Tensor], Tensor]
@@ -32,7 +33,8 @@ def in_float64(target: Target) -> Ask:
 
     def ask(x: Tensor) -> Tensor:
         x = x.to(target.device, torch.float64, copy=True)  # no leaf: the module may work in place
-        logits: Tensor = functional_call(module, held, (_normalised(target, x),))
+        with no_exit():
+            logits: Tensor = functional_call(module, held, (_normalised(target, x),))
         if logits.dtype != torch.float64:
             raise TypeError(f"the module answers in {logits.dtype}")
         return logits

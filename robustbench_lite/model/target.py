@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import Access
+from robustbench_lite.core.usercode import no_exit
 from robustbench_lite.model.black_box import BlackBox, state_sha256
 from robustbench_lite.results.scorecard import TargetInfo
 
@@ -171,6 +172,10 @@ class Target:
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
     def _forward(self, x: Tensor) -> Tensor:
+        with no_exit():
+            return self._logits(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
         # A copy, as a module that works in place (a first ReLU, say) must not write into its caller's inputs.
         x = x.to(device=self.device, dtype=self.dtype, copy=True)
         if self.preprocessing is not None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from robustbench_lite.core.cost import Stop
 from robustbench_lite.core.suite import EVIDENCE, REPLAY, adversary
 from robustbench_lite.core.threat import NORMS, ThreatModel
+from robustbench_lite.core.usercode import no_exit
 from robustbench_lite.evaluating import evidence, validity
 from robustbench_lite.evaluating.attack_run import AttackRun
 from robustbench_lite.evaluating.clean_pass import Checked
@@ -51,16 +52,16 @@ def collect_evidence(plan: Plan, checked: Checked, attacked: SuiteResult) -> Evi
         least = evidence.SUSPECT if plan.suspect else evidence.LEAST
         # What is INVALID already needs no further evidence.
         groups = _survivor_groups(plan, checked, attacked) if checked.trusted and not interrupted else ()
-        for found in evidence.ask_survivors(checked.model, groups, plan.batch_size, least):
-            # One by one: what was found stays found where the next can't be asked.
-            if isinstance(found, Finding):
-                findings.append(found)
-            else:
-                broken.setdefault(found.threat, {}).update(found.witnesses)
-        if not interrupted:
-            images, rounded = evidence.as_images(
-                checked.model, runs, checked.clean.sample_keys, everything=plan.keep_witnesses
-            )
+        with no_exit():
+            for found in evidence.ask_survivors(checked.model, groups, plan.batch_size, least):
+                # One by one: what was found stays found where the next can't be asked.
+                if isinstance(found, Finding):
+                    findings.append(found)
+                else:
+                    broken.setdefault(found.threat, {}).update(found.witnesses)
+            if not interrupted:
+                keys = checked.clean.sample_keys
+                images, rounded = evidence.as_images(checked.model, runs, keys, everything=plan.keep_witnesses)
     except Stop as stop:
         stopped = str(stop)
     except KeyboardInterrupt:
