@@ -21,6 +21,7 @@ from robustbench_lite.core.cost import Passes, Stop
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.files import NPZ_FAULTS
 from robustbench_lite.data.dataset import Data, check_inputs, check_labels
+from robustbench_lite.evaluating import validity
 from robustbench_lite.evaluating.plan import Plan
 from robustbench_lite.evaluating.preflight import Preflight, preflight
 from robustbench_lite.evaluating.preflight.check import CountedModel, float64_model
@@ -133,7 +134,8 @@ def check_target(plan: Plan) -> Checked:
     checks = _kept_or_found(plan, _CHECKS, lambda plan: _checks(plan, clean), Preflight.load)
     clean = clean._replace(forward=clean.forward + checks.forward, backward=clean.backward + checks.backward)
     model = CountedModel(plan.target, plan.data, plan.seed, plan.budget, gradients=True, thorough=False)
-    return Checked(before, clean, checks.findings, checks.passes, model, _float64_model(model, clean))
+    findings = (*checks.findings, *validity.nan_weights(plan.target.nan_weights()))
+    return Checked(before, clean, findings, checks.passes, model, _float64_model(model, clean))
 
 
 def _float64_model(model: CountedModel, clean: CleanPass) -> Ask | None:

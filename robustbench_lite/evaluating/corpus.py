@@ -128,7 +128,8 @@ def _add(path: Path, found: dict[int, NDArray[np.float32]]) -> int:
     both = [*((key, x) for key, x in old.items() if key not in found), *found.items()]
     both = both[-max(1, LIMIT // both[0][1].nbytes) :]
     with atomic_file(path) as stream:
-        np.savez_compressed(stream, keys=np.array([key for key, _ in both], np.int64), x=np.stack([x for _, x in both]))
+        keys, x = np.array([key for key, _ in both], np.int64), np.stack([x for _, x in both])
+        np.savez_compressed(stream, keys=keys, x=x, sha256=np.array(_checksum(keys, x)))
     return len(both)
 
 
@@ -137,13 +138,22 @@ def _read(path: Path) -> dict[int, NDArray[np.float32]]:
         check_unpacked(path)
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             keys, x = stored["keys"], stored["x"]
+            checksum = str(stored["sha256"]) if set(stored.files) != {"keys", "x"} else None  # as of version 0.1
         if keys.dtype != np.int64 or keys.ndim != 1 or x.dtype != np.float32:
             raise ValueError(f"keys are {keys.dtype} {keys.shape}, x is {x.dtype}: expected int64 (N,) and float32")
         if "x".join(map(str, x.shape[1:])) != path.stem.rpartition("-")[2]:  # told now, and not once it is added to
             raise ValueError(f"x has shape {x.shape}: expected samples of the shape in its name")
+        if checksum is not None and checksum != _checksum(keys, x):
+            raise ValueError("its checksum is not that of its content")
         return dict(zip(keys.tolist(), x, strict=True))
     except NPZ_FAULTS as fault:
         raise UserError(f"{path}: can't be read as a corpus ({fault}); delete it to start a new one") from None
+
+
+def _checksum(keys: NDArray[np.int64], x: NDArray[np.float32]) -> str:
+    return hashlib.sha256(
+        f"{keys.dtype.str} {x.dtype.str} {x.shape}".encode() + keys.tobytes() + x.tobytes()
+    ).hexdigest()
 
 
 def claim(folder: str | Path) -> None:

@@ -265,6 +265,18 @@ def unstable(different: int, asked: int) -> Iterator[Finding]:
         )
 
 
+def nan_weights(names: Sequence[str]) -> Iterator[Finding]:
+    """Finding where parameters or buffers hold NaN, though the clean predictions are finite."""
+    if names:
+        yield Finding(
+            code="RB106",
+            severity="warning",
+            message=f"NaN stands among the model's weights: {', '.join(names[:4])}"
+            + (f" and {len(names) - 4} more" if len(names) > 4 else ""),
+            cure="load the weights again, or find where the training diverged",
+        )
+
+
 def changed(before: str, after: str) -> Iterator[Finding]:
     """Finding where the target's weights or buffers are not what they were before the evaluation."""
     if before != after:

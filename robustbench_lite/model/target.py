@@ -232,6 +232,11 @@ class Target:
                 digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
+    def nan_weights(self) -> list[str]:
+        """Names of the module's parameters and buffers that hold NaN."""
+        named = itertools.chain(self.module.named_parameters(), self.module.named_buffers())
+        return [name for name, value in named if value.is_floating_point() and bool(value.isnan().any())]
+
     def info(self) -> TargetInfo:
         """Describe it, for the scorecard."""
         return TargetInfo(
@@ -272,7 +277,8 @@ class Target:
                     f"{_expectation(self.module)}give a model made for such inputs, or data of the shape it expects"
                 ) from fault
         if complaint := _output_fault(logits, len(x)):
-            raise UserError(f"{self.name}: on {given} {complaint}")
+            nan = ", ".join(self.nan_weights())
+            raise UserError(f"{self.name}: on {given} {complaint}" + (f"; NaN stands in {nan}" if nan else ""))
         self.classes = logits.shape[1]
         return self.classes
 

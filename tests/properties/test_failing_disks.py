@@ -1,0 +1,292 @@
+"""Every single write of an evaluation fails in turn: no result is lost, and none that is wrong is served.
+
+The layer that fails is Python's own: an audit hook sees each file that is opened to be written, renamed, removed or
+made, before it happens, and may refuse it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from robustbench_lite import Scorecard, evaluate
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.evaluating import corpus
+
+THREAT = "Linf 0.3"
+
+
+@dataclass
+class FailingDisk:
+    """Counts the writes below a folder; refuses one of them, or all from one on."""
+
+    folder: Path
+    refused: range = range(0)
+    writes: int = 0
+    done: list[str] = field(default_factory=list)
+
+    def __call__(self, event: str, given: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, _, flags = given
+            writing = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        elif event in ("os.mkdir", "os.rename", "os.remove", "os.truncate", "os.rmdir"):
+            path, writing = given[0], True
+        else:
+            return
+        if not writing or not isinstance(path, str | Path) or not str(path).startswith(str(self.folder)):
+            return
+        self.writes += 1
+        self.done.append(f"{event} {path}")
+        if self.writes - 1 in self.refused:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+ACTIVE: list[FailingDisk] = []
+
+
+def hook(event: str, given: tuple[Any, ...]) -> None:
+    for disk in ACTIVE:
+        disk(event, given)
+
+
+sys.addaudithook(hook)  # for good: a hook can't be taken away, and without a disk it does nothing
+
+
+@contextmanager
+def disk(folder: Path, refused: range = range(0)) -> Iterator[FailingDisk]:
+    made = FailingDisk(folder, refused)
+    ACTIVE.append(made)
+    try:
+        yield made
+    finally:
+        ACTIVE.remove(made)
+
+
+PASSED: list[int] = []
+
+
+class Net(nn.Module):
+    """A linear model that counts what goes through it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.linear = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        PASSED.append(len(x))
+        out: torch.Tensor = self.linear(x.flatten(1))
+        return out
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return x, Net()(x).argmax(1)
+
+
+def ask(folder: Path, **options: Any) -> Scorecard:
+    given = {"cache": folder / "cache", "corpus": folder / "corpus", "keep_witnesses": True} | options
+    samples = data()
+    PASSED.clear()
+    return evaluate(Net(), samples, ["fgsm"], THREAT, **given)
+
+
+def plain(card: Scorecard) -> dict[str, Any]:
+    """A card without time."""
+
+    def stripped(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: stripped(one) for key, one in value.items() if key not in ("seconds", "created")}
+        return [stripped(one) for one in value] if isinstance(value, list | tuple) else value
+
+    found: dict[str, Any] = stripped(card.model_dump())
+    return found
+
+
+def add_to_corpus(folder: Path) -> None:
+    """Add a witness of a sample that is not among the data: another corpus, which the answer must have replayed."""
+    corpus.keep(folder / "corpus", ThreatModel.parse(THREAT), {7: np.full((1, 4, 4), 0.5, np.float32)})
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["one write", "all writes from one on"])
+def test_wherever_a_write_fails_no_result_is_lost_and_none_is_served_that_is_wrong(
+    full: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = plain(ask(tmp_path / "right"))
+    shutil.rmtree(tmp_path / "right/cache")
+    replayed = plain(ask(tmp_path / "right"))
+    assert first != replayed
+    place = 0
+    while True:
+        folder = tmp_path / f"{place}"
+        folder.mkdir()
+        caplog.clear()
+        card = refused = None
+        with disk(folder, range(place, 10**6 if full else place + 1)) as failing:
+            try:
+                card = ask(folder)
+            except UserError as fault:
+                refused = fault
+        if refused is not None:  # told before anything ran: nothing is lost
+            assert PASSED == [], failing.done[place]
+            assert str(folder) in str(refused)
+        else:
+            assert plain(card) == first, failing.done[place : place + 1]
+        told = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+        assert sum("without a cache" in message for message in told) <= 1
+        assert plain(ask(folder)) in (first, replayed), failing.done[place : place + 1]
+        shutil.rmtree(folder)
+        if failing.writes <= place:
+            break
+        place += 1
+    assert place > 10, "too few writes were seen to say anything"
+
+
+def test_a_failure_between_two_writes_never_serves_the_old_answer_for_the_new_corpus(tmp_path: Path) -> None:
+    place = 0
+    while True:
+        folder = tmp_path / f"{place}"
+        old = plain(ask(folder))
+        assert plain(ask(folder)) == old
+        assert PASSED == []
+        add_to_corpus(folder)
+        with disk(folder, range(place, 10**6)) as failing:
+            new = plain(ask(folder))
+        assert new != old
+        assert plain(ask(folder)) == new, failing.done[place : place + 1]
+        shutil.rmtree(folder)
+        if failing.writes <= place:
+            break
+        place += 1
+    assert place > 3
+
+
+def test_cache_trouble_is_told_once_and_the_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    right = plain(ask(tmp_path / "right"))
+    (tmp_path / "corpus").mkdir()
+    with disk(tmp_path / "cache", range(10**6)):
+        assert plain(ask(tmp_path)) == right
+    told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert told == [
+        f"cache folder {tmp_path / 'cache'} can't be written: No space left on device; "
+        "the evaluation goes on without a cache"
+    ]
+
+
+# Links
+
+
+def answer_folder(folder: Path) -> Path:
+    [path] = (folder / "cache").glob("*/answer.json")
+    return path.parent
+
+
+@pytest.mark.parametrize("name", ["scorecard.json", "scorecard.witnesses.npz", "answer.json", "question.json"])
+def test_a_link_in_the_cache_is_neither_followed_nor_written_through(name: str, tmp_path: Path) -> None:
+    right = plain(ask(tmp_path, corpus=None))
+    outside = tmp_path / "outside"
+    here = answer_folder(tmp_path)
+    if name == "scorecard.json":  # what a link leads to is not served
+        shutil.copy(here / name, outside)
+    else:
+        outside.write_bytes(b"precious")
+    before = outside.read_bytes()
+    (here / name).unlink()
+    (here / name).symlink_to(outside)
+    assert plain(ask(tmp_path, corpus=None)) == right
+    assert sum(PASSED) > 0
+    assert outside.read_bytes() == before
+
+
+def test_a_journal_that_is_a_link_is_neither_read_nor_written(tmp_path: Path) -> None:
+    from robustbench_lite.evaluating.cache import slot
+
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"precious\n")
+    with slot(tmp_path / "cache", {"target": "net"}) as here:
+        assert here.folder is not None
+        journal = here.journal("fgsm", THREAT)
+        assert journal is not None
+        journal._path.symlink_to(outside)
+        assert list(journal.entries()) == []
+        assert here.folder is None, "the cache gives up"
+    assert outside.read_bytes() == b"precious\n"
+
+
+def test_a_slot_that_is_a_link_is_not_entered(tmp_path: Path) -> None:
+    right = plain(ask(tmp_path, corpus=None))
+    here = answer_folder(tmp_path)
+    outside = tmp_path / "outside"
+    here.rename(outside)
+    here.symlink_to(outside)
+    before = {path.name: path.read_bytes() for path in outside.iterdir()}
+    assert plain(ask(tmp_path, corpus=None)) == right
+    assert sum(PASSED) > 0
+    assert {path.name: path.read_bytes() for path in outside.iterdir()} == before
+
+
+# A disk that is really full, and one that may not be written
+
+REAL = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_failing_disks as these
+card = these.ask(Path(sys.argv[1]))
+print(card.verdict, card.robust_accuracy, flush=True)
+"""
+
+
+def in_a_namespace(mount: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Evaluate with the cache on a file system of its own, which nobody else sees."""
+    tried = (
+        subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False) if shutil.which("unshare") else None
+    )
+    if tried is None or tried.returncode:
+        pytest.skip("no mount namespace of its own is allowed here (unshare -m)")
+    code = REAL.format(tests=str(Path(__file__).parent))
+    script = f'{mount} && exec "$0" -c "$1" "$2"'
+    return subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, sys.executable, code, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("mount", "words"),
+    [
+        ("mount -t tmpfs -o size=16k tmpfs {}", "No space left on device"),
+        ("mount -t tmpfs -o ro tmpfs {}", "Read-only file system"),
+    ],
+    ids=["full", "read-only"],
+)
+def test_a_real_disk_that_cannot_be_written_costs_the_cache_alone(mount: str, words: str, tmp_path: Path) -> None:
+    right = ask(tmp_path / "right")
+    (tmp_path / "cache").mkdir()
+    done = in_a_namespace(mount.format(tmp_path / "cache"), tmp_path)
+    if "mount:" in done.stderr and not done.stdout:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+    assert done.stdout == f"{right.verdict} {right.robust_accuracy}\n", done.stderr
+    assert done.stderr.count("goes on without a cache") == 1
+    assert words in done.stderr
