@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_failing_disks import THREAT, ask
+import torch
+from torch import nn
 
+from robustbench_lite import evaluate
 from robustbench_lite.attacking.journal import Entry, Journal
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.evaluating import corpus
 from robustbench_lite.evaluating.cache import Slot
 
+THREAT = "Linf 0.3"
 EACH = 100
 """Corruptions of each kind of file; five kinds."""
 
@@ -51,7 +54,12 @@ def corruptions(content: bytes, seed: int) -> Iterator[bytes]:
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a cache and a corpus."""
     folder = tmp_path_factory.mktemp("kept")
-    ask(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+        x = torch.rand(12, 1, 4, 4)
+    y = net(x).argmax(1)
+    evaluate(net, (x, y), ["fgsm"], THREAT, cache=folder / "cache", corpus=folder / "corpus", keep_witnesses=True)
     return folder
 
 
