@@ -13,9 +13,9 @@ from robustbench_lite.core.threat import Norm
 
 Ranking = Literal["gap", "gap_over_gradient"]
 
-# The dual norm; but in L1 that would tell of the one value with the largest slope, and a climb changes many.
-_SLOPE: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "L2"}
-NORMS: tuple[Norm, ...] = tuple(_SLOPE)
+# In L1 the dual norm would tell of the one value with the largest slope, and a climb changes many.
+_DUAL_OF: dict[Norm, Norm] = {"Linf": "Linf", "L2": "L2", "L1": "L2"}
+NORMS: tuple[Norm, ...] = tuple(_DUAL_OF)
 """Norms under which classes can be ranked."""
 
 
@@ -40,7 +40,8 @@ def ranked(problem: Problem, count: int, by: Ranking) -> Tensor:
     if not logits.requires_grad:
         return near[:, :count]
     gaps = (logits.gather(1, own) - logits.gather(1, near)).unbind(1)
-    length = GEOMETRIES[_SLOPE[problem.threat.norm]].distance
-    slopes = [length(torch.autograd.grad(gap.sum(), x, retain_graph=True, materialize_grads=True)[0]) for gap in gaps]
+    steepness = GEOMETRIES[_DUAL_OF[problem.threat.norm]].dual
+    grads = [torch.autograd.grad(gap.sum(), x, retain_graph=True, materialize_grads=True)[0] for gap in gaps]
+    slopes = [steepness(grad.double()) for grad in grads]
     distances = torch.stack(gaps, 1).detach() / torch.stack(slopes, 1).clamp_min(1e-12)
     return near.gather(1, distances.argsort(dim=1, stable=True)[:, :count])

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic.dataclasses import dataclass
 
 from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
-from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.losses import Objective
 from robustbench_lite.core.parameters import PositiveInt, Share
 
 from ._auto_pgd import State, begin, climb, refuse_repeats
@@ -38,8 +38,8 @@ class APGD(Attack):
     """Number of steps; the checkpoints follow from it."""
     restarts: PositiveInt = 1
     """Starts for each sample; a further one is made only where the sample still stands."""
-    loss: LossName = "cross_entropy"
-    """Loss to climb: ``cross_entropy``, ``dlr``, ``margin`` or ``probability_margin``."""
+    loss: Objective = "cross_entropy"
+    """Objective to climb: ``cross_entropy``, ``dlr``, ``margin``, ``probability_margin`` or, in Python, a function."""
     random_start: bool = True
     """Start from a uniform draw of the ball rather than from the input."""
     rho: Share = 0.75

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
-from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.losses import Objective
 from robustbench_lite.core.norms import GEOMETRIES
 from robustbench_lite.core.parameters import Length, PositiveInt, step_length
 
@@ -34,8 +34,8 @@ class BIM(Attack):
     """Number of steps."""
     step_size: Length | None = None
     """Length of a step, in the units of eps; by default ``2.5 * eps / steps``."""
-    loss: LossName = "cross_entropy"
-    """Loss to climb: ``cross_entropy`` or ``margin``."""
+    loss: Objective = "cross_entropy"
+    """Objective to climb: ``cross_entropy``, ``margin`` or, in Python, a function (`losses.Loss`)."""
 
     def init(self, problem: Problem) -> State:
         return State(problem.x)

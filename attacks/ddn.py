@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -10,9 +9,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
-from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.losses import Objective
 from robustbench_lite.core.norms import GEOMETRIES, per_sample
-from robustbench_lite.core.parameters import Length, PositiveInt, Share
+from robustbench_lite.core.parameters import Length, PositiveInt, Share, cosine
 
 
 class State(NamedTuple):
@@ -51,7 +50,7 @@ class DDN(Attack):
     """Share by which the length of the perturbation changes in the first step."""
     last_gamma: Share = 0.001
     """Share by which it changes in the last one."""
-    loss: LossName = "margin"
+    loss: Objective = "margin"
     """Loss whose gradient turns the perturbation; the paper's is ``cross_entropy``."""
 
     def init(self, problem: Problem) -> State:
@@ -59,9 +58,9 @@ class DDN(Attack):
 
     def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
         x = problem.x
-        falling = (1 + (math.pi * problem.step / self.steps).cos()) / 2
+        falling = cosine(problem.step, self.steps)
         gamma = self.last_gamma + (self.gamma - self.last_gamma) * falling
-        won = (output.logits.argmax(1) == problem.target_class) == problem.targeted
+        won = problem.success(output)
         farthest = torch.linalg.vector_norm(torch.maximum(x, 1 - x).flatten(1), dim=1)
         length = (state.length * (1 + torch.where(won, -gamma, gamma))).minimum(farthest)
         move = per_sample(self.step_size * (0.01 + 0.99 * falling), x) * GEOMETRIES["L2"].steepest(output.grad)

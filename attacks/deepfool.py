@@ -68,7 +68,7 @@ class DeepFool(Attack):
         return State(problem.x, torch.zeros_like(problem.x), torch.zeros_like(problem.target_class, dtype=torch.bool))
 
     def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
-        done = state.done | (output.logits.argmax(1) != problem.target_class)
+        done = state.done | problem.success(output)
         rows = (~done).nonzero()[:, 0]  # the others would cost as many passes again
         if len(rows) == 0:
             return state._replace(done=done)
@@ -107,6 +107,5 @@ class DeepFool(Attack):
 
 
 def _distance(margin: Tensor, grad: Tensor, norm: Norm) -> Tensor:
-    """Distance to where the linearised margin is 0: the margin over the dual norm of its gradient, shape (B,)."""
-    steepness: Tensor = torch.linalg.vector_norm(grad.flatten(1), ord=1 if norm == "Linf" else 2, dim=1)
-    return margin.abs() / steepness.clamp_min(_TINY)
+    """Distance to where the linearised margin is 0, shape (B,)."""
+    return margin.abs() / GEOMETRIES[norm].dual(grad).clamp_min(_TINY)

@@ -87,7 +87,7 @@ class FAB(Attack):
             rivals = torch.where(first[:, None], _ranked(output.logits, problem.target_class, self.targets), rivals)
         norm = problem.threat.norm
         x, at, w = (part.flatten(1) for part in (problem.x, output.x, output.grad))
-        hit = (output.logits.argmax(1) == problem.target_class) == problem.targeted
+        hit = problem.success(output)
         distance = GEOMETRIES[norm].distance
         reached = distance(at - x)
         best = torch.where(hit, state.best.minimum(reached.to(x.dtype)), state.best)

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
-from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.losses import Objective
 from robustbench_lite.core.norms import GEOMETRIES
 
 
@@ -32,8 +32,8 @@ class FGSM(Attack):
 
     paper: ClassVar[str] = "https://arxiv.org/abs/1412.6572"
 
-    loss: LossName = "cross_entropy"
-    """Loss to climb: ``cross_entropy`` or ``margin``."""
+    loss: Objective = "cross_entropy"
+    """Objective to climb: ``cross_entropy``, ``margin`` or, in Python, a function (`losses.Loss`)."""
 
     @property
     def steps(self) -> int:

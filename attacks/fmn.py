@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -13,8 +11,7 @@ from torch import Tensor
 from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
 from robustbench_lite.core.losses import LossName
 from robustbench_lite.core.norms import GEOMETRIES, per_sample
-from robustbench_lite.core.parameters import Length, PositiveInt, Share
-from robustbench_lite.core.threat import Norm
+from robustbench_lite.core.parameters import Length, PositiveInt, Share, cosine
 
 _TINY = 1e-12
 
@@ -72,7 +69,7 @@ class FMN(Attack):
 
     def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
         norm, x = problem.threat.norm, problem.x
-        falling = (1 + (math.pi * problem.step / self.steps).cos()) / 2
+        falling = cosine(problem.step, self.steps)
         gamma = self.last_gamma + (self.gamma - self.last_gamma) * falling
         length = self.step_size * (0.01 + 0.99 * falling)
 
@@ -83,7 +80,7 @@ class FMN(Attack):
             grown, shrunk = ((state.eps * (1 + by)).floor() for by in (gamma, -gamma))
             eps = torch.where(won, shrunk.minimum(state.eps - 1).minimum(best), grown.maximum(state.eps + 1))
         else:
-            slope = torch.linalg.vector_norm(output.grad.flatten(1), ord=_DUAL[norm], dim=1)
+            slope = GEOMETRIES[norm].dual(output.grad)
             nearest = torch.where(best.isfinite(), state.eps, away - output.loss / slope.clamp_min(_TINY))
             eps = torch.where(won, (state.eps * (1 - gamma)).minimum(best), nearest * (1 + gamma))
         eps = eps.minimum(GEOMETRIES[norm].distance(torch.maximum(x, 1 - x)).to(x.dtype))
@@ -91,36 +88,4 @@ class FMN(Attack):
         if norm == "Linf":
             length = length * eps / 2
         moved = output.x + per_sample(length, x) * GEOMETRIES["Linf" if norm == "Linf" else "L2"].steepest(output.grad)
-        inside = _FILL[norm]((moved.clamp(0.0, 1.0) - x).flatten(1), eps[:, None])
-        return State(x + inside.reshape(x.shape), eps, best)
-
-
-def _linf(delta: Tensor, eps: Tensor) -> Tensor:
-    return delta.clamp(-eps, eps)
-
-
-def _l2(delta: Tensor, eps: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(delta, dim=1, keepdim=True)
-    return delta * (eps / length.clamp_min(_TINY))
-
-
-def _l1(delta: Tensor, eps: Tensor) -> Tensor:
-    # The nearest point of the ball has every change shortened by the same amount (Duchi et al. 2008): the largest one
-    # that, taken from the k longest, leaves eps.
-    size = delta.abs()
-    longest = size.sort(dim=1, descending=True).values
-    count = torch.arange(1, size.shape[1] + 1, device=size.device)
-    amount = ((longest.cumsum(1) - eps) / count).amax(1, keepdim=True).clamp_min(0.0)
-    shortened = delta.sign() * (size - amount).clamp_min(0.0)
-    return shortened * (eps / shortened.abs().sum(1, keepdim=True).clamp_min(_TINY))
-
-
-def _l0(delta: Tensor, eps: Tensor) -> Tensor:
-    largest = delta.abs().argsort(dim=1, descending=True, stable=True)
-    kept = torch.arange(delta.shape[1], device=delta.device) < eps
-    return delta.sign() * torch.zeros_like(delta).scatter(1, largest, kept.to(delta.dtype))
-
-
-_FILL: dict[Norm, Callable[[Tensor, Tensor], Tensor]] = {"Linf": _linf, "L2": _l2, "L1": _l1, "L0": _l0}
-"""Perturbations, shape (B, D), and the radius of each, shape (B, 1) -> those that fill the balls."""
-_DUAL: dict[Norm, float] = {"Linf": 1, "L2": 2, "L1": math.inf}
+        return State(x + GEOMETRIES[norm].fill(moved.clamp(0.0, 1.0) - x, eps), eps, best)

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
-from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.losses import Objective
 from robustbench_lite.core.norms import per_sample
 from robustbench_lite.core.parameters import Length, PositiveInt
 from robustbench_lite.core.threat import ThreatModel
@@ -62,8 +62,8 @@ class AdversarialPatch(Attack):
     """Length of a step, in units of the full range; after the search it falls linearly to zero."""
     restarts: PositiveInt = 1
     """Draws of places, and starts, for each sample; a further one is made only where the sample still stands."""
-    loss: LossName = "cross_entropy"
-    """Loss to climb."""
+    loss: Objective = "cross_entropy"
+    """Objective to climb."""
 
     def __post_init__(self) -> None:
         if self.places > _SEARCH * self.steps:

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
-from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.losses import Objective
 from robustbench_lite.core.norms import GEOMETRIES
 from robustbench_lite.core.parameters import Length, PositiveInt, Share, step_length
 
@@ -46,8 +46,8 @@ class PGD(Attack):
     """Starts for each sample; a further one is made only where the sample still stands."""
     momentum: Share = 0.0
     """Share of the last direction that is kept, in [0, 1]."""
-    loss: LossName = "cross_entropy"
-    """Loss to climb: ``cross_entropy`` or ``margin``."""
+    loss: Objective = "cross_entropy"
+    """Objective to climb: ``cross_entropy``, ``margin`` or, in Python, a function (`losses.Loss`)."""
 
     def __post_init__(self) -> None:
         if self.restarts > 1 and not self.random_start:

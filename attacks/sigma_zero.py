@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
 from robustbench_lite.core.losses import LossName
 from robustbench_lite.core.norms import per_sample
-from robustbench_lite.core.parameters import Length, PositiveInt, Share
+from robustbench_lite.core.parameters import Length, PositiveInt, Share, cosine
 
 _TINY = 1e-30
 
@@ -68,7 +67,7 @@ class SigmaZero(Attack):
         count = change * (2 * self.sigma / change[0].numel()) / (change * change + self.sigma) ** 2
         grad = _unit(count - torch.where(per_sample(won, count), 0.0, _unit(output.grad)))
 
-        lr = self.lr * (0.1 + 0.9 * (1 + (math.pi * problem.step / self.steps).cos()) / 2)
+        lr = self.lr * (0.1 + 0.9 * cosine(problem.step, self.steps))
         done = problem.step + 1
         mean, square = state.mean.lerp(grad, 0.1), state.square.lerp(grad * grad, 0.001)
         unbiased = (square / per_sample(1 - 0.999**done, grad)).sqrt() + 1e-8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, ClassVar, NamedTuple
 
 import torch
@@ -12,10 +11,10 @@ from torch import Tensor
 
 from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
 from robustbench_lite.core.cost import Passes
-from robustbench_lite.core.losses import ANY, LossName, margin
+from robustbench_lite.core.losses import ANY, Objective, margin
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.norms import GEOMETRIES, per_sample, project, sparse
-from robustbench_lite.core.parameters import PositiveInt, Share, had_its_share
+from robustbench_lite.core.parameters import PositiveInt, Share, cosine, had_its_share
 from robustbench_lite.core.threat import Norm
 
 from ._rivals import NORMS, Ranking, ranked
@@ -89,8 +88,8 @@ class Sprints(Attack):
     it had all of them. By default 1 / (rivals + 1). With one rival it is asked of none."""
     patience: PositiveInt = 3
     """Sprints after the first ones, of a sample that has a tenth of its margin left."""
-    loss: LossName = "margin"
-    """Loss to climb."""
+    loss: Objective = "margin"
+    """Objective to climb."""
 
     @property
     def steps(self) -> int:
@@ -174,7 +173,7 @@ class Sprints(Attack):
     def _move(self, problem: Problem, state: State, output: ModelOutput, place: Tensor, radius: Tensor) -> Tensor:
         """From the candidate before to the one at this place of a sprint, within a radius."""
         norm, x = problem.threat.norm, output.x
-        length = _STRIDE * radius * (1 + torch.cos(math.pi * place / self.length)) / 2
+        length = _STRIDE * radius * cosine(place, self.length)
         ahead = sparse(x, problem.x, output.grad, radius) if norm == "L1" else GEOMETRIES[norm].steepest(output.grad)
         climbed = problem.project(x + per_sample(length.to(x.dtype), x) * ahead, radius)
         move = (1 - _MOMENTUM) * (climbed - x) + _MOMENTUM * (x - state.before)

@@ -10,7 +10,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from robustbench_lite.attacking.engine import perturb
+from robustbench_lite.attacking.ascent import perturb
 from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustbench_lite.attacking.interface import Attack
 from robustbench_lite.core import registry
-from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.losses import Objective
 from robustbench_lite.core.parameters import Length, PositiveInt, Share
 from robustbench_lite.core.threat import Norm
 from robustbench_lite.hardening.interface import Batch, Defense, Stage
@@ -36,7 +36,7 @@ class PGDTraining(Defense):
     """Steps of the attack on each batch; an epoch costs ``steps + 1`` times a plain one."""
     step_size: Length | None = None
     """Length of a step, in the units of eps; by default ``2.5 * eps / steps``."""
-    attack_loss: LossName = "cross_entropy"
+    attack_loss: Objective = "cross_entropy"
     """What the attack climbs: ``cross_entropy`` or ``margin``."""
     clean_share: Share = 0.0
     """Weight of the clean samples' loss, in [0, 1]; 0 trains on adversarial examples alone, as the paper does."""

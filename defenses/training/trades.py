@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -9,9 +10,11 @@ import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from robustbench_lite.attacking.ascent import perturb
+from robustbench_lite.attacking.interface import Attack
+from robustbench_lite.core import registry
 from robustbench_lite.core.noise import Noise
-from robustbench_lite.core.norms import GEOMETRIES, project
-from robustbench_lite.core.parameters import Length, PositiveInt, step_length
+from robustbench_lite.core.parameters import Length, PositiveInt
 from robustbench_lite.core.threat import Norm
 from robustbench_lite.hardening.interface import Batch, Defense, Stage
 
@@ -49,18 +52,23 @@ class TRADES(Defense):
         clean = stage.target(batch.x)
         return batch.cross_entropy(clean) + self.beta * divergence(clean, stage.target(moved)).mean()
 
+    @cached_property
+    def _attack(self) -> Attack:
+        """PGD that climbs the divergence from the clean logits."""
+        params = {"steps": self.steps, "step_size": self.step_size, "random_start": False, "loss": _divergence}
+        attack: Attack = registry.build("attacks", "pgd", params)
+        return attack
+
     def _farthest(self, batch: Batch, stage: Stage) -> Tensor:
         """Find the points of the ball where the predictions are farthest from the clean ones."""
-        norm, eps = stage.threat.norm, stage.threat.eps
-        length = step_length(self.step_size, eps, self.steps)
         with torch.no_grad():
             clean = stage.target(batch.x)
-        x = batch.x + _START * Noise(batch.draw_keys).normal(tuple(batch.x.shape[1:]))
-        for _ in range(self.steps):
-            x = project(x, batch.x, norm, eps).requires_grad_()
-            (grad,) = torch.autograd.grad(divergence(clean, stage.target(x)).sum(), x)
-            x = x.detach() + length * GEOMETRIES[norm].steepest(grad)
-        return project(x, batch.x, norm, eps)
+        start = batch.x + _START * Noise(batch.draw_keys).normal(tuple(batch.x.shape[1:]))
+        return perturb(self._attack, stage.target, batch.x, clean, stage.threat, batch.draw_keys, start)
+
+
+def _divergence(logits: Tensor, clean: Tensor, targeted: bool, rival: Tensor | None) -> Tensor:
+    return divergence(clean, logits)
 
 
 def divergence(clean: Tensor, moved: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from robustbench_lite.core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from robustbench_lite.attacking.ascent import perturb as perturb
     from robustbench_lite.attacking.engine import RunOptions as RunOptions
-    from robustbench_lite.attacking.engine import perturb as perturb
     from robustbench_lite.attacking.engine import run_attack as run_attack
     from robustbench_lite.attacking.interface import Attack as Attack
     from robustbench_lite.attacking.interface import ModelOutput as ModelOutput
@@ -29,7 +29,7 @@ __getattr__, __dir__ = lazy_names(
         "RunOptions": "engine",
         "RunResult": "record",
         "Samples": "record",
-        "perturb": "engine",
+        "perturb": "ascent",
         "run_attack": "engine",
     },
 )

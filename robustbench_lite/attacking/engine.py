@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Container
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -95,47 +95,6 @@ def run_attack(
     if expected := attack.unfit(shape, threat):
         raise UserError(f"{options.name} can't be run under {threat} on inputs of shape {shape}: {expected}")
     return _Loop(attack, target, samples, threat, options).run(rows)
-
-
-def perturb(attack: Attack, target: Target, x: Tensor, y: Tensor, threat: ThreatModel, draw_keys: Tensor) -> Tensor:
-    """Take every sample through all steps of an attack, and return its last candidates.
-
-    What adversarial training needs: no success is decided, and no sample leaves.
-
-    Parameters
-    ----------
-    x, y
-        Inputs in [0, 1] and labels on the target's device, shapes (B, *shape) and (B,).
-    draw_keys
-        One int64 a sample, for its random draws, shape (B,).
-
-    Raises
-    ------
-    UserError
-        For a targeted threat model, and for an attack that is not `confined`.
-    """
-    if threat.goal == "targeted":
-        raise UserError(f"the threat model is {threat}: expected an untargeted one")
-    if not attack.confined:
-        raise UserError(f"the attack is {type(attack).__name__}, which leaves the ball: expected one such as PGD")
-    query = Query(target, attack.loss, False, BudgetTracker(), len(x))
-    problem = Problem(
-        x=x,
-        y=y,
-        target_class=y,
-        sample_keys=draw_keys,
-        step=torch.zeros_like(y),
-        noise=Noise(draw_keys),
-        threat=threat,
-        model=Counted(target),
-    )
-    state = attack.init(problem)
-    for _ in range(attack.steps):
-        rival = attack.rival(problem, state)
-        output = query(problem.project(state.x), problem.target_class, rival, gradient=attack.gradients)
-        state = attack.step(problem, state, output)
-        problem = replace(problem, step=problem.step + 1)
-    return problem.project(state.x).detach()
 
 
 class _Loop:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.core.cost import Passes
-from robustbench_lite.core.losses import LossName
+from robustbench_lite.core.losses import Objective, success
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.norms import project
 from robustbench_lite.core.threat import Access, ThreatModel
@@ -26,7 +26,7 @@ class State(Protocol):
 
     @property
     def x(self) -> Tensor:
-        """The candidate to look at next, shape (B, *shape)."""
+        """The candidate that the model is asked about next, shape (B, *shape)."""
 
 
 class ModelOutput(NamedTuple):
@@ -67,7 +67,7 @@ class Problem:
 
     @property
     def targeted(self) -> bool:
-        """Whether ``aim`` is to be reached, rather than left."""
+        """Whether the target class is to be reached, rather than left."""
         return self.threat.goal == "targeted"
 
     @property
@@ -75,6 +75,13 @@ class Problem:
         """The name of ``target_class`` in version 0.1."""
         warnings.warn("Problem.aim is now Problem.target_class", DeprecationWarning, stacklevel=2)
         return self.target_class
+
+    def success(self, output: ModelOutput) -> Tensor:
+        """Whether the predictions are what the adversary wants, shape (B,); logits that are not finite never are.
+
+        An attack may steer by it. What counts in the end the engine decides (see `confirm`).
+        """
+        return success(output.logits, self.target_class, self.targeted)
 
     def project(self, x: Tensor, radius: Tensor | None = None) -> Tensor:
         """Bring candidates into the box and the ball, or one of another radius for each, shape (B,)."""
@@ -120,8 +127,8 @@ class Attack(ABC):
         """How often `step` is called for a sample; the model sees ``steps + 1`` candidates."""
 
     @property
-    def loss(self) -> LossName:
-        """The loss it climbs, a name of `losses.LOSSES`; a field where it is a parameter."""
+    def loss(self) -> Objective:
+        """The objective: what it climbs, by a name of `losses.LOSSES` or as a callable; a field where a parameter."""
         return "cross_entropy"
 
     @property
@@ -148,7 +155,7 @@ class Attack(ABC):
         return None
 
     def rival(self, problem: Problem, state: Any) -> Tensor | None:
-        """The class for which the candidates are to leave ``problem.aim``, shape (B,); None: any other."""
+        """The class for which the candidates are to leave ``problem.target_class``, shape (B,); None: any other."""
         return None
 
     def gave_up(self, problem: Problem, state: Any) -> Tensor | None:
@@ -156,8 +163,14 @@ class Attack(ABC):
         return None
 
     def params(self) -> dict[str, Any]:
-        """Parameters by name, defaults included."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        """Parameters by name, defaults included; a callable by its module and name."""
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: _told(value) if callable(value) else value for name, value in given.items()}
+
+
+def _told(function: Any) -> str:
+    home, name = getattr(function, "__module__", None), getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{home}:{name}" if home else name
 
 
 class Counted(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from robustbench_lite.attacking.interface import ModelOutput
 from robustbench_lite.core.cost import BudgetTracker
-from robustbench_lite.core.losses import LOSSES, Loss, LossName
+from robustbench_lite.core.losses import Objective, loss_of
 from robustbench_lite.model.float64 import Ask
 
 
@@ -18,17 +18,17 @@ class Query:
     ----------
     target
         What is asked: inputs to logits.
-    loss, targeted
-        The objective, by name or as a callable (`losses.Loss`), and whether the goal is to reach the target class.
+    objective, targeted
+        The loss, by name or as a callable (`losses.Loss`), and whether the goal is to reach the target class.
     budget
         Remembers how many samples at once memory was found to hold.
     limit
         Most samples at once.
     """
 
-    def __init__(self, target: Ask, loss: LossName | Loss, targeted: bool, budget: BudgetTracker, limit: int) -> None:
+    def __init__(self, target: Ask, objective: Objective, targeted: bool, budget: BudgetTracker, limit: int) -> None:
         self._target, self._targeted, self._budget = target, targeted, budget
-        self._loss = loss if callable(loss) else LOSSES[loss]
+        self._loss = loss_of(objective)
         budget.batch_limit = min(budget.batch_limit, limit)
 
     @property

@@ -31,7 +31,7 @@ _NOW = {
     "defenses.standard": ("defenses.training.standard",),
     "defenses.trades": ("defenses.training.trades",),
     "doctor": ("evaluating.doctor",),
-    "engine": ("attacking.engine", "attacking.record", "attacking.query"),
+    "engine": ("attacking.engine", "attacking.record", "attacking.query", "attacking.ascent"),
     "errors": ("core.errors",),
     "evaluation": ("evaluating.pipeline",),
     "evidence": ("evaluating.evidence",),

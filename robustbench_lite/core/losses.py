@@ -1,21 +1,33 @@
-"""What an attack climbs: losses over logits, one value a sample, larger is nearer to the adversary's goal.
+"""Objectives: what an attack climbs. A loss of the logits, one value a sample; more is nearer to the adversary's goal.
 
-Each takes logits (B, K), the class that the goal is about (B,), whether it is the class to reach (targeted) or to leave
-(untargeted), and, for an attack that leaves it for one class of its own choice, that rival (B,), `ANY` where it makes
-none; or None.
+A loss takes logits, shape (B, K); the target class, shape (B,); whether that class is to be reached (targeted) or to be
+left (untargeted); and the rival, shape (B,), where an attack leaves the class for another one of its own choice: `ANY`
+where it makes no choice, None where no sample's does. It returns a tensor of shape (B,), each value of its own sample
+alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import PlainValidator, TypeAdapter
 from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor, bool, Tensor | None], Tensor]
 LossName = Literal["cross_entropy", "margin", "dlr", "probability_margin"]
+
+_NAMES: TypeAdapter[LossName] = TypeAdapter(LossName)
+
+
+def _objective(given: Any) -> Any:
+    return given if callable(given) else _NAMES.validate_python(given)
+
+
+Objective = Annotated[LossName | Loss, PlainValidator(_objective)]
+"""A parameter: the name of a loss or, in Python, a function of one's own with the arguments of a `Loss`."""
 
 ANY = -1
 """In place of a rival: whichever other class is nearest."""
@@ -90,3 +102,8 @@ LOSSES: dict[LossName, Loss] = {
     "dlr": dlr,
     "probability_margin": probability_margin,
 }
+
+
+def loss_of(objective: LossName | Loss) -> Loss:
+    """The loss that an objective names, or is."""
+    return objective if callable(objective) else LOSSES[objective]

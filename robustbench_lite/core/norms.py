@@ -1,4 +1,4 @@
-"""What a norm is to an attack: a projection, a steepest step, a random start and a distance.
+"""What a norm is to an attack: distance, projection, steepest step, random start, dual norm, and how a ball is filled.
 
 A new norm is one entry of `GEOMETRIES`; no attack changes.
 """
@@ -15,6 +15,7 @@ from torch import Tensor
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.threat import Norm
 
+_LEAST = 1e-12  # a length below it is as good as none
 _TINY = 1e-30  # keeps 0 / 0 at 0 without moving any other quotient of float32 numbers
 
 
@@ -29,6 +30,11 @@ class Geometry(NamedTuple):
     """Gradient -> a unit perturbation along which a linear loss grows fastest; 0 where the gradient is."""
     random: Callable[[Noise, tuple[int, ...], float], Tensor]
     """Noise, shape, eps -> uniform draws from the ball."""
+    dual: Callable[[Tensor], Tensor]
+    """Gradient -> how much a linear loss grows by a step of norm 1 at most, shape (B,)."""
+    fill: Callable[[Tensor, Tensor], Tensor]
+    """Perturbations, radius of each, shape (B,) -> perturbations near them that fill the balls, so far as their values
+    other than 0 allow it."""
 
 
 def _linf_distance(delta: Tensor) -> Tensor:
@@ -162,19 +168,64 @@ def _box_project(x: Tensor, origin: Tensor, eps: Tensor) -> Tensor:
     return x.clamp(0.0, 1.0)
 
 
+def _order(order: float) -> Callable[[Tensor], Tensor]:
+    """The norm of an order, in the precision of its argument."""
+
+    def norm(grad: Tensor) -> Tensor:
+        length: Tensor = torch.linalg.vector_norm(grad.flatten(1), ord=order, dim=1)
+        return length
+
+    return norm
+
+
+def _linf_fill(delta: Tensor, eps: Tensor) -> Tensor:
+    radius = per_sample(eps, delta)
+    return delta.clamp(-radius, radius)
+
+
+def _l2_fill(delta: Tensor, eps: Tensor) -> Tensor:
+    return delta * per_sample(eps / _order(2)(delta).clamp_min(_LEAST), delta)
+
+
+def _l1_fill(delta: Tensor, eps: Tensor) -> Tensor:
+    # The nearest point of the ball has every change shortened by the same amount (Duchi et al. 2008): the largest one
+    # that, taken from the k longest, leaves eps.
+    size, radius = delta.flatten(1).abs(), eps[:, None]
+    longest = size.sort(dim=1, descending=True).values
+    count = torch.arange(1, size.shape[1] + 1, device=size.device)
+    amount = ((longest.cumsum(1) - radius) / count).amax(1, keepdim=True).clamp_min(0.0)
+    shortened = delta.flatten(1).sign() * (size - amount).clamp_min(0.0)
+    return (shortened * (radius / shortened.abs().sum(1, keepdim=True).clamp_min(_LEAST))).reshape(delta.shape)
+
+
+def _l0_fill(delta: Tensor, eps: Tensor) -> Tensor:
+    # The largest changes, at the walls of the box or beyond.
+    flat = delta.flatten(1)
+    largest = flat.abs().argsort(dim=1, descending=True, stable=True)
+    kept = torch.arange(flat.shape[1], device=delta.device) < eps[:, None]
+    return (flat.sign() * torch.zeros_like(flat).scatter(1, largest, kept.to(delta.dtype))).reshape(delta.shape)
+
+
 def per_sample(values: Tensor, batch: Tensor) -> Tensor:
     """Values of each sample, shape (B,) or more, with the dimensions of a batch, to be spread over it."""
     return values.reshape(*values.shape, *[1] * (batch.ndim - values.ndim))
 
 
 # What a transformation can make of an input is known to its attack alone; here every image of the box will do.
-_ANY_IMAGE = Geometry(_linf_distance, _box_project, torch.sign, lambda noise, shape, eps: _linf_random(noise, shape, 1))
+_ANY_IMAGE = Geometry(
+    _linf_distance,
+    _box_project,
+    torch.sign,
+    lambda noise, shape, eps: _linf_random(noise, shape, 1),
+    _order(1),
+    _linf_fill,
+)
 
 GEOMETRIES: dict[Norm, Geometry] = {
-    "Linf": Geometry(_linf_distance, _linf_project, torch.sign, _linf_random),
-    "L2": Geometry(_l2_distance, _l2_project, _l2_steepest, _l2_random),
-    "L1": Geometry(_l1_distance, _l1_project, _one_hot_steepest, _l1_random),
-    "L0": Geometry(_l0_distance, _l0_project, _one_hot_steepest, _l0_random),
+    "Linf": Geometry(_linf_distance, _linf_project, torch.sign, _linf_random, _order(1), _linf_fill),
+    "L2": Geometry(_l2_distance, _l2_project, _l2_steepest, _l2_random, _order(2), _l2_fill),
+    "L1": Geometry(_l1_distance, _l1_project, _one_hot_steepest, _l1_random, _order(math.inf), _l1_fill),
+    "L0": Geometry(_l0_distance, _l0_project, _one_hot_steepest, _l0_random, _order(math.inf), _l0_fill),
     "Spatial": _ANY_IMAGE,
     "Corruption": _ANY_IMAGE,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ from pydantic import BeforeValidator, Field, PositiveInt
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Length", "PositiveInt", "Share", "had_its_share", "next_weight", "step_length"]
+__all__ = ["Length", "PositiveInt", "Share", "cosine", "had_its_share", "next_weight", "step_length"]
 
 
 def _number(given: Any) -> Any:
@@ -30,6 +31,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 def step_length(step_size: float | None, eps: float, steps: int) -> float:
     """Length of a step: as given, or ``2.5 * eps / steps``, which can cross the ball and still turn back."""
     return min(eps, 2.5 * eps / steps) if step_size is None else step_size
+
+
+def cosine(done: Tensor, steps: int) -> Tensor:
+    """What a cosine schedule leaves of a step after ``done`` of its steps, shape (B,): from 1 at the first to 0."""
+    return (1 + (math.pi * done / steps).cos()) / 2
 
 
 def next_weight(too_small: Tensor, too_large: Tensor, largest: float) -> Tensor:

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustbench_lite.attacking.engine import RunOptions, perturb, run_attack
+from robustbench_lite.attacking.ascent import perturb
+from robustbench_lite.attacking.engine import RunOptions, run_attack
 from robustbench_lite.attacking.interface import Attack, Counted
 from robustbench_lite.attacking.query import out_of_memory
 from robustbench_lite.attacking.record import RunResult, Samples

@@ -236,7 +236,7 @@ def problem_of(threat, lanes=3):
         x=x,
         y=torch.zeros(lanes, dtype=torch.int64),
         target_class=torch.zeros(lanes, dtype=torch.int64),
-        samples=torch.arange(lanes),
+        sample_keys=torch.arange(lanes),
         step=torch.zeros(lanes, dtype=torch.int64),
         noise=Noise(torch.arange(lanes)),
         threat=ThreatModel.parse(threat),

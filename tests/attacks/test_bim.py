@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robustbench_lite.attacking.engine import perturb
+from robustbench_lite.attacking.ascent import perturb
 from robustbench_lite.attacks.bim import BIM
 from robustbench_lite.attacks.pgd import PGD
 from robustbench_lite.core import registry

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import nn
 
-from robustbench_lite.attacking.engine import perturb
+from robustbench_lite.attacking.ascent import perturb
 from robustbench_lite.attacks.fgsm import FGSM
 from robustbench_lite.core import registry
 from robustbench_lite.core.threat import ThreatModel

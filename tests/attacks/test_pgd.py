@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robustbench_lite.attacking.engine import perturb, run_attack
+from robustbench_lite.attacking.ascent import perturb
+from robustbench_lite.attacking.engine import run_attack
 from robustbench_lite.attacking.record import Samples
 from robustbench_lite.attacks.pgd import PGD
 from robustbench_lite.core import registry
+from robustbench_lite.core.losses import margin
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.load import as_data
 from robustbench_lite.model.target import Target
@@ -212,3 +214,18 @@ def test_parameters_out_of_range_are_refused_by_name(params):
 def test_restarts_without_a_random_start_are_refused():
     with pytest.raises(ValueError, match="each would repeat the first"):
         registry.build("attacks", "pgd", {"restarts": 2, "random_start": False})
+
+
+def test_an_objective_of_ones_own_is_climbed_as_the_named_one_is(linear):
+    def doubled(logits, target_class, targeted, rival):
+        return 2 * margin(logits, target_class, targeted, rival)
+
+    problem = linear(classes=4)
+    threat = ThreatModel(norm="Linf", eps=float(problem.distances("Linf").median()))
+    named, own = (problem.attack(PGD(loss=loss), threat, keep=range(40)) for loss in ("margin", doubled))
+    assert 0 < own.broken.sum() < 40
+    np.testing.assert_array_equal(own.broken, named.broken)
+    assert all(np.array_equal(own.witnesses[row], x) for row, x in named.witnesses.items())
+    np.testing.assert_allclose(own.trace.loss, 2 * np.array(named.trace.loss), rtol=1e-5)
+    told = PGD(loss=doubled).params()["loss"]
+    assert told == f"{__name__}:{doubled.__qualname__}"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_lite.attacking.engine import perturb
+from robustbench_lite.attacking.ascent import perturb
 from robustbench_lite.attacks.pgd import PGD
 from robustbench_lite.attacks.transfer import Transfer
 from robustbench_lite.core import registry

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from robustbench_lite.core.losses import LOSSES, cross_entropy, dlr, margin, probability_margin
+from robustbench_lite.core.losses import LOSSES, cross_entropy, dlr, loss_of, margin, probability_margin, success
 
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 both_goals = pytest.mark.parametrize("targeted", [False, True], ids=["untargeted", "targeted"])
@@ -184,3 +184,23 @@ def test_large_logits_have_a_finite_loss(loss):
 
 def test_margin_knows_no_smallest_logit():
     assert margin(torch.tensor([[-3e20, -1e20]]), torch.tensor([1]), False).tolist() == pytest.approx([-2e20])
+
+
+@both_goals
+def test_success_is_where_the_margin_is_above_zero(logits, target_class, targeted):
+    found = success(logits, target_class, targeted)
+    assert 0 < found.sum() < len(found)
+    assert torch.equal(found, margin(logits, target_class, targeted) > 0)
+
+
+@both_goals
+@pytest.mark.parametrize("strange", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_are_never_a_success(strange, targeted):
+    logits = torch.tensor([[strange, 1.0, 2.0], [0.0, 1.0, 2.0]])
+    target_class = torch.tensor([2, 2]) if targeted else torch.tensor([1, 1])
+    assert success(logits, target_class, targeted).tolist() == [False, True]
+
+
+def test_an_objective_is_a_name_or_a_function_itself():
+    assert loss_of("margin") is margin
+    assert loss_of(dlr) is dlr

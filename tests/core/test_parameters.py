@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from robustbench_lite.core.parameters import Length, PositiveInt, Share, had_its_share, step_length
+from robustbench_lite.core.parameters import Length, PositiveInt, Share, cosine, had_its_share, step_length
 
 
 def _read(kind, given):
@@ -88,3 +88,9 @@ def test_the_less_of_the_margin_is_left_the_more_tries_a_sample_gets(left, share
 
 def test_a_sample_at_the_boundary_is_not_given_up():
     assert not had_its_share(torch.tensor([10**6]), torch.tensor([0.0]), torch.tensor([-4.0]), patience=20)
+
+
+def test_a_cosine_schedule_by_hand():
+    assert cosine(torch.tensor([0, 10, 20, 30, 40]), 40).tolist() == pytest.approx(
+        [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0], abs=1e-7
+    )

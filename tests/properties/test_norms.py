@@ -308,3 +308,24 @@ def test_samples_of_a_batch_do_not_see_each_other(norm):
         torch.testing.assert_close(whole[0][one], alone[0])
         torch.testing.assert_close(whole[1][one], alone[1])
         torch.testing.assert_close(whole[2][one], GEOMETRIES[norm].distance(x[one]))
+
+
+@by_norm
+def test_the_dual_norm_is_what_a_linear_loss_gains_by_the_steepest_step_of_norm_1(norm):
+    grad = torch.randn(20, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    gained = (grad * GEOMETRIES[norm].steepest(grad)).flatten(1).sum(1)
+    torch.testing.assert_close(GEOMETRIES[norm].dual(grad), gained)
+    np.testing.assert_allclose(GEOMETRIES[norm].dual(grad).numpy(), _length(grad, DUAL[norm]), rtol=1e-5)
+
+
+@by_norm
+def test_a_filled_ball_is_filled_and_each_value_keeps_its_sign(norm):
+    generator = torch.Generator().manual_seed(0)
+    delta, radius = torch.randn(20, 2, 3, 4, generator=generator), torch.linspace(1, 3, 20)
+    delta = delta.sign() * delta.abs().clamp_min(0.01)
+    radius = radius.floor() if norm == "L0" else 0.01 * radius if norm == "Linf" else radius / 10
+    filled = GEOMETRIES[norm].fill(delta, radius)
+    np.testing.assert_allclose(_length(filled, ORDER[norm]), radius.numpy(), rtol=1e-4)
+    assert bool((filled * delta >= 0).all())
+    again = GEOMETRIES[norm].fill(filled, radius)
+    torch.testing.assert_close(again, filled, rtol=1e-4, atol=1e-6)
