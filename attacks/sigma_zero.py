@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -30,8 +31,9 @@ class SigmaZero(Attack):
     """Adam on the margin and a smooth count of the changed values; changes below a threshold are undone in each step.
 
     The count is ``mean(d^2 / (d^2 + sigma))`` over the changes ``d``. The threshold rises while the candidate is
-    adversarial and falls while it is not. Other than in the paper, the margin's gradient is scaled to a largest value
-    of 1 before the count's is added, so that the scale of the logits doesn't matter.
+    adversarial and falls while it is not. By default, other than in the paper, the margin's gradient is scaled to a
+    largest value of 1 before the count's is added, so that the scale of the logits doesn't matter: ``scaled = false``
+    is the paper's own algorithm.
 
     References
     ----------
@@ -42,6 +44,7 @@ class SigmaZero(Attack):
     paper: ClassVar[str] = "https://arxiv.org/abs/2402.01879"
     norms: ClassVar[tuple[str, ...]] = ("L0",)
     minimal: ClassVar[bool] = True
+    published: ClassVar[Mapping[str, Any]] = {"scaled": False, "steps": 1000}
 
     steps: PositiveInt = 200
     """Number of steps."""
@@ -53,6 +56,8 @@ class SigmaZero(Attack):
     """First threshold."""
     threshold_rate: Length = 0.01
     """By how much the threshold changes in a step, as a share of the step size."""
+    scaled: bool = True
+    """Whether the margin's gradient is scaled before the count's is added; the paper's is not."""
 
     @property
     def loss(self) -> LossName:
@@ -65,7 +70,8 @@ class SigmaZero(Attack):
     def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
         change, won = output.x - problem.x, output.loss > 0
         count = change * (2 * self.sigma / change[0].numel()) / (change * change + self.sigma) ** 2
-        grad = _unit(count - torch.where(per_sample(won, count), 0.0, _unit(output.grad)))
+        climb = _unit(output.grad) if self.scaled else output.grad
+        grad = _unit(count - torch.where(per_sample(won, count), 0.0, climb))
 
         lr = self.lr * (0.1 + 0.9 * cosine(problem.step, self.steps))
         done = problem.step + 1

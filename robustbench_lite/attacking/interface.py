@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -100,6 +101,8 @@ class Attack(ABC):
     """Norms it can be run under."""
     paper: ClassVar[str] = ""
     """URL of its source."""
+    published: ClassVar[Mapping[str, Any]] = {}
+    """Parameters with which it is the paper's own algorithm, where its defaults differ; the listing tells them."""
     access: ClassVar[Access] = "gradients"
     """What it must see of the target: its gradients, its scores, or its labels alone."""
     gradients: ClassVar[bool] = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -127,7 +128,9 @@ def _described(kind: str, name: str, room: registry.Room) -> _Row:
 
     if not (isinstance(found, type) and issubclass(found, Attack)):
         raise UserError(f"{room.table()[name]} is no Attack; subclass robustbench_lite.attacking.interface.Attack")
-    return (name, ", ".join(found.norms), found.access, _passes(found), f"{summary} {found.paper}".strip())
+    own = ", ".join(f"{parameter} = {json.dumps(value)}" for parameter, value in found.published.items())
+    text = f"{summary} {found.paper}{f' The own algorithm of the paper: {own}.' if own else ''}".strip()
+    return (name, ", ".join(found.norms), found.access, _passes(found), text)
 
 
 def _passes(attack: type[Attack]) -> str:

@@ -1,0 +1,186 @@
+"""The papers' own algorithms: with the parameters that an attack calls published, its candidates are the paper's.
+
+The loops below follow the papers' update rules line by line, one whole batch at a time.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from robustbench_lite.attacking.interface import Attack
+from robustbench_lite.core import registry
+
+STEPS = 30
+
+
+class Recording(nn.Module):
+    """Keeps every batch that it is asked about."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.batches = model, []
+
+    def forward(self, x):
+        self.batches.append(x.detach().clone())
+        return self.model(x)
+
+
+def built(name: str, **params) -> Attack:
+    """An attack as published, in fewer steps."""
+    attack = registry.build("attacks", name, {})
+    found: Attack = registry.build("attacks", name, {**attack.published, "steps": STEPS, **params})
+    return found
+
+
+def candidates(problem, attack: Attack, threat: str) -> torch.Tensor:
+    recording = Recording(problem.model)
+    problem.attack(attack, threat, model=recording, early_stop=False)
+    return torch.stack(recording.batches[: STEPS + 1])
+
+
+def annealed(first: float, last: float, step: int) -> float:
+    return last + (first - last) * (1 + math.cos(math.pi * step / STEPS)) / 2
+
+
+def gradient(loss, x):
+    x = x.detach().requires_grad_()
+    value = loss(x)
+    return value.detach(), torch.autograd.grad(value.sum(), x)[0]
+
+
+def spread(values):
+    return values[:, None, None, None]
+
+
+def margins(problem):
+    def loss(x):
+        logits = problem.model(x)
+        others = logits.scatter(1, problem.y[:, None], -math.inf).amax(1)
+        return others - logits.gather(1, problem.y[:, None])[:, 0]
+
+    return loss
+
+
+def ddn(problem, gamma=0.05, levels=256):
+    """Algorithm 1 of Rony et al. 2019, with the rounding of section 3.1."""
+    x, y = problem.x, problem.y
+    moved, eps, seen = x, torch.ones(len(x)), [x]
+    farthest = torch.maximum(x, 1 - x).flatten(1).norm(dim=1)
+    for step in range(STEPS):
+        _, grad = gradient(lambda at: F.cross_entropy(problem.model(at), y, reduction="none"), moved)
+        adversarial = problem.model(moved).argmax(1) != y
+        delta = moved - x + annealed(1, 0.01, step) * grad / spread(grad.flatten(1).norm(dim=1))
+        eps = torch.minimum(torch.where(adversarial, (1 - gamma) * eps, (1 + gamma) * eps), farthest)
+        moved = x + spread(eps) * delta / spread(delta.flatten(1).norm(dim=1))
+        moved = ((moved * (levels - 1)).round() / (levels - 1)).clamp(0, 1)
+        seen.append(moved.detach())
+    return torch.stack(seen)
+
+
+def shorten(delta, eps, norm):
+    """Project onto the ball of a radius."""
+    flat = delta.flatten(1).double().numpy()
+    rows = []
+    for row, radius in zip(flat, eps.double().numpy(), strict=True):
+        size = np.abs(row)
+        if norm == "Linf":
+            row = row.clip(-radius, radius)
+        elif norm == "L2":
+            row = row * min(1, radius / max(np.linalg.norm(row), 1e-12))
+        elif norm == "L0":
+            row = np.where(np.argsort(np.argsort(-size, kind="stable"), kind="stable") < radius, row, 0)
+        elif size.sum() > radius:  # the soft threshold that leaves the radius, by bisection
+            low, high = 0.0, size.max()
+            for _ in range(100):
+                middle = (low + high) / 2
+                low, high = (middle, high) if (size - middle).clip(0).sum() > radius else (low, middle)
+            row = np.sign(row) * (size - high).clip(0)
+        rows.append(row)
+    return torch.tensor(np.array(rows), dtype=delta.dtype).reshape(delta.shape)
+
+
+def fmn(problem, norm):
+    """Algorithm 1 of Pintor et al. 2021."""
+    x, loss = problem.x, margins(problem)
+    order, dual = {"Linf": (math.inf, 1), "L2": (2, 2), "L1": (1, math.inf), "L0": (0, None)}[norm]
+
+    def length(delta):
+        return torch.linalg.vector_norm(delta.flatten(1), ord=order, dim=1)
+
+    moved, eps = x, torch.full((len(x),), 1.0 if norm == "L0" else math.inf)
+    best, seen = torch.full((len(x),), math.inf), [x]
+    for step in range(STEPS):
+        gamma = annealed(0.05, 0.001, step)
+        value, grad = gradient(loss, moved)
+        won = value > 0
+        best = torch.where(won, torch.minimum(best, length(moved - x)), best)
+        if norm == "L0":
+            less = torch.minimum(torch.minimum(eps - 1, (eps * (1 - gamma)).floor()), best)
+            eps = torch.where(won, less, torch.maximum(eps + 1, (eps * (1 + gamma)).floor())).clamp_min(1)
+        else:
+            boundary = length(moved - x) + value.abs() / torch.linalg.vector_norm(grad.flatten(1), ord=dual, dim=1)
+            more = torch.where(best.isfinite(), eps * (1 + gamma), boundary)
+            eps = torch.where(won, torch.minimum(eps * (1 - gamma), best), more)
+        eps = torch.minimum(eps, length(torch.maximum(x, 1 - x)))
+        delta = moved - x + annealed(1, 0.01, step) * grad / spread(grad.flatten(1).norm(dim=1))
+        moved = (x + shorten(delta, eps, norm)).clamp(0, 1)
+        seen.append(moved)
+    return torch.stack(seen)
+
+
+def sigma_zero(problem, sigma=1e-3, threshold=0.3):
+    """Algorithm 1 of Cinà et al. 2025, with Adam as its authors run it."""
+    x, loss = problem.x, margins(problem)
+    delta = torch.zeros_like(x, requires_grad=True)
+    adam, seen = torch.optim.Adam([delta], lr=1.0), [x]
+    limit = torch.full((len(x),), threshold)
+    for step in range(STEPS):
+        lr = annealed(1, 0.1, step)
+        value = loss(x + delta)
+        count = (delta**2 / (delta**2 + sigma)).flatten(1).mean(1)
+        (grad,) = torch.autograd.grad(((-value).clamp_min(0) + count).sum(), delta)
+        delta.grad = grad / spread(grad.flatten(1).abs().amax(1).clamp_min(1e-12))
+        adam.param_groups[0]["lr"] = lr
+        adam.step()
+        with torch.no_grad():
+            delta.copy_((x + delta).clamp(0, 1) - x)
+            limit = (limit + torch.where(value > 0, lr, -lr) * 0.01).clamp(0, 1)
+            delta[delta.abs() < spread(limit)] = 0
+            seen.append((x + delta).clone())
+    return torch.stack(seen)
+
+
+def agree(ours: torch.Tensor, papers: torch.Tensor, share: float = 1.0) -> None:
+    """Candidates are alike at every step; of a share of the samples, where rounding may turn a comparison."""
+    alike = (ours - papers).abs().flatten(2).amax(2).amax(0) <= 2e-3
+    assert alike.float().mean() >= share, alike
+    assert (ours[-1] - ours[0]).abs().amax() > 0.01
+
+
+def test_ddn(network):
+    agree(candidates(network, built("ddn"), "L2 5"), ddn(network), share=0.9)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1", "L0"])
+def test_fmn(network, norm):
+    agree(
+        candidates(network, built("fmn"), f"{norm} 64" if norm == "L0" else f"{norm} 1"), fmn(network, norm), share=0.9
+    )
+
+
+def test_sigma_zero(network):
+    agree(candidates(network, built("sigma_zero"), "L0 64"), sigma_zero(network), share=0.9)
+
+
+@pytest.mark.parametrize("name", ["ddn", "fmn", "sigma_zero"])
+def test_the_defaults_are_not_the_papers(network, name):
+    norm = {"ddn": "L2 5", "fmn": "L2 1", "sigma_zero": "L0 64"}[name]
+    plain = registry.build("attacks", name, {"steps": STEPS})
+    ours, published = (candidates(network, attack, norm) for attack in (plain, built(name)))
+    assert (ours - published).abs().amax() > 0.01
