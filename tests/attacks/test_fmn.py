@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from robustbench_lite.attacks.fmn import _FILL, FMN
+from robustbench_lite.attacks.fmn import FMN
 from robustbench_lite.core import registry
 from robustbench_lite.core.norms import GEOMETRIES
 from robustbench_lite.core.threat import ThreatModel
@@ -135,32 +133,6 @@ def test_finds_examples_no_farther_than_foolbox_with_as_many_steps(network, norm
     theirs = network.attack(registry.build("attacks", name, {"steps": 100}), threat, early_stop=False)
     assert np.isfinite(ours.distance).all()
     assert np.median(ours.distance) <= 1.005 * np.median(theirs.distance)
-
-
-@settings(deadline=None)  # the first example waits for torch
-@given(
-    norm=st.sampled_from(NORMS),
-    size=st.integers(1, 12),
-    seed=st.integers(0, 10**6),
-    radii=st.lists(st.floats(0.01, 20), min_size=3, max_size=3),
-)
-def test_every_perturbation_fills_the_ball_of_its_own_lane(norm, size, seed, radii):
-    delta = torch.randn(3, size, generator=torch.Generator().manual_seed(seed))
-    eps = torch.tensor(radii)
-    eps = eps.ceil() if norm == "L0" else eps
-    filled = _FILL[norm](delta, eps[:, None])
-    length = GEOMETRIES[norm].distance(filled).float()
-    full = torch.tensor(float(size)) if norm == "L0" else GEOMETRIES["Linf"].distance(delta)
-    expected = eps.minimum(full) if norm in ("L0", "Linf") else eps
-    torch.testing.assert_close(length, expected, rtol=1e-4, atol=1e-5)
-    assert (filled * delta >= 0).all(), "no change is turned round"
-    for row in range(3):  # a lane alone comes out the same
-        torch.testing.assert_close(_FILL[norm](delta[row : row + 1], eps[row : row + 1, None])[0], filled[row])
-
-
-def test_outside_of_the_l1_ball_it_is_the_nearest_point():
-    delta = torch.tensor([[3.0, -2.0, 0.5, 0.0]])
-    torch.testing.assert_close(_FILL["L1"](delta, torch.tensor([[2.0]])), torch.tensor([[1.5, -0.5, 0.0, 0.0]]))
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -318,14 +318,27 @@ def test_the_dual_norm_is_what_a_linear_loss_gains_by_the_steepest_step_of_norm_
     np.testing.assert_allclose(GEOMETRIES[norm].dual(grad).numpy(), _length(grad, DUAL[norm]), rtol=1e-5)
 
 
-@by_norm
-def test_a_filled_ball_is_filled_and_each_value_keeps_its_sign(norm):
-    generator = torch.Generator().manual_seed(0)
-    delta, radius = torch.randn(20, 2, 3, 4, generator=generator), torch.linspace(1, 3, 20)
-    delta = delta.sign() * delta.abs().clamp_min(0.01)
-    radius = radius.floor() if norm == "L0" else 0.01 * radius if norm == "Linf" else radius / 10
-    filled = GEOMETRIES[norm].fill(delta, radius)
-    np.testing.assert_allclose(_length(filled, ORDER[norm]), radius.numpy(), rtol=1e-4)
-    assert bool((filled * delta >= 0).all())
-    again = GEOMETRIES[norm].fill(filled, radius)
-    torch.testing.assert_close(again, filled, rtol=1e-4, atol=1e-6)
+@settings(deadline=None)  # the first example waits for torch
+@given(
+    norm=st.sampled_from(NORMS),
+    size=st.integers(1, 12),
+    seed=st.integers(0, 10**6),
+    radii=st.lists(st.floats(0.01, 20), min_size=3, max_size=3),
+)
+def test_every_perturbation_fills_the_ball_of_its_own_lane(norm, size, seed, radii):
+    delta = torch.randn(3, size, generator=torch.Generator().manual_seed(seed))
+    eps = torch.tensor(radii)
+    eps = eps.ceil() if norm == "L0" else eps
+    filled = GEOMETRIES[norm].fill(delta, eps)
+    length = GEOMETRIES[norm].distance(filled).float()
+    full = torch.tensor(float(size)) if norm == "L0" else GEOMETRIES["Linf"].distance(delta)
+    expected = eps.minimum(full) if norm in ("L0", "Linf") else eps
+    torch.testing.assert_close(length, expected, rtol=1e-4, atol=1e-5)
+    assert (filled * delta >= 0).all(), "no change is turned round"
+    for row in range(3):  # a sample alone comes out the same
+        torch.testing.assert_close(GEOMETRIES[norm].fill(delta[row : row + 1], eps[row : row + 1])[0], filled[row])
+
+
+def test_outside_of_the_l1_ball_it_is_the_nearest_point():
+    delta = torch.tensor([[3.0, -2.0, 0.5, 0.0]])
+    torch.testing.assert_close(GEOMETRIES["L1"].fill(delta, torch.tensor([2.0])), torch.tensor([[1.5, -0.5, 0.0, 0.0]]))
