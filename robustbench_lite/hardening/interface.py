@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustbench_lite.attacking.engine import perturb
+from robustbench_lite.attacking.ascent import perturb
 from robustbench_lite.attacking.interface import Attack
 from robustbench_lite.core.threat import Norm, ThreatModel
 from robustbench_lite.data.dataset import Data
