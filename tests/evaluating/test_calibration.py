@@ -23,7 +23,6 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import AttackSpec, Suite
 from robustbench_lite.data.convert import from_arrays
 from robustbench_lite.data.load import load_data
-from robustbench_lite.evaluating import calibration
 from robustbench_lite.evaluating.calibration import (
     CASES,
     Calibration,
@@ -33,8 +32,11 @@ from robustbench_lite.evaluating.calibration import (
     Weights,
     calibrate,
     check_number,
+    numbers,
+    run,
 )
 from robustbench_lite.faces.cli import main
+from robustbench_lite.faces.cli.tables import calibration as table
 from robustbench_lite.results.scorecard import Interval
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -124,11 +126,11 @@ def test_the_medians_interval_covers() -> None:
             return self
 
     dice = np.random.default_rng(0)
-    found = [calibration._median(Card(dice.exponential(size=40).tolist())) for _ in range(2000)]  # type: ignore[arg-type]
+    found = [numbers.median_distance(Card(dice.exponential(size=40).tolist())) for _ in range(2000)]  # type: ignore[arg-type]
     held = np.mean([one.low <= np.log(2) <= one.high for one in found])
     assert 0.95 <= held <= 0.985
     assert all(one.low <= one.value <= one.high for one in found)
-    few = calibration._median(Card([1.0, 2.0]))  # type: ignore[arg-type]
+    few = numbers.median_distance(Card([1.0, 2.0]))  # type: ignore[arg-type]
     assert few == (1.0, 0.0, float("inf"))
 
 
@@ -168,7 +170,7 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
         what="robust accuracy",
         published=1.0,
         accepted=(1.0, 1.0),
-        measure=calibration._robust,
+        measure=numbers.robust_accuracy,
         source="https://example.org/proof",
         proved=True,
     )
@@ -186,12 +188,12 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
         numbers=(robust,),
     )
     use(monkeypatch, one)
-    monkeypatch.setattr(calibration, "MNIST_SHA256", hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest())
+    monkeypatch.setattr(run, "MNIST_SHA256", hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest())
     return one
 
 
 def use(monkeypatch: pytest.MonkeyPatch, *cases: Case) -> None:
-    monkeypatch.setattr(calibration, "CASES", {one.name: one for one in cases})
+    monkeypatch.setattr(run, "CASES", {one.name: one for one in cases})
 
 
 def rblite(folder: Path, *more: str) -> Result:
@@ -304,7 +306,7 @@ def test_wrong_usage_ends_with_2(case: Case, tmp_path: Path, options: tuple[str,
 def test_other_data_are_told_and_never_below_a_proof(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "MNIST_SHA256", "0" * 64)
+    monkeypatch.setattr(run, "MNIST_SHA256", "0" * 64)
     result = rblite(tmp_path)
     assert result.exit_code == 0
     assert "not the official MNIST test set" in result.output
@@ -317,18 +319,18 @@ def test_other_data_are_told_and_never_below_a_proof(
 
 def test_an_attack_that_fails_differs(case: Case) -> None:
     x, y = arrays()
-    card = calibration.evaluate(small(), from_arrays(x[:, None], y, "small"), case.suite, "Linf 0.2")
+    card = run.evaluate(small(), from_arrays(x[:, None], y, "small"), case.suite, "Linf 0.2")
     attack = card.attacks[0].model_copy(update={"fault": "RuntimeError: out of tea"})
-    [result] = calibration._results(case, card.model_copy(update={"attacks": (attack,)}), whole=True, official=True)
+    [result] = run._results(case, card.model_copy(update={"attacks": (attack,)}), whole=True, official=True)
     assert result.verdict == "differs"
     assert "out of tea" in result.note
 
 
 def test_what_was_interrupted_was_not_run(case: Case) -> None:
     x, y = arrays()
-    card = calibration.evaluate(small(), from_arrays(x[:, None], y, "small"), case.suite, "Linf 0.2")
+    card = run.evaluate(small(), from_arrays(x[:, None], y, "small"), case.suite, "Linf 0.2")
     card = card.model_copy(update={"interrupted": "interrupt"})
-    [result] = calibration._results(case, card, whole=True, official=True)
+    [result] = run._results(case, card, whole=True, official=True)
     assert (result.verdict, result.here) == ("not run", None)
 
 
@@ -340,19 +342,19 @@ def test_the_report_fits_80_columns() -> None:
 
     wide = Measured(0.12345, 0.12345, 1.0)
     results = tuple(
-        calibration.Result(case, number, verdict, here, calibration._note(number, verdict))
+        run.Result(case, number, verdict, here, run._note(number, verdict))
         for case in CASES.values()
         for number in case.numbers
         for verdict, here in (("reproduces", wide), ("impossible", wide), ("not run", None))
     )
-    found = Calibration(results=results, samples=200, available=10_000, data_sha256=calibration.MNIST_SHA256)
+    found = Calibration(results=results, samples=200, available=10_000, data_sha256=run.MNIST_SHA256)
     console = Console(width=80, file=io.StringIO())
     with console.capture() as captured:
-        console.print(calibration.report(found))
+        console.print(table.report(found))
     lines = captured.get().splitlines()
     assert max(map(len, lines)) <= 80
     assert sum(" reproduces" in line and "[12.3%, 100.0%]" in line for line in lines) == 6  # none is folded
-    json.loads(calibration.as_json(found))
+    json.loads(run.as_json(found))
 
 
 def test_help_names_every_case() -> None:
@@ -364,7 +366,7 @@ def test_help_names_every_case() -> None:
 def test_the_files_at_hand_are_the_published_ones() -> None:
     for case in CASES.values():
         assert case.weights.find(YARDSTICKS).name == case.weights.names[0]
-    assert calibration._sha256(load_data("mnist", root=MNIST)) == calibration.MNIST_SHA256
+    assert run._sha256(load_data("mnist", root=MNIST)) == run.MNIST_SHA256
 
 
 @needs_shared

@@ -22,10 +22,10 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
+import robustbench_lite
 from robustbench_lite import Scorecard
 from robustbench_lite.evaluating import pipeline as evaluation
-from robustbench_lite.faces import cli as face
-from robustbench_lite.faces.cli import main
+from robustbench_lite.faces.cli import demo, main, output
 
 COMMANDS = ["demo", "evaluate", "doctor", "calibrate", "harden", "report", "compare", "list", "init", "cache"]
 SHARED = Path(__file__).parents[3] / "shared"
@@ -218,7 +218,7 @@ def test_help_comes_at_once() -> None:
 
 
 def test_the_version() -> None:
-    assert rblite("--version").output == f"rblite, version {face.robustbench_lite.__version__}\n"
+    assert rblite("--version").output == f"rblite, version {robustbench_lite.__version__}\n"
 
 
 # -- evaluate ------------------------------------------------------------------------------------------------------
@@ -243,12 +243,12 @@ def test_without_a_name_it_writes_to_its_own_folder() -> None:
 
 
 def test_two_runs_in_one_second_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stopped(face.datetime):
+    class Stopped(output.datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Stopped:
             return cls(2026, 11, 23, 14, 50, 57)
 
-    monkeypatch.setattr(face, "datetime", Stopped)
+    monkeypatch.setattr(output, "datetime", Stopped)
     for threat in ("Linf 0.1", "Linf 0.2"):
         assert rblite("evaluate", "zoo.py:good", *EVALUATE[:4], "--threat", threat).exit_code == 0
     assert len(list(Path(".robustbench").glob("*.json"))) == 2
@@ -848,8 +848,6 @@ def test_harden_finds_before_the_run_that_it_cannot_write(
 def test_the_demo_finds_before_the_run_that_it_cannot_write(
     here: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from robustbench_lite.faces import demo
-
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("the run had begun")
 

@@ -21,8 +21,8 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import load_suite
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.evaluating import cache, corpus
-from robustbench_lite.faces import cache_table
 from robustbench_lite.faces.cli import main
+from robustbench_lite.faces.cli.tables import cache as cache_table
 from robustbench_lite.results import baseline
 from robustbench_lite.results.scorecard import Finding, Skipped
 
@@ -285,7 +285,7 @@ def test_a_page_of_the_command_line_is_written_where_it_was_asked_for(tmp_path, 
 
 @pytest.mark.parametrize("name", ["..\\x", "a b", "<b>", "a\nb", "[bold]", "-x"])
 def test_init_lays_its_files_in_the_folder_it_was_given(tmp_path, name):
-    from robustbench_lite.faces.init import FILES, lay
+    from robustbench_lite.faces.cli.init import FILES, lay
 
     lay(tmp_path / name)
     assert files(tmp_path) == sorted(f"{name}/{path}" for path in FILES)

@@ -23,7 +23,7 @@ from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.convert import from_arrays
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.data.load import load_data
-from robustbench_lite.faces.demo import small_cnn
+from robustbench_lite.faces.cli.demo import small_cnn
 from robustbench_lite.hardening.recipe import Schedule
 from robustbench_lite.hardening.training import train
 from robustbench_lite.model.target import Target

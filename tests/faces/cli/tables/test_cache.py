@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from robustbench_lite.faces.cache_table import size_text
+from robustbench_lite.faces.cli.tables.cache import size_text
 
 
 @pytest.mark.parametrize(

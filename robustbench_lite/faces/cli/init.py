@@ -1,4 +1,4 @@
-"""Lay what a repo needs to test the robustness of its models: a file of each kind to start from, and never over one."""
+"""``rblite init``: lay files to start from in a repo, one of each kind, and never over one that is there."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import click
+
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.files import write_atomically
+from robustbench_lite.faces.cli import output
 
 FILES = {
     "attacks/__init__.py": "the table of your attacks",
@@ -28,6 +31,25 @@ NEXT = {
 }
 """What may be done then, from the repo's folder."""
 _TEMPLATES = Path(__file__).with_name("templates") / "init"
+
+
+@click.command()
+@click.argument("folder", default=".", metavar="[DIR]")
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+def init(folder: str, force: bool) -> None:
+    """Lay files to start from in a repo.
+
+    A suite, a recipe, an attack, a test and a workflow. All of it works as it is laid.
+    A file that is there is left alone.
+    """
+    laid = lay(folder, force=force)
+    for one in laid:
+        click.echo(f"{one.state:<11} {one.path:<33} {FILES[one.path]}")
+    for told in missing_entries(folder, laid):
+        output.say(told)
+    click.echo(f"\nNext, {'here' if folder == '.' else f'in {folder}'}:")
+    for command, what in NEXT.items():
+        click.echo(f"  {command}\n      {what}")
 
 
 class Laid(NamedTuple):

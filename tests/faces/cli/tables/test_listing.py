@@ -10,7 +10,7 @@ from rich.console import Console
 
 from robustbench_lite.core import registry
 from robustbench_lite.data.sources import described
-from robustbench_lite.faces.listing import KINDS, listing
+from robustbench_lite.faces.cli.tables.listing import KINDS, listing
 
 
 def shown(kind: str | None = None, width: int = 80) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from rich.markup import escape
+from rich.table import Table
 
+if TYPE_CHECKING:
     from robustbench_lite.evaluating.cache import Kept
 
 _DAY = 86400.0
@@ -15,9 +16,6 @@ _DAY = 86400.0
 
 def table(found: Sequence[Kept]) -> Table:
     """Show what is kept, for a terminal."""
-    from rich.markup import escape
-    from rich.table import Table
-
     shown = Table(box=None, pad_edge=False, header_style="bold")
     shown.add_column("what", overflow="fold", ratio=1)
     shown.add_column("state", no_wrap=True)

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from torch import nn
 
 from robustbench_lite import Scorecard, load_recipe
-from robustbench_lite.faces import demo
-from robustbench_lite.faces.cli import main
+from robustbench_lite.faces.cli import demo, main
+from robustbench_lite.hardening import pipeline
 from robustbench_lite.results.scorecard import Finding
 
 EPOCHS = {"standard": 4, "distillation": 16, "pgd_training": 8}  # the real ones take over a minute
@@ -46,7 +46,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "80")
         patch.setattr(demo, "RECIPES", recipes)
-        patch.setattr(demo, "harden", partial(demo.harden, limit=180))
+        patch.setattr(pipeline, "harden", partial(pipeline.harden, limit=180))
         result = CliRunner().invoke(main, ["demo", "--out", str(folder)])
     assert result.exit_code == 0, result.output
     return Ran(result.output, folder, *(Scorecard.load(folder / FILES[name]) for name in FILES))
@@ -161,7 +161,7 @@ def test_the_three_start_from_the_same_seeded_weights(monkeypatch: pytest.Monkey
 
             return Card()
 
-    monkeypatch.setattr(demo, "harden", harden)
+    monkeypatch.setattr(pipeline, "harden", harden)
     state = torch.get_rng_state()
     with pytest.raises(KeyboardInterrupt):
         demo.run_demo(seed=5)

@@ -15,8 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.faces import init
-from robustbench_lite.faces.cli import main
+from robustbench_lite.faces.cli import init, main
 
 RBLITE = [sys.executable, "-m", "robustbench_lite.faces.cli"]
 

@@ -1,0 +1,49 @@
+"""``rblite calibrate``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from robustbench_lite.faces.cli import output, signals
+
+
+@click.command()
+@click.option("--weights", required=True, metavar="DIR", help="Where the published weights lie, as downloaded.")
+@click.option("--data-root", required=True, metavar="DIR", help="Where MNIST lies, in torchvision's layout.")
+@click.option(
+    "--case",
+    "cases",
+    multiple=True,
+    metavar="NAME",
+    help="lenet5_clean_pgd, lenet5_clean_ddn, lenet5_adv_pgd, lenet5_adv_ddn or wk17a; repeatable.  [default: all]",
+)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Run N samples, drawn by class.")
+@click.option("--json", "json_path", metavar="FILE", help="Write the numbers for machines.")
+def calibrate(weights: str, data_root: str, cases: tuple[str, ...], limit: int | None, json_path: str | None) -> None:
+    """Run published cases, to prove this install.
+
+    Networks that others trained and attacked, from your own copies of their files; what is missing is told with where
+    it is published. Exit code 1 where a number differs from the published one, 2 where none could be run.
+    """
+    from robustbench_lite.data.load import load_data
+    from robustbench_lite.evaluating import calibration
+    from robustbench_lite.faces import progress
+    from robustbench_lite.faces.cli.tables import calibration as table
+
+    if json_path:
+        output.check_writable(Path(json_path))
+    data = load_data("mnist", root=data_root)
+    signals.raise_interrupts()
+    with progress.bars() as bars:
+        found = calibration.calibrate(Path(weights), data, cases, limit=limit, on_progress=progress.attack_bars(bars))
+    output.print_rendered(table.report(found))
+    if json_path:
+        output.write(Path(json_path), calibration.as_json(found))
+    if found.interrupted:
+        sys.exit(signals.exit_code())
+    if not found.ran:
+        sys.exit(output.EXIT_USAGE)
+    sys.exit(output.EXIT["FAIL" if found.count("differs", "impossible") else "PASS"])

@@ -1,0 +1,131 @@
+"""``rblite evaluate``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.faces.cli import output, signals
+from robustbench_lite.faces.cli.options import (
+    data_options,
+    load_model,
+    load_samples,
+    model_options,
+    quiet_option,
+    run_options,
+)
+
+if TYPE_CHECKING:
+    from robustbench_lite.results.scorecard import Scorecard
+
+_PASSED_ON = (
+    "seed",
+    "limit",
+    "batch_size",
+    "independent",
+    "curve",
+    "keep_witnesses",
+    "sequential",
+    "cache",
+    "corpus",
+    "adapt",
+)
+
+
+@click.command()
+@click.argument("model")
+@model_options
+@data_options
+@run_options
+@click.option("--threat", "threats", multiple=True, metavar="T", help="'Linf 8/255', 'L2 0.5', ...; repeatable.")
+@click.option("--suite", default="linf_standard", show_default=True, metavar="S", help="Name, or a TOML file.")
+@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Most samples in flight.")
+@click.option("--independent/--cascade", default=None, help="Each attack sees all samples, or those still standing.")
+@click.option("--curve/--no-curve", default=None, help="Find the nearest example, for accuracy at every eps, or don't.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Stop early after this time.")
+@click.option("--passes", type=click.IntRange(min=1), metavar="N", help="Stop early after this many passes.")
+@click.option(
+    "--min-clean-accuracy",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Gate; fails where the whole interval is below.",
+)
+@click.option("--min-robust-accuracy", type=click.FloatRange(0, 1), metavar="SHARE", help="Gate, likewise.")
+@click.option("--max-drop", type=click.FloatRange(0, 1), metavar="SHARE", help="Gate: clean less robust accuracy.")
+@click.option("--sequential", is_flag=True, help="End as soon as every gate is settled.")
+@click.option("--cache", metavar="DIR", help="Answer an unchanged question from here; go on after a kill.")
+@click.option("--corpus", metavar="DIR", help="Replay the witnesses kept here first, and keep new ones.")
+@click.option("--adapt", is_flag=True, help="Evaluate once more past what hides from the attacks; show both.")
+@click.option("--json", "json_path", metavar="FILE", help="Scorecard.  [default: a new file in .robustbench]")
+@click.option("--html", "html_path", metavar="FILE", help="Report.  [default: beside the scorecard]")
+@click.option("--markdown", "markdown_path", metavar="FILE", help="Summary, for a pull request.")
+@click.option("--keep-witnesses", is_flag=True, help="Keep the adversarial examples beside the scorecard.")
+@quiet_option
+def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
+    """Attack MODEL with a suite and write its scorecard.
+
+    MODEL is package.module:callable, path/to/file.py:callable, torchvision:NAME, or a folder that 'rblite harden'
+    wrote. Its inputs are in [0, 1], NCHW; normalisation is inside it, or given by --normalize. What is no PyTorch
+    module is a Target.from_callable(function) that the callable returns.
+    """
+    from robustbench_lite.core.cost import Budget
+    from robustbench_lite.core.suite import load_suite
+    from robustbench_lite.core.threat import ThreatModel
+    from robustbench_lite.evaluating import pipeline as evaluation
+    from robustbench_lite.faces import progress
+    from robustbench_lite.results.gates import Gates
+
+    saved = Path(given["json_path"] or output.fresh(f"{output.slug(model)}-{output.slug(suite)}", ".json"))
+    page = Path(given["html_path"] or saved.with_suffix(".html"))
+    summary = Path(given["markdown_path"]) if given["markdown_path"] else None
+    witnesses = saved.with_name(f"{saved.stem}.witnesses.npz") if given["keep_witnesses"] else None
+    output.check_writable(*filter(None, (saved, page, summary, witnesses)))
+    gates = Gates(**{item.name: given.get(item.name) for item in fields(Gates)})
+    budget = Budget(seconds=given["seconds"], passes=given["passes"]) if given["seconds"] or given["passes"] else None
+    if given["sequential"] and gates == Gates():
+        raise UserError("--sequential ends when the gates are settled: give one, such as --max-drop 0.3")
+    asked = load_suite(suite)
+    threats: list[str | ThreatModel] = [ThreatModel.parse(threat) for threat in given["threats"]]
+    data = load_samples(given, "test")
+    target = load_model(model, given, data)
+    signals.raise_interrupts()
+    with progress.bars(quiet) as bars:
+        card = evaluation.evaluate(
+            target,
+            data,
+            asked,
+            threats or None,
+            **{name: given[name] for name in _PASSED_ON},
+            gates=gates,
+            budget=budget,
+            on_progress=progress.attack_bars(bars),
+        )
+    card.save(saved)
+    output.write(page, output.render("html", [card]))
+    if summary:
+        output.write(summary, output.render("markdown", [card]))
+    if quiet:
+        click.echo(_in_a_line(card))
+    else:
+        output.show([card])
+    if given["adapt"] and card.adaptation is None:
+        click.echo("Not adapted: no finding has a cure that could be applied (docs/adaptive.md)")
+    click.echo(f"Scorecard  {saved}\nReport     {page}")
+    sys.exit(signals.exit_code() if card.interrupted == "interrupt" else output.EXIT[card.verdict])
+
+
+def _in_a_line(card: Scorecard) -> str:
+    faults = [finding.code for finding in card.validity if finding.severity == "error"]
+    missed = [f"{gate.name} {gate.threshold:g}" for gate in card.gates if not gate.passed]
+    why = f": {', '.join(faults or missed)}" if faults or missed else ""
+    bound = "at most " if card.interrupted else ""
+    plain = card.adaptation
+    threats = ", ".join(str(one.threat) for one in card.threats)
+    without = f" (adapted; without: {plain.robust_accuracy})" if plain else ""
+    robust = f"{bound}{card.robust_accuracy} under {threats}{without}"
+    return f"{card.verdict}{why}  clean {card.clean_accuracy}, robust {robust}"

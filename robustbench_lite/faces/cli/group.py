@@ -1,0 +1,75 @@
+"""The group of commands: it says what went wrong in plain words, and ends with the right exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+import robustbench_lite
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.faces.cli import signals
+from robustbench_lite.faces.cli.cache import cache
+from robustbench_lite.faces.cli.calibrate import calibrate
+from robustbench_lite.faces.cli.compare import compare
+from robustbench_lite.faces.cli.demo import demo
+from robustbench_lite.faces.cli.doctor import doctor
+from robustbench_lite.faces.cli.evaluate import evaluate
+from robustbench_lite.faces.cli.harden import harden
+from robustbench_lite.faces.cli.init import init
+from robustbench_lite.faces.cli.list import list_
+from robustbench_lite.faces.cli.output import EXIT_CRASH, EXIT_PIPE, EXIT_USAGE, say
+from robustbench_lite.faces.cli.report import report
+
+_HELP = """How much of a model's accuracy survives an adversary.
+
+\b
+Exit codes:
+  0    PASS: every gate is met, or may be (its interval holds the threshold)
+  1    FAIL: a gate is missed by its whole interval
+  2    wrong input
+  3    INVALID: the evaluation can't be trusted
+  4    unexpected error
+  130  interrupted (Ctrl-C)
+  141  whoever read the output closed it early
+  143  interrupted (SIGTERM)
+"""
+
+
+class _Group(click.Group):
+    """Tells what went wrong in plain words; a traceback only where one is asked for."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except UserError as fault:
+            say(f"Error: {fault}")
+            ctx.exit(EXIT_USAGE)
+        except BrokenPipeError:  # whoever read our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(EXIT_PIPE)
+        except KeyboardInterrupt:
+            say("Interrupted.")
+            ctx.exit(signals.exit_code())
+        except Exception as fault:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            else:
+                say(f"Error: {type(fault).__name__}: {fault}\nRun 'rblite --debug ...' for the traceback.")
+            ctx.exit(EXIT_CRASH)
+
+
+@click.group(cls=_Group, help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.version_option(robustbench_lite.__version__, prog_name="rblite")
+@click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
+def main(debug: bool) -> None:  # noqa: D103 - _HELP says it
+    pass
+
+
+for _command in (demo, evaluate, doctor, calibrate, harden, report, compare, list_, init, cache):
+    main.add_command(_command)

@@ -1,0 +1,81 @@
+"""``rblite harden``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.faces.cli import output, signals
+from robustbench_lite.faces.cli.options import (
+    data_options,
+    load_model,
+    load_samples,
+    model_options,
+    quiet_option,
+    run_options,
+)
+
+if TYPE_CHECKING:
+    from robustbench_lite.results.scorecard import Scorecard
+
+_PASSED_ON = ("epochs", "lr", "batch_size", "seed", "suite", "limit", "resume")
+
+
+@click.command()
+@click.argument("model")
+@model_options
+@data_options
+@run_options
+@click.option("--threat", "threats", multiple=True, metavar="T", help="'Linf 8/255', ...  [default: the recipe's]")
+@click.option("--recipe", default="pgd_training", show_default=True, metavar="R", help="Name, or a TOML file.")
+@click.option("--out", required=True, metavar="DIR", help="Folder for the hardened model; new or empty.")
+@click.option("--suite", metavar="S", help="Judges before and after.  [default: the recipe's]")
+@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Instead of the recipe's.")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Instead of the recipe's.")
+@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Instead of the recipe's.")
+@click.option("--resume", is_flag=True, help="Go on with the unfinished run in DIR.")
+@quiet_option
+def harden(model: str, out: str, recipe: str, quiet: bool, **given: Any) -> None:
+    """Train MODEL to withstand an adversary.
+
+    With --weights it is fine-tuned from there, without from scratch. DIR then works as a MODEL of 'rblite evaluate'.
+    """
+    from robustbench_lite.faces import progress
+    from robustbench_lite.hardening import pipeline as hardening
+
+    threats = given["threats"]
+    if len(threats) > 1:
+        raise UserError(f"{len(threats)} threat models were given: a recipe hardens against one")
+    data, test_data = load_samples(given, "train"), load_samples(given, "test")
+    target = load_model(model, given, data)
+    signals.raise_interrupts()
+    try:
+        with progress.bars(quiet) as bars:
+            hardened = hardening.harden(
+                target,
+                data,
+                recipe,
+                threat=threats[0] if threats else None,
+                out=out,
+                test_data=test_data,
+                **{name: given[name] for name in _PASSED_ON},
+                on_progress=progress.training_bars(bars),
+                on_attack=progress.attack_bars(bars),
+            )
+    except KeyboardInterrupt:
+        output.say(f"Interrupted. What is done is kept in {out}; the same command with --resume goes on.")
+        sys.exit(signals.exit_code())
+    cards = [_named(hardened.before, "before"), _named(hardened.after, "after")]
+    page = Path(out) / "report.html"
+    output.write(page, output.render("html", cards, title=f"{target.name}: before and after"))
+    if not quiet:
+        output.show(cards)
+    click.echo(f"Model      {out}\nReport     {page}")
+
+
+def _named(card: Scorecard, name: str) -> Scorecard:
+    return card.model_copy(update={"target": card.target.model_copy(update={"name": f"{card.target.name} ({name})"})})

@@ -1,0 +1,79 @@
+"""Options that several commands share, and what is loaded from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from robustbench_lite.data.dataset import Data, Split
+    from robustbench_lite.model.target import Target
+
+Given = dict[str, Any]
+"""Options by name. Those of `model_options` and `data_options` are read by `load_model` and `load_samples`."""
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _together(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
+    """One decorator for several options."""
+
+    def add(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+model_options = _together(
+    click.option("--weights", metavar="FILE", help="safetensors, or a PyTorch state dict, for MODEL."),
+    click.option("--normalize", metavar="NAME", help="imagenet, cifar10, mnist, none, or 'm1,m2,m3/s1,s2,s3'."),
+    click.option(
+        "--classes", type=click.IntRange(min=2), metavar="N", help="Number of classes, if MODEL must be told."
+    ),
+    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; by default a GPU where there is one."),
+)
+data_options = _together(
+    click.option(
+        "--data",
+        "source",
+        required=True,
+        metavar="D",
+        help="digits, mnist, fashion-mnist, cifar10, cifar100, imagenet, imagefolder:DIR, npz:FILE, or "
+        "module:callable.",
+    ),
+    click.option("--data-root", metavar="DIR", help="Where torchvision's data sets lie."),
+    click.option("--download", is_flag=True, help="Download the data set where it is missing."),
+)
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="Seed."
+)
+run_options = _together(
+    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Evaluate N samples, drawn by class."),
+    seed_option,
+)
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bars and no table.")
+
+
+def load_model(model: str, given: Given, data: Data) -> Target:
+    """Load the target that the options name."""
+    from robustbench_lite.model.loading import load_target
+
+    return load_target(
+        model,
+        weights=given["weights"],
+        normalize=given["normalize"],
+        classes=given["classes"] or len(data.classes) or None,
+        device=given["device"] or "auto",
+        seed=given["seed"],
+    )
+
+
+def load_samples(given: Given, split: Split) -> Data:
+    """Load the data that the options name."""
+    from robustbench_lite.data.load import load_data
+
+    return load_data(given["source"], split=split, root=given["data_root"], download=given["download"])

@@ -1,0 +1,95 @@
+"""What commands print and write, and their exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import unicodedata
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from robustbench_lite.core import registry
+from robustbench_lite.core.errors import UserError
+
+if TYPE_CHECKING:
+    from robustbench_lite.results.scorecard import Scorecard
+
+EXIT = {"PASS": 0, "FAIL": 1, "INVALID": 3}
+EXIT_USAGE, EXIT_CRASH, EXIT_PIPE = 2, 4, 141
+FOLDER = Path(".robustbench")
+"""Where files go whose place nobody named."""
+
+_SLUG = 60  # characters of a name that go into a file's
+
+
+def say(text: str) -> None:
+    """Tell something on the standard error stream. Names come from files: none of them steers the terminal."""
+    click.echo("".join(one for one in text if one == "\n" or unicodedata.category(one)[0] != "C"), err=True)
+
+
+def print_rendered(rendered: Any) -> None:
+    """Print a text, or anything that Rich can show."""
+    if isinstance(rendered, str):
+        click.echo(rendered)
+    else:
+        from rich.console import Console
+
+        Console().print(rendered)
+
+
+def render(form: str, cards: Sequence[Scorecard], **words: Any) -> Any:
+    """Make a report of a form that the registry knows."""
+    return registry.find("reports", form)(list(cards), **words)
+
+
+def show(cards: Sequence[Scorecard], **words: Any) -> None:
+    """Print scorecards for people."""
+    print_rendered(render("terminal", cards, **words))
+
+
+def load_cards(paths: Sequence[str]) -> list[Scorecard]:
+    """Load scorecards from their files."""
+    from robustbench_lite.results.scorecard import Scorecard
+
+    return [Scorecard.load(path) for path in paths]
+
+
+def fresh(stem: str, suffix: str) -> Path:
+    """A name that no other run takes, be it in the same second, so that no result is lost."""
+    return FOLDER / f"{stem}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}{suffix}"
+
+
+def slug(text: str) -> str:
+    """A name as a part of a file's name."""
+    short = Path(text).stem if text.endswith((".toml", "/")) else text
+    return re.sub(r"[^A-Za-z0-9]+", "-", short).strip("-")[-_SLUG:].strip("-") or "model"
+
+
+def check_writable(*paths: Path) -> None:
+    """Find out before the run, not after, that a file can't be written; make and touch nothing."""
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UserError(f"{', '.join(map(str, paths))}: expected a file of its own for each output")
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: expected the name of a file")
+        there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        if there != path and not there.is_dir():
+            raise UserError(f"{path} can't be written: {there} is a file, not a folder; choose another place")
+        if not os.access(there, os.W_OK):
+            raise UserError(f"{path} can't be written: {there} is write-protected; choose another place")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file and the folders above it."""
+    from robustbench_lite.core.files import write_atomically
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+    except OSError as fault:
+        raise UserError(f"{path} can't be written: {fault.strerror or fault}; choose another place") from None

@@ -1,0 +1,1 @@
+"""What commands show on a terminal, as tables of at most 80 columns."""
