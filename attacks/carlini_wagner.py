@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import ClassVar, NamedTuple
 
 import torch
-from pydantic import NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
 from robustbench_lite.core.losses import LossName
-from robustbench_lite.core.norms import per_sample
+from robustbench_lite.core.norms import GEOMETRIES, per_sample
 from robustbench_lite.core.parameters import Length, PositiveInt
 
+from ._weighted_search import LARGEST_C, WeightedSearch
+
 _C = 1.5  # over the least c that holds the boundary
-_LARGEST_C = 1e12  # beyond, the square of a gradient that wakes up would overflow
 _PAPER = "https://arxiv.org/abs/1608.04644"
 
 
@@ -56,7 +56,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CarliniWagner(Attack):
+class CarliniWagner(WeightedSearch):
     """Smallest L2 perturbation across the margin: Adam on ``|x' - x|^2 + c * margin``, started again with another c.
 
     Other than in the paper:
@@ -77,24 +77,9 @@ class CarliniWagner(Attack):
 
     paper: ClassVar[str] = _PAPER
     norms: ClassVar[tuple[str, ...]] = ("L2",)
-    minimal: ClassVar[bool] = True
 
-    search_steps: PositiveInt = 10
-    """Starts, each with a c of its own."""
-    iterations: PositiveInt = 50
-    """Adam steps of each start."""
     lr: Length = 3.0
     """Adam's first step size, over the change of a value were the distance spread evenly over all of them."""
-    confidence: NonNegativeFloat = 0.0
-    """Margin by which the example is to be wrong, in logits."""
-
-    @property
-    def steps(self) -> int:
-        return self.search_steps * self.iterations
-
-    @property
-    def loss(self) -> LossName:
-        return "margin"
 
     def init(self, problem: Problem) -> State:
         x = problem.x
@@ -102,29 +87,25 @@ class CarliniWagner(Attack):
         return State(x, nothing, nothing, unknown, unknown, x, unknown + torch.inf, unknown == 0)
 
     def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
-        done = problem.step % self.iterations
-        starts, ends = done == 0, done + 1 == self.iterations
+        done, starts, ends = self._place(problem)
         if bool(starts.any()):
             state = self._weigh(state, output, starts)
         change = output.x - problem.x
-        won = output.loss > self.confidence
-        distance = torch.linalg.vector_norm(change.flatten(1), dim=1)
-        nearer = won & (distance < state.distance)
-        nearest = torch.where(per_sample(nearer, output.x), output.x, state.nearest)
+        found = self._found(output, GEOMETRIES["L2"].dual(change), state.nearest, state.distance)
 
-        grad = 2 * change - per_sample(state.c * ~won, change) * output.grad
+        grad = 2 * change - per_sample(state.c * ~found.won, change) * output.grad
         lr = per_sample(state.move * (1 - done / self.iterations), change)
         adam = Adam(output.x, state.mean, state.square).step(grad, lr, done + 1)
         again = per_sample(ends, change)
         return State(
-            x=torch.where(again, nearest, adam.w),
+            x=torch.where(again, found.nearest, adam.w),
             mean=adam.mean.masked_fill(again, 0.0),
             square=adam.square.masked_fill(again, 0.0),
             c=state.c,
             move=state.move,
-            nearest=nearest,
-            distance=torch.where(nearer, distance, state.distance),
-            gained=state.gained | nearer,
+            nearest=found.nearest,
+            distance=found.distance,
+            gained=state.gained | found.nearer,
         )
 
     def _weigh(self, state: State, output: ModelOutput, starts: Tensor) -> State:
@@ -133,16 +114,16 @@ class CarliniWagner(Attack):
         Without an example the distance is that of the linearised margin. ``2 * distance / steepness`` is the c that
         holds a candidate at the boundary against the pull of the input.
         """
-        gap = (self.confidence - output.loss).abs().clamp_min(1e-12)
+        gap = self._gap(output)
         widest = output.x[0].numel() ** 0.5  # no boundary is farther than the box is wide, however flat the margin here
-        steepness = torch.linalg.vector_norm(output.grad.flatten(1), dim=1).maximum(gap / widest)
+        steepness = GEOMETRIES["L2"].dual(output.grad).maximum(gap / widest)
         found = state.distance.isfinite()
         distance = torch.where(found, state.distance, gap / steepness)
         c = torch.where(state.gained, _C * 2 * distance / steepness, torch.where(found, state.c, 10 * state.c))
         halved = torch.where(found, state.move / 2, state.move)
         move = torch.where(state.gained, self.lr * distance / widest, halved)
         return state._replace(
-            c=torch.where(starts, c.clamp_max(_LARGEST_C), state.c),
+            c=torch.where(starts, c.clamp_max(LARGEST_C), state.c),
             move=torch.where(starts, move, state.move),
             gained=state.gained & ~starts,
         )

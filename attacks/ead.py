@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import ClassVar, NamedTuple
 
 import torch
-from pydantic import NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
-from robustbench_lite.core.losses import LossName
-from robustbench_lite.core.norms import per_sample
+from robustbench_lite.attacking.interface import ModelOutput, Problem
+from robustbench_lite.core.norms import GEOMETRIES, per_sample
 from robustbench_lite.core.parameters import Length, PositiveInt
 
+from ._weighted_search import LARGEST_C, WeightedSearch
+
 _C = 10.0  # over the least c that pays, were the margin linear; less leaves flat models unbroken
-_LARGEST_C = 1e12
 _LEAP = 100.0  # by which c grows until there is an example
 _NEAR = 0.5  # shrinkage of a start from an example, over that of one from the input
 
@@ -33,7 +32,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EAD(Attack):
+class EAD(WeightedSearch):
     """Shrinking steps (FISTA) on ``c * margin + |x' - x|_2^2 + beta * |x' - x|_1``, started again with another c.
 
     Every change is shortened by the same amount in each step, and one that is shorter is undone. Other than in the
@@ -54,7 +53,6 @@ class EAD(Attack):
 
     paper: ClassVar[str] = "https://arxiv.org/abs/1709.04114"
     norms: ClassVar[tuple[str, ...]] = ("L1",)
-    minimal: ClassVar[bool] = True
 
     search_steps: PositiveInt = 5
     """Starts, each with a c of its own."""
@@ -64,16 +62,6 @@ class EAD(Attack):
     """First step size; it falls to zero with the root of the steps left."""
     beta: Length = 0.1
     """By how much a change is shortened in each step, as a share of the one that would be enough for a single value."""
-    confidence: NonNegativeFloat = 0.0
-    """Margin by which the example is to be wrong, in logits."""
-
-    @property
-    def steps(self) -> int:
-        return self.search_steps * self.iterations
-
-    @property
-    def loss(self) -> LossName:
-        return "margin"
 
     def init(self, problem: Problem) -> State:
         x = problem.x
@@ -81,30 +69,26 @@ class EAD(Attack):
         return State(x, x, unknown, unknown, x, unknown + torch.inf)
 
     def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
-        done = problem.step % self.iterations
-        starts, ends = done == 0, done + 1 == self.iterations
+        done, starts, ends = self._place(problem)
         if bool(starts.any()):
             state = self._weigh(problem, state, output, starts)
         change = output.x - problem.x
-        won = output.loss > self.confidence
-        distance = change.abs().flatten(1).sum(1)
-        nearer = won & (distance < state.distance)
-        nearest = torch.where(per_sample(nearer, output.x), output.x, state.nearest)
+        found = self._found(output, change.abs().flatten(1).sum(1), state.nearest, state.distance)
 
         lr = self.lr * (1 - done / self.iterations).sqrt()
-        slope = 2 * change - per_sample(state.c * ~won, change) * output.grad
+        slope = 2 * change - per_sample(state.c * ~found.won, change) * output.grad
         moved = change - per_sample(lr, change) * slope
         shrunk = moved.sign() * (moved.abs() - per_sample(state.shrinkage, moved)).clamp_min(0.0)
         iterate = (problem.x + shrunk).clamp(0.0, 1.0)
         ahead = iterate + per_sample(done / (done + 3), iterate) * (iterate - state.iterate)
         again = per_sample(ends, change)
         return State(
-            x=torch.where(again, nearest, ahead),
-            iterate=torch.where(again, nearest, iterate),
+            x=torch.where(again, found.nearest, ahead),
+            iterate=torch.where(again, found.nearest, iterate),
             shrinkage=state.shrinkage,
             c=state.c,
-            nearest=nearest,
-            distance=torch.where(nearer, distance, state.distance),
+            nearest=found.nearest,
+            distance=found.distance,
         )
 
     def _weigh(self, problem: Problem, state: State, output: ModelOutput, starts: Tensor) -> State:
@@ -112,13 +96,13 @@ class EAD(Attack):
 
         Without an example the distance is that of the linearised margin along the steepest value.
         """
-        gap = (self.confidence - output.loss).abs().clamp_min(1e-12)
-        steepest = output.grad.flatten(1).abs().amax(1).maximum(gap)  # a single value can't change by more than 1
+        gap = self._gap(output)
+        steepest = GEOMETRIES["L1"].dual(output.grad).maximum(gap)  # a single value can't change by more than 1
         found = state.distance.isfinite()
         near = (self.beta * _NEAR * state.distance.clamp_max(1.0)).minimum(state.shrinkage / 2)
         shrinkage = torch.where(found, near, self.beta * gap / steepest)
         c = torch.where(found | (problem.step == 0), _C * shrinkage / self.lr / steepest, _LEAP * state.c)
         return state._replace(
             shrinkage=torch.where(starts, shrinkage, state.shrinkage),
-            c=torch.where(starts, c.clamp_max(_LARGEST_C), state.c),
+            c=torch.where(starts, c.clamp_max(LARGEST_C), state.c),
         )
