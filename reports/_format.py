@@ -7,7 +7,10 @@ import unicodedata
 from datetime import datetime
 
 from robustbench_lite.core.cost import Passes
-from robustbench_lite.results.scorecard import AttackResult, DataInfo, Finding, Gate, Interval, TargetInfo
+from robustbench_lite.results.scorecard import AttackResult, DataInfo, Finding, Gate, Interval, TargetInfo, Verdict
+
+MARKS: dict[Verdict, str] = {"PASS": "✅", "FAIL": "❌", "UNDECIDED": "❔", "MEASURED": "📏", "INVALID": "⚠️"}
+"""A sign before each verdict, where colours can't be."""
 
 _BLANKS = {"Cc", "Zl", "Zp"}
 _GONE = {"Cf", "Cs", "Co", "Cn"}
@@ -127,7 +130,7 @@ def gate_demand(gate: Gate) -> str:
 
 def gate_state(gate: Gate) -> str:
     """``met``, ``failed`` or ``undecided``: the interval holds the threshold, so the samples are too few to tell."""
-    if not gate.passed:
+    if gate.decided and not gate.passed:
         return "failed"
     return "met" if gate.decided else "undecided"
 

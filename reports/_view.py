@@ -141,10 +141,16 @@ def reasons(card: Scorecard) -> list[str]:
     """Why the verdict is what it is, a sentence each."""
     if card.verdict == "INVALID":
         return _invalid(card) or ["The evaluation can't be trusted."]
-    failed = [gate for gate in card.gates if not gate.passed]
-    if failed:
-        return [f"Demanded {gate_demand(gate)}, found {gate_found(gate)}." for gate in failed]
-    return [_passed(len(card.gates)), *(_undecided(gate) for gate in card.gates if not gate.decided)]
+    if not card.gates:
+        return ["No gate was set: nothing was demanded of the model."]
+    failed = [gate for gate in card.gates if gate.decided and not gate.passed]
+    undecided = [gate for gate in card.gates if not gate.decided]
+    met = [gate for gate in card.gates if gate.decided and gate.passed]
+    return [
+        *(f"Demanded {gate_demand(gate)}, found {gate_found(gate)}." for gate in failed),
+        *(_undecided(gate) for gate in undecided),
+        *_met(len(met), len(card.gates)),
+    ]
 
 
 def reservations(card: Scorecard) -> list[str]:
@@ -223,16 +229,19 @@ def _worst(cards: Sequence[Scorecard], threat: ThreatModel) -> tuple[Interval | 
     )
 
 
-def _passed(gates: int) -> str:
-    if not gates:
-        return "No gate was set: nothing was demanded of the model."
-    return "The gate held." if gates == 1 else f"All {gates} gates held."
+def _met(met: int, gates: int) -> Iterator[str]:
+    """How many gates are met, where any is; nothing is said of those that aren't."""
+    if met == gates:
+        yield "The gate is met." if gates == 1 else f"All {gates} gates are met."
+    elif met:
+        yield f"{met} of {gates} gates {'is' if met == 1 else 'are'} met."
 
 
 def _undecided(gate: Gate) -> str:
     seen = f" with {plural(gate.samples, 'sample')}" if gate.samples else ""
     more = f"about {gate.more_needed:,} more" if gate.more_needed else "more samples"
-    return f"Undecided{seen}: {gate_demand(gate)}, found {gate_found(gate)}; {more} needed to tell."
+    strict = "" if gate.passed else " The gates are strict: undecided is missed."
+    return f"Undecided{seen}: {gate_demand(gate)}, found {gate_found(gate)}; {more} needed to tell.{strict}"
 
 
 def _invalid(card: Scorecard) -> list[str]:

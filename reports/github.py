@@ -17,7 +17,6 @@ from .markdown import render as markdown
 LIMIT = 1024 * 1024
 """Bytes of a step's summary; one that is longer is not shown at all."""
 
-_MARKS = {"PASS": "✅", "FAIL": "❌", "INVALID": "⚠️"}
 _LEVELS = {"error": "error", "warning": "warning", "info": "notice"}
 
 Place = tuple[str, int | None]
@@ -123,7 +122,7 @@ def _overview(cards: Sequence[Scorecard]) -> str:
         bound = "≤ " if card.interrupted else ""
         cells = (
             escape(name),
-            f"{_MARKS[card.verdict]} {card.verdict}",
+            f"{fmt.MARKS[card.verdict]} {card.verdict}",
             fmt.percent(card.clean_accuracy.value),
             f"**{bound}{fmt.percent(card.robust_accuracy.value)}**",
             fmt.interval(card.robust_accuracy),
@@ -136,7 +135,7 @@ def _overview(cards: Sequence[Scorecard]) -> str:
 def _folded(card: Scorecard, name: str) -> str:
     # The inner text starts with a heading of its own: the summary says that already.
     inner = markdown([card], title="-").partition("\n\n")[2]
-    line = f"{_MARKS[card.verdict]} {escape(name)}: {card.verdict}"
+    line = f"{fmt.MARKS[card.verdict]} {escape(name)}: {card.verdict}"
     return f"<details><summary>{line}</summary>\n\n{inner}\n</details>"
 
 

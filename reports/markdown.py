@@ -11,7 +11,6 @@ from robustbench_lite.results.scorecard import AttackResult, Interval, Scorecard
 from . import _format as fmt
 from . import _view as view
 
-_MARKS = {"PASS": "✅", "FAIL": "❌", "INVALID": "⚠️"}
 _SPECIAL = re.compile(r"([\\`*_\[\]|~#]|^[-+=])")
 _NUMBERED = re.compile(r"^(\d+)([.)])(?=\s|$)")
 _UNSAFE_IN_CODE = re.compile(r"[^\w.:-]")
@@ -87,7 +86,7 @@ def _card(card: Scorecard) -> Iterator[str]:
 
 
 def _verdict(card: Scorecard) -> str:
-    lines = [f"**{_MARKS[card.verdict]} {card.verdict}**", *map(escape, view.reasons(card))]
+    lines = [f"**{fmt.MARKS[card.verdict]} {card.verdict}**", *map(escape, view.reasons(card))]
     return "  \n".join([*lines, *map(escape, view.reservations(card))])
 
 

@@ -23,6 +23,8 @@ from . import _view as view
 _VERDICTS: dict[Verdict, str] = {
     "PASS": "bold white on green",
     "FAIL": "bold white on red",
+    "UNDECIDED": "bold black on yellow",
+    "MEASURED": "bold reverse",
     "INVALID": "bold black on yellow",
 }
 _SEVERITIES: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "info": "cyan"}
@@ -100,7 +102,7 @@ def _ascii(segment: Segment) -> Segment:
 def _verdict(card: Scorecard, name: str | None = None) -> RenderableType:
     badge = Text(f" {card.verdict} ", style=_VERDICTS[card.verdict])
     grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=9)
+    grid.add_column(width=11)
     grid.add_column(ratio=1)
     grid.add_row(badge, Text(name, style="bold") if name else _headline(card))
     if name:

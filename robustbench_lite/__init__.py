@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from robustbench_lite.results.gates import Gates
     from robustbench_lite.results.scorecard import Scorecard
 
-__version__ = "0.1.0"
+__version__ = "0.1.1"
 
 _PUBLIC = {
     "Budget": "core.cost",

@@ -89,7 +89,7 @@ def make_card(
         rows = [_with_nearest(row, adversaries, next(iter(breaks)), dice) for row in rows]
     fields: dict[str, Any] = {
         "created": "2026-11-23T14:01:02+00:00",
-        "version": "0.1.0",
+        "version": "0.1.1",
         "target": TargetInfo(name=name, weights_sha256="3f2a91c0" * 8, parameters=662_826, device="cpu"),
         "data": _data(samples, tuple(classes)),
         "suite": _suite(adversaries, breaks, curve),

@@ -33,11 +33,12 @@ from robustbench_lite.results.scorecard import (
     Scorecard,
     ThreatResult,
     median,
+    verdict_of,
 )
 
 
 def assemble(plan: Plan, checked: Checked, evidence: Evidence) -> Scorecard:
-    """Write down what came out. Gates are applied later: the verdict here is PASS, or INVALID for a severe finding.
+    """Write down what came out. Gates are applied later: the verdict here is MEASURED, or INVALID for a severe finding.
 
     Parameters
     ----------
@@ -91,7 +92,7 @@ def assemble(plan: Plan, checked: Checked, evidence: Evidence) -> Scorecard:
         skipped=plan.skipped,
         passes=plan.budget.passes,
         seconds=plan.budget.seconds,
-        verdict="INVALID" if any(finding.severity == "error" for finding in findings) else "PASS",
+        verdict=verdict_of(findings, ()),
         validity=findings,
         checks=checked.passes + checked.model.passes,
         audit=evidence.audit,

@@ -28,7 +28,7 @@ from robustbench_lite.evaluating.question import open_slot
 from robustbench_lite.evaluating.run_suite import remember_witnesses, run_suite
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.gates import Counts, Gates, decide
-from robustbench_lite.results.scorecard import Scorecard, Verdict
+from robustbench_lite.results.scorecard import Scorecard, verdict_of
 
 _ON_ROBUST_ACCURACY = ("min_robust_accuracy", "max_drop", "max_regression")
 
@@ -164,7 +164,4 @@ def apply_gates(card: Scorecard, gates: Gates) -> Scorecard:
             finding.model_copy(update={"severity": "error"}) if finding.code == validity.CUT_SHORT else finding
             for finding in findings
         )
-    verdict: Verdict = "PASS" if all(gate.passed for gate in decided) else "FAIL"
-    if any(finding.severity == "error" for finding in findings):
-        verdict = "INVALID"
-    return card.model_copy(update={"gates": decided, "verdict": verdict, "validity": findings})
+    return card.model_copy(update={"gates": decided, "verdict": verdict_of(findings, decided), "validity": findings})

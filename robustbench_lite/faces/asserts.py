@@ -158,6 +158,13 @@ def missed(gate: Gate, what: str | None = None) -> str | None:
         unit = " a sample" if rest == "passes" else ""
         return f"{what}{unit}: {gate.value:,.1f}, {words} {gate.threshold:,.5g} demanded ({gate.name})"
     seen = "" if gate.samples is None else f" on {gate.samples:,} samples"
+    if not gate.decided:
+        more = f", about {gate.more_needed:,} more samples would tell" if gate.more_needed else ""
+        return (
+            f"{what} is {gate.value:.1%} [{gate.low:.1%}, {gate.high:.1%}]{seen}: {words} {gate.threshold:.1%} is "
+            f"demanded, and the {CONFIDENCE:.0%} interval holds that: undecided, which strict gates count as missed"
+            f"{more} ({gate.name})"
+        )
     return (
         f"{what} is {gate.value:.1%} [{gate.low:.1%}, {gate.high:.1%}]{seen}: {words} "
         f"{gate.threshold:.1%} is demanded, and the whole {CONFIDENCE:.0%} interval is {side} it ({gate.name})"

@@ -2,7 +2,7 @@
 
 An accuracy gate fails only where the whole interval is on the wrong side of its threshold, so a model that is exactly
 as good as demanded fails at most 2.5 times in 100: one side of a 95 % interval. Where the interval holds the threshold
-the gate is undecided, which passes, and says how many samples more would tell.
+the gate is undecided: it is not missed (but where the gates are `strict`), and says how many samples more would tell.
 
 An evaluation that sees every sample uses the Clopper-Pearson interval. One that may stop as soon as its gates are
 settled uses `sequential_interval`, which keeps the same 2.5 % a side over all the looks together: of the 5 % the
@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.registry import unknown
@@ -52,10 +52,12 @@ class Gates:
     """Most forward and backward passes, a sample."""
     max_seconds: float | None = None
     """Longest that the evaluation may take."""
+    strict: bool = False
+    """Whether a gate that is undecided, as the samples are too few to tell, counts as missed."""
 
     @classmethod
-    def of(cls, demands: Mapping[str, float | None]) -> Gates:
-        """Make gates of names and values.
+    def of(cls, demands: Mapping[str, float | bool | None]) -> Gates:
+        """Make gates of names and values; ``strict`` stands among them.
 
         Raises
         ------
@@ -65,19 +67,27 @@ class Gates:
         known = [item.name for item in fields(cls)]
         if strange := [unknown("gate", name, known) for name in demands if name not in known]:
             raise UserError("; ".join(strange))
-        return cls(**demands)
+        shares: dict[str, Any] = {name: value for name, value in demands.items() if name != "strict"}
+        return cls(**shares, strict=bool(demands.get("strict", False)))
+
+    @property
+    def demanded(self) -> bool:
+        """Whether any gate is set."""
+        return any(value is not None for _, value in self._demands())
+
+    def _demands(self) -> list[tuple[str, Any]]:
+        return [(item.name, getattr(self, item.name)) for item in fields(self) if item.name != "strict"]
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            demand = getattr(self, item.name)
+        for name, demand in self._demands():
             if demand is None:
                 continue
             number = isinstance(demand, Real) and not isinstance(demand, bool)
-            if item.name in ("max_passes", "max_seconds"):
+            if name in ("max_passes", "max_seconds"):
                 if not (number and 0 < demand < math.inf):
-                    raise UserError(f"{item.name} is {demand!r}: expected a number above 0, such as 500")
+                    raise UserError(f"{name} is {demand!r}: expected a number above 0, such as 500")
             elif not (number and 0 <= demand <= 1):
-                raise UserError(f"{item.name} is {demand!r}: expected a share from 0 to 1, such as 0.45 for 45 %")
+                raise UserError(f"{name} is {demand!r}: expected a share from 0 to 1, such as 0.45 for 45 %")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +146,13 @@ def decide(
         )
     shares = tuple(_share_gate(share, counts.seen, total) for share in _shares(demands, counts))
     paired = (regression,) if demands.max_regression is not None and regression is not None else ()
-    return (*shares, *paired, *_costs(demands, counts))
+    found = (*shares, *paired, *_costs(demands, counts))
+    return tuple(map(strictly, found)) if demands.strict else found
+
+
+def strictly(gate: Gate) -> Gate:
+    """The gate, missed where it is undecided."""
+    return gate if gate.decided else gate.model_copy(update={"passed": False})
 
 
 def settled(demands: Gates, counts: Counts, total: int) -> bool:

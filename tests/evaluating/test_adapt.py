@@ -74,7 +74,7 @@ def net():
 def truth(net, digits):
     """The robust accuracy of the model that nothing hides."""
     card = run(net, digits)
-    assert card.verdict == "PASS"
+    assert card.verdict == "MEASURED"
     assert card.adaptation is None
     return card.robust_accuracy.value
 
@@ -131,7 +131,7 @@ def test_the_number_is_that_of_the_model_that_hides_nothing(net, digits, truth, 
     assert card.adaptation is not None
     assert card.adaptation.measures[0].name == measure
     assert card.adaptation.verdict == "INVALID"
-    assert card.verdict == "PASS", card.validity
+    assert card.verdict == "MEASURED", card.validity
     if measure != "eot":  # no answer is another one
         assert card.robust_accuracy.value <= card.adaptation.robust_accuracy.value
     assert abs(card.robust_accuracy.value - truth) <= FEW
@@ -143,7 +143,7 @@ def test_a_declared_preprocessing_is_passed_over_on_the_way_back(net, digits, tr
     assert [one.name for one in card.adaptation.measures] == ["bpda", "surrogate"]
     assert card.adaptation.robust_accuracy.value > truth + 0.2
     assert abs(card.robust_accuracy.value - truth) <= 2 * FEW  # rounding does change the model a little
-    assert card.verdict == "PASS"
+    assert card.verdict == "MEASURED"
 
 
 def test_what_no_gradient_goes_through_is_followed_by_differences(net, digits, truth):

@@ -185,7 +185,7 @@ def kill(repo: Repo, cache: str, attack: str, lines: int) -> int:
 
 
 def test_the_undisturbed_run_is_worth_disturbing(repo: Repo, undisturbed: Scorecard) -> None:
-    assert undisturbed.verdict == "PASS"
+    assert undisturbed.verdict == "MEASURED"
     assert all(attack.broken > 2 for attack in undisturbed.attacks[:2])
     assert undisturbed.robust_accuracy.count > 2
     assert repo.passed("undisturbed") == undisturbed.passes.forward

@@ -91,7 +91,7 @@ def test_the_published_attack_breaks_every_sample_of_the_clean_network(mnist):
     card = evaluate(lenet5("clean"), mnist.take(range(150)), [PUBLISHED_PGD], "Linf 0.3")
     assert card.clean_accuracy.count >= 147
     assert card.robust_accuracy.count == 0
-    assert card.verdict == "PASS"
+    assert card.verdict == "MEASURED"
 
 
 def test_the_published_attack_leaves_as_much_of_the_hardened_network_as_a_plain_loop(mnist):
@@ -135,4 +135,4 @@ def test_nothing_falls_on_all_images_that_was_proved_to_stand(mnist):
     card = evaluate(Target(wk17a()), mnist, ["sprints"], "Linf 0.1")
     assert card.clean_accuracy.total == 10_000
     assert 9562 <= card.robust_accuracy.count <= 9600
-    assert card.verdict == "PASS"
+    assert card.verdict == "MEASURED"

@@ -86,10 +86,13 @@ def test_labels_tell_targets_of_one_name_apart(make_card):
 
 def test_reasons_tell_an_undecided_gate(make_card, make_gate):
     card = make_card(gates=(make_gate("min_robust_accuracy", 0.5, 0.51, decided=False),))
-    assert _view.reasons(card) == [
-        "The gate held.",
-        "Undecided: robust accuracy at least 50.0%, found 51.0% [49.0, 53.0]; more samples needed to tell.",
-    ]
+    undecided = "Undecided: robust accuracy at least 50.0%, found 51.0% [49.0, 53.0]; more samples needed to tell."
+    assert _view.reasons(card) == [undecided]
+    met = make_gate("min_clean_accuracy", 0.5, 0.9)
+    assert _view.reasons(make_card(gates=(met,))) == ["The gate is met."]
+    assert _view.reasons(make_card(gates=(met, *card.gates))) == [undecided, "1 of 2 gates is met."]
+    strict = make_card(gates=(make_gate("min_robust_accuracy", 0.5, 0.51, passed=False, decided=False),))
+    assert _view.reasons(strict) == [f"{undecided} The gates are strict: undecided is missed."]
     assert _view.reasons(make_card(gates=())) == ["No gate was set: nothing was demanded of the model."]
 
 

@@ -40,7 +40,7 @@ def test_the_verdict_comes_first_with_its_reason(make_card, make_gate):
     gate = make_gate("min_robust_accuracy", 0.3, 0.1, passed=False)
     lines = show([make_card(verdict="FAIL", gates=(gate,))], title="A title").splitlines()
     assert lines[0].rstrip() == "A title"
-    assert lines[2].startswith(" FAIL     Robust accuracy ")
+    assert lines[2].startswith(" FAIL       Robust accuracy ")
     assert "Demanded robust accuracy at least 30.0%, found 10.0% [8.0, 12.0]." in lines[3]
 
 

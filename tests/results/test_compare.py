@@ -98,7 +98,7 @@ def test_same_adversary(first, second, same):
         ({"threats_": ["Linf 0.1"]}, "Threat models differ: Linf 0.3 before, Linf 0.1 after."),
         ({"breaks": {"pgd": 0.3, "fab": 0.1}}, "Suites differ: square ran only before."),
         ({"seed_": 3}, "Seeds differ: 0 before, 3 after."),
-        ({"version": "9.0"}, "Versions of robustbench_lite differ: 0.1.0 before, 9.0 after."),
+        ({"version": "9.0"}, "Versions of robustbench_lite differ: 0.1.1 before, 9.0 after."),
     ],
 )
 def test_each_difference_is_told(make_card, changes, sentence):

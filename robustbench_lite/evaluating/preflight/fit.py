@@ -253,7 +253,7 @@ def _at_chance(right: int, labels: Tensor, classes: int) -> Finding | None:
         return None
     return found(
         "RB114",
-        "warning",
+        "error",
         f"the model is no better than guessing: {right} of {total} samples are right, and {chance:.1%} would be by "
         "always saying the same",
         "check that the weights are loaded (--weights), and that model and data have the same classes and shape",

@@ -57,6 +57,8 @@ _PASSED_ON = (
 )
 @click.option("--min-robust-accuracy", type=click.FloatRange(0, 1), metavar="SHARE", help="Gate, likewise.")
 @click.option("--max-drop", type=click.FloatRange(0, 1), metavar="SHARE", help="Gate: clean less robust accuracy.")
+@click.option("--strict", is_flag=True, help="A gate fails where it is undecided, too.")
+@click.option("--allow-invalid", metavar="REASON", help="Let an INVALID evaluation through, and say why on the card.")
 @click.option("--sequential", is_flag=True, help="End as soon as every gate is settled.")
 @click.option("--cache", metavar="DIR", help="Answer an unchanged question from here; go on after a kill.")
 @click.option("--corpus", metavar="DIR", help="Replay the witnesses kept here first, and keep new ones.")
@@ -78,17 +80,20 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     from robustbench_lite.core.threat import ThreatModel
     from robustbench_lite.evaluating import pipeline as evaluation
     from robustbench_lite.faces import progress
+    from robustbench_lite.results.allowed import allow_invalid, allowed_because
     from robustbench_lite.results.gates import Gates
+    from robustbench_lite.results.scorecard import verdict_of
 
     saved = Path(given["json_path"] or output.fresh(f"{output.slug(model)}-{output.slug(suite)}", ".json"))
     page = Path(given["html_path"] or saved.with_suffix(".html"))
     summary = Path(given["markdown_path"]) if given["markdown_path"] else None
     witnesses = saved.with_name(f"{saved.stem}.witnesses.npz") if given["keep_witnesses"] else None
     output.check_writable(*filter(None, (saved, page, summary, witnesses)))
-    gates = Gates(**{item.name: given.get(item.name) for item in fields(Gates)})
+    gates = Gates.of({item.name: given.get(item.name) for item in fields(Gates)})
     budget = Budget(seconds=given["seconds"], passes=given["passes"]) if given["seconds"] or given["passes"] else None
-    if given["sequential"] and gates == Gates():
-        raise UserError("--sequential ends when the gates are settled: give one, such as --max-drop 0.3")
+    for option in ("sequential", "strict"):
+        if given[option] and not gates.demanded:
+            raise UserError(f"--{option} is about gates: give one, such as --max-drop 0.3")
     asked = load_suite(suite)
     threats: list[str | ThreatModel] = [ThreatModel.parse(threat) for threat in given["threats"]]
     data = load_samples(given, "test")
@@ -105,6 +110,8 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
             budget=budget,
             on_progress=progress.attack_bars(bars),
         )
+    if given["allow_invalid"] is not None:
+        card = allow_invalid(card, given["allow_invalid"])
     card.save(saved)
     output.write(page, output.render("html", [card]))
     if summary:
@@ -116,7 +123,8 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     if given["adapt"] and card.adaptation is None:
         click.echo("Not adapted: no finding has a cure that could be applied (docs/adaptive.md)")
     click.echo(f"Scorecard  {saved}\nReport     {page}")
-    sys.exit(signals.exit_code() if card.interrupted == "interrupt" else output.EXIT[card.verdict])
+    verdict = verdict_of((), card.gates) if allowed_because(card) else card.verdict
+    sys.exit(signals.exit_code() if card.interrupted == "interrupt" else output.EXIT[verdict])
 
 
 def _in_a_line(card: Scorecard) -> str:

@@ -28,7 +28,8 @@ _HELP = """How much of a model's accuracy survives an adversary.
 
 \b
 Exit codes:
-  0    PASS: every gate is met, or may be (its interval holds the threshold)
+  0    PASS: every gate is met; MEASURED: no gate was set; UNDECIDED: too few
+       samples to tell (1 with --strict)
   1    FAIL: a gate is missed by its whole interval
   2    wrong input
   3    INVALID: the evaluation can't be trusted

@@ -19,7 +19,7 @@ from robustbench_lite.core.errors import UserError
 if TYPE_CHECKING:
     from robustbench_lite.results.scorecard import Scorecard
 
-EXIT = {"PASS": 0, "FAIL": 1, "INVALID": 3}
+EXIT = {"PASS": 0, "MEASURED": 0, "UNDECIDED": 0, "FAIL": 1, "INVALID": 3}
 EXIT_USAGE, EXIT_CRASH, EXIT_PIPE = 2, 4, 141
 FOLDER = Path(".robustbench")
 """Where files go whose place nobody named."""

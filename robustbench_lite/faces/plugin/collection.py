@@ -29,9 +29,10 @@ from robustbench_lite.core.errors import UserError, faults
 from robustbench_lite.core.suite import Suite
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.faces import asserts
-from robustbench_lite.faces.plugin.evaluations import Evaluated, Evaluations, Request, allowed_because, evaluate
+from robustbench_lite.faces.plugin.evaluations import Evaluated, Evaluations, Request, evaluate
 from robustbench_lite.faces.plugin.plan import NamedTarget, Plan
 from robustbench_lite.faces.plugin.properties import properties
+from robustbench_lite.results.allowed import allowed_because
 from robustbench_lite.results.compare import same_adversary
 from robustbench_lite.results.gates import Gates
 from robustbench_lite.results.scorecard import AttackResult, Finding, Interval, Scorecard

@@ -9,7 +9,7 @@ from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.results.gates import Gates
 
-GATES = tuple(field.name for field in fields(Gates))
+GATES = tuple(field.name for field in fields(Gates) if field.name != "strict")
 
 
 def gate_faults(given: Any) -> list[str]:
@@ -24,7 +24,7 @@ def gate_faults(given: Any) -> list[str]:
             found.append(f"{name} is {threshold!r}: expected a number")
         else:
             try:
-                Gates(**{name: threshold})
+                Gates.of({name: threshold})
             except UserError as fault:
                 found.append(str(fault))
     return found

@@ -19,12 +19,13 @@ from robustbench_lite.faces.plugin.discovery import EVALUATIONS
 from robustbench_lite.faces.plugin.options import Options
 from robustbench_lite.faces.plugin.plan import Plan
 from robustbench_lite.results import baseline
-from robustbench_lite.results.scorecard import Finding, Scorecard
+from robustbench_lite.results.allowed import allow_invalid as allowed
+from robustbench_lite.results.gates import strictly
+from robustbench_lite.results.scorecard import Scorecard, verdict_of
 
 if TYPE_CHECKING:
     from robustbench_lite.core.suite import Suite
 
-ALLOWED = "RB901"
 """Code of the finding that says why an INVALID evaluation was let through."""
 
 
@@ -174,7 +175,7 @@ def evaluate(
         data,
         suite,
         list(threats) or None,
-        gates=counted,
+        gates={**counted, "strict": plan.strict},
         sequential=_may_end_early(plan, gates),
         adapt=plan.adapt if adapt is None else adapt,
         cache=plan.cache,
@@ -185,7 +186,7 @@ def evaluate(
     )
     cached = not told  # every attack tells when it starts
     if card.verdict == "INVALID" and allow_invalid:
-        card = _allowed(card, allow_invalid)
+        card = allowed(card, allow_invalid)
     if plan.baseline is None:
         return Evaluated(card, cached=cached)
     try:
@@ -194,9 +195,9 @@ def evaluate(
         found = baseline.check(card, before, gates["max_regression"])
     except UserError as fault:
         return Evaluated(card, refused=str(fault), cached=cached)
-    verdict = "FAIL" if card.verdict == "PASS" and not found.gate.passed else card.verdict
+    gates_now = (*card.gates, strictly(found.gate) if plan.strict else found.gate)
     return Evaluated(
-        card.model_copy(update={"gates": (*card.gates, found.gate), "verdict": verdict}),
+        card.model_copy(update={"gates": gates_now, "verdict": verdict_of(card.validity, gates_now)}),
         regression=str(found),
         cached=cached,
     )
@@ -226,22 +227,6 @@ def slug(name: str) -> str:
     if len(text) <= 100:
         return text
     return f"{text[:91]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def allowed_because(card: Scorecard) -> str | None:
-    """Why an INVALID evaluation was let through; None where it wasn't."""
-    return next((finding.message for finding in card.validity if finding.code == ALLOWED), None)
-
-
-def _allowed(card: Scorecard, reason: str) -> Scorecard:
-    # On the card itself, so that every report and every file shows it.
-    finding = Finding(
-        code=ALLOWED,
-        severity="info",
-        message=f"this INVALID evaluation was let through: {reason}",
-        cure="cure the findings above, then take the reason away",
-    )
-    return card.model_copy(update={"validity": (*card.validity, finding)})
 
 
 def _once(results: Sequence[Result]) -> list[Result]:

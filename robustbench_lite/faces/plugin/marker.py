@@ -25,9 +25,10 @@ from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.faces import asserts
 from robustbench_lite.faces.plugin.demands import GATES, gate_faults
 from robustbench_lite.faces.plugin.discovery import FIXTURE, MARKER
-from robustbench_lite.faces.plugin.evaluations import Evaluated, Evaluations, Request, allowed_because, evaluate
+from robustbench_lite.faces.plugin.evaluations import Evaluated, Evaluations, Request, evaluate
 from robustbench_lite.faces.plugin.plan import Plan
 from robustbench_lite.faces.plugin.properties import properties
+from robustbench_lite.results.allowed import allowed_because
 from robustbench_lite.results.scorecard import Scorecard
 
 if TYPE_CHECKING:

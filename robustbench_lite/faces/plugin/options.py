@@ -51,6 +51,8 @@ class Options:
     """Folder of the witnesses that are replayed; None where it was not asked for."""
     sequential: bool
     """Whether an evaluation ends as soon as its gates are settled."""
+    strict: bool
+    """Whether a gate fails where it is undecided, too."""
     adapt: bool
     """Whether what hides from the attacks is evaluated once more, past it."""
     root: Path
@@ -103,6 +105,7 @@ class Options:
             no_cache=cache is False,
             corpus=config.rootpath / CORPUS if corpus == "" else path("corpus"),
             sequential=config.getoption("robustness_sequential"),
+            strict=config.getoption("robustness_strict"),
             adapt=config.getoption("robustness_adapt"),
             root=config.rootpath,
             invoked_from=folder,
@@ -204,6 +207,11 @@ def register(parser: pytest.Parser) -> None:
         "--robustness-sequential",
         action="store_true",
         help="End an evaluation as soon as its gates are settled, their error kept; one with a baseline sees all.",
+    )
+    group.addoption(
+        "--robustness-strict",
+        action="store_true",
+        help="A gate fails where it is undecided, too: where the samples are too few to tell.",
     )
     group.addoption(
         "--robustness-adapt",

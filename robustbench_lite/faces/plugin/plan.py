@@ -74,6 +74,8 @@ class Plan:
     """Folder of witnesses to replay and to add to; None for neither."""
     sequential: bool
     """Whether an evaluation ends as soon as its gates are settled, where they can be."""
+    strict: bool
+    """Whether a gate fails where it is undecided, too."""
     adapt: bool
     """Whether what hides from the attacks is evaluated once more, past it."""
 
@@ -174,6 +176,7 @@ def _plan(options: Options, table: Table) -> Plan:
         cache=_cache(options, table),
         corpus=options.corpus or _corpus(options.root, table),
         sequential=options.sequential or table.sequential,
+        strict=options.strict or table.strict,
         adapt=options.adapt or table.adapt,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustbench_lite.faces.plugin.evaluations import allowed_because
+from robustbench_lite.results.allowed import allowed_because
 from robustbench_lite.results.scorecard import Scorecard
 
 

@@ -12,10 +12,17 @@ from rich.text import Text
 
 from robustbench_lite.core import registry
 from robustbench_lite.faces import asserts
-from robustbench_lite.faces.plugin.evaluations import Result, allowed_because
+from robustbench_lite.faces.plugin.evaluations import Result
+from robustbench_lite.results.allowed import allowed_because
 from robustbench_lite.results.scorecard import Interval, Scorecard
 
-_STYLES = {"PASS": "bold green", "FAIL": "bold red", "INVALID": "bold yellow"}
+_STYLES = {
+    "PASS": "bold green",
+    "FAIL": "bold red",
+    "UNDECIDED": "bold yellow",
+    "MEASURED": "bold",
+    "INVALID": "bold yellow",
+}
 
 
 def rendered(results: Sequence[Result], *, width: int, colour: bool, verbosity: int) -> str:

@@ -81,6 +81,8 @@ class Table(_Section):
     """Folder of the witnesses that are replayed, or true for ``.robustbench/corpus``."""
     sequential: bool = False
     """Whether an evaluation ends as soon as its gates are settled."""
+    strict: bool = False
+    """Whether a gate fails where it is undecided, too."""
     adapt: bool = False
     """Whether what hides from the attacks is evaluated once more, past it."""
 

@@ -35,4 +35,5 @@ from robustbench_lite.results.scorecard.values import Interval as Interval
 from robustbench_lite.results.scorecard.values import Severity as Severity
 from robustbench_lite.results.scorecard.values import Verdict as Verdict
 from robustbench_lite.results.scorecard.values import median as median
+from robustbench_lite.results.scorecard.verdict import verdict_of as verdict_of
 from robustbench_lite.results.scorecard.witnesses import Witnesses as Witnesses

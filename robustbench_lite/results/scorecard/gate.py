@@ -24,7 +24,8 @@ class Gate(Frozen):
     high: float
     """High end of its interval; of a cost the value itself."""
     passed: bool
-    """False only where the whole interval is on the wrong side: a gate doesn't fail by chance."""
+    """False only where the whole interval is on the wrong side: a gate doesn't fail by chance. Where the gates are
+    strict, also where it is undecided."""
     decided: bool
     """False where the interval holds the threshold: more samples would be needed to tell."""
     samples: int | None = None
@@ -43,8 +44,10 @@ class Gate(Frozen):
     @property
     def words(self) -> str:
         """``met``, ``failed``, or ``undecided with 200 samples, 1,150 more needed``."""
-        if self.decided or self.samples is None:
-            return ("met" if self.decided else "undecided") if self.passed else "failed"
+        if self.decided:
+            return "met" if self.passed else "failed"
+        if self.samples is None:
+            return "undecided" if self.passed else "failed"
         if self.more_needed is None:
             return f"undecided with {self.samples:,} samples, and with any number: the share is at the threshold"
         return f"undecided with {self.samples:,} samples, {self.more_needed:,} more needed"

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from robustbench_lite.results.statistics import clopper_pearson
 
-Verdict = Literal["PASS", "FAIL", "INVALID"]
+Verdict = Literal["PASS", "FAIL", "UNDECIDED", "MEASURED", "INVALID"]
+"""``PASS``: every gate is met for sure. ``FAIL``: one is missed. ``UNDECIDED``: too few samples to tell of one.
+``MEASURED``: no gate was set. ``INVALID``: the evaluation itself can't be trusted."""
 Severity = Literal["error", "warning", "info"]
 
 

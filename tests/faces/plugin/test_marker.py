@@ -97,7 +97,7 @@ def test_three(): pass
     done = run()
     done.assert_outcomes(passed=4)
     assert built() == ["plain"]
-    assert done.stdout.str().count("PASS  ") == 2
+    assert done.stdout.str().count("MEASURED  ") == 2
 
 
 def test_a_target_by_its_name_is_built_once(project, run, built):

@@ -81,4 +81,4 @@ def test_from_a_folder_below_the_project_names_are_meant_from_there(project, run
     monkeypatch.chdir(below)
     done = run("../robustness.toml", *ASKED[:4], "--limit", "20")
     assert done.ret == 0
-    done.stdout.fnmatch_lines(["PASS*robustness.toml::models.py:plain*"])
+    done.stdout.fnmatch_lines(["MEASURED*robustness.toml::models.py:plain*"])

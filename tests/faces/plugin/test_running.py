@@ -21,7 +21,7 @@ def failed(done):
 def test_without_gates_all_is_green_and_says_that_nothing_was_demanded(run, built):
     done = run(*PLAIN)
     done.assert_outcomes(passed=5)
-    done.stdout.fnmatch_lines(["*= robustness =*", "PASS  robustness.toml::models.py:plain*", "*no gate was set*"])
+    done.stdout.fnmatch_lines(["*= robustness =*", "MEASURED  robustness.toml::models.py:plain*", "*no gate was set*"])
     assert built() == ["plain"]
 
 
@@ -122,7 +122,7 @@ def test_junit_properties(project, run):
     found = [{one.get("name"): one.get("value") for one in case.iter("property")} for case in cases]
     assert len(found) == 5
     for properties in found:
-        assert properties["robustness.verdict"] == "PASS"
+        assert properties["robustness.verdict"] == "MEASURED"
         assert properties["robustness.min_clean_accuracy"] == "met"
         low, value, high = (float(properties[f"robustness.robust_accuracy{end}"]) for end in ("_low", "", "_high"))
         assert 0 < low < value < high < 1
@@ -134,6 +134,6 @@ def test_the_summary_fits_how_pytest_was_asked(run, said):
     done = run(*PLAIN, *said)
     assert done.ret == 0
     text = done.stdout.str()
-    assert ("PASS" in text) == (said[0] not in ("--no-summary", "-p"))
+    assert ("MEASURED" in text) == (said[0] not in ("--no-summary", "-p"))
     assert ("\x1b[" in text) == (said == ["--color=yes"])
     assert ("Clean" in text or "clean accuracy" in text) == (said == ["-v"])

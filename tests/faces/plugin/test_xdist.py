@@ -14,7 +14,7 @@ BOTH = (*SUITE, "--target", "models.py:plain", "--target", "models.py:weak")
 
 def told(done):
     """Verdict of each evaluation, in the order of the summary."""
-    lines = (line.split() for line in done.stdout.lines if line.startswith(("PASS ", "FAIL ", "INVALID ")))
+    lines = (line.split() for line in done.stdout.lines if line.startswith(("PASS ", "MEASURED ", "FAIL ", "INVALID ")))
     return [(verdict, name.partition("::")[2]) for verdict, name, *_ in lines]
 
 
@@ -44,7 +44,7 @@ def test_each_evaluation_is_run_once_and_told_once(project, built):
     assert cards[:2] == ["robustness-models-py-plain.json", "robustness-models-py-weak.json"]
     assert [name.partition("-test_it-")[0] for name in cards[2:]] == ["test_it"]
     evaluated = told(done)
-    assert evaluated[:2] == [("PASS", "models.py:plain"), ("PASS", "models.py:weak")]
+    assert evaluated[:2] == [("MEASURED", "models.py:plain"), ("MEASURED", "models.py:weak")]
     assert len(evaluated) == 3
     assert json.loads((project.path / "scan.sarif").read_text(encoding="utf-8"))["version"] == "2.1.0"
 
@@ -56,7 +56,7 @@ def test_nor_is_it_where_its_items_are_parted(project, built):
     done = project.runpytest_subprocess(*BOTH, *more)
     done.assert_outcomes(passed=10, failed=5)
     assert sorted(built()) == ["broken", "plain", "weak"]
-    assert told(done) == [("PASS", "models.py:plain"), ("PASS", "models.py:weak")]
+    assert told(done) == [("MEASURED", "models.py:plain"), ("MEASURED", "models.py:weak")]
 
 
 def test_wrong_marker_arguments_fail_the_test(project):
