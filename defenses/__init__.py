@@ -3,6 +3,10 @@
 CATALOGUE = {
     "standard": "training.standard:Standard",
     "pgd_training": "training.pgd_training:PGDTraining",
+    "fgsm_rs": "training.fgsm_rs:FGSMRS",
+    "n_fgsm": "training.n_fgsm:NFGSM",
+    "free": "training.free:Free",
+    "mart": "training.mart:MART",
     "trades": "training.trades:TRADES",
     "distillation": "training.distillation:Distillation",
 }

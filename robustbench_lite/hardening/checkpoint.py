@@ -38,7 +38,21 @@ class Epoch(NamedTuple):
     """Accuracy on the held-out samples."""
     robust: float
     """Share of the held-out samples that are right and withstand a short attack."""
+    one_step: float | None
+    """Share of them that are right and withstand a single step; None where the defense uses no ball."""
     seconds: float
+    note: str = ""
+    """What is wrong with how the training goes."""
+
+
+class Kept(NamedTuple):
+    """The epoch whose weights a stage hands on."""
+
+    stage: str
+    epoch: int
+    epochs: int
+    """How many were done."""
+    why: str
 
 
 @dataclass
@@ -54,9 +68,20 @@ class StageState:
     updates: int = 0
     """How often it was updated."""
     kept: Weights = field(default_factory=dict)
-    """Weights of the epoch that would be deployed now."""
-    score: tuple[float, float] = (-1.0, -1.0)
-    """Robust and clean accuracy of that epoch."""
+    """Weights of the best epoch so far."""
+    kept_epoch: int = 0
+    ended: str = ""
+    """Why the training ended before its last epoch; empty where it didn't."""
+
+
+@dataclass(frozen=True)
+class FinishedStage:
+    """A network whose training has ended."""
+
+    weights: Weights
+    kept: Kept
+    notes: tuple[str, ...] = ()
+    """What went wrong."""
 
 
 @dataclass
@@ -66,8 +91,8 @@ class Checkpoint:
     folder: Path | None = None
     fingerprint: dict[str, str] = field(default_factory=dict)
     """What a resumed run must have in common with the one that wrote the checkpoint, by name."""
-    done: dict[str, Weights] = field(default_factory=dict)
-    """Weights of the networks whose training has ended, by ``step/stage``."""
+    done: dict[str, FinishedStage] = field(default_factory=dict)
+    """The networks whose training has ended, by ``step/stage``."""
     log: list[Epoch] = field(default_factory=list)
     state: StageState = field(default_factory=StageState)
     """The network under way."""
@@ -92,7 +117,10 @@ class Checkpoint:
             found = cls(
                 folder,
                 stored["fingerprint"],
-                stored["done"],
+                {
+                    key: FinishedStage(one["weights"], Kept(**one["kept"]), tuple(one["notes"]))
+                    for key, one in stored["done"].items()
+                },
                 [Epoch(**line) for line in stored["log"]],
                 StageState(**stored["state"]),
             )
@@ -112,7 +140,8 @@ class Checkpoint:
             return
         lines = [line._asdict() for line in self.log]
         write_atomically(self.folder / LOG_FILE, "".join(json.dumps(line) + "\n" for line in lines))
-        stored = {"fingerprint": self.fingerprint, "done": self.done, "log": lines, "state": vars(self.state)}
+        done = {key: vars(one) | {"kept": one.kept._asdict()} for key, one in self.done.items()}
+        stored = {"fingerprint": self.fingerprint, "done": done, "log": lines, "state": vars(self.state)}
         part = self.folder / f"{CHECKPOINT_FILE}.part"
         with part.open("wb") as stream:
             torch.save(stored, stream)
@@ -120,7 +149,7 @@ class Checkpoint:
             os.fsync(stream.fileno())
         part.replace(self.folder / CHECKPOINT_FILE)
 
-    def close(self, key: str) -> None:
+    def close(self, key: str, kept: Kept, notes: tuple[str, ...]) -> None:
         """End the training of the network under way, and be ready for the next."""
-        self.done[key] = self.state.kept
+        self.done[key] = FinishedStage(self.state.kept, kept, notes)
         self.state = StageState()

@@ -16,7 +16,7 @@ from robustbench_lite.attacking.ascent import perturb
 from robustbench_lite.attacking.interface import Attack
 from robustbench_lite.core.threat import Norm, ThreatModel
 from robustbench_lite.data.dataset import Data
-from robustbench_lite.hardening.checkpoint import Checkpoint, Epoch
+from robustbench_lite.hardening.checkpoint import Checkpoint, Epoch, Kept
 from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.model.target import Target
 
@@ -99,6 +99,10 @@ class StepRecord:
     params: Mapping[str, Any] = field(default_factory=dict)
     log: tuple[Epoch, ...] = ()
     """One entry an epoch, where it trains."""
+    kept: tuple[Kept, ...] = ()
+    """Of each network that it trained, the epoch that was kept, and why."""
+    notes: tuple[str, ...] = ()
+    """What went wrong and was mended or must be known."""
 
 
 @dataclass(frozen=True, kw_only=True)

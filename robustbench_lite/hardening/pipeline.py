@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from robustbench_lite.hardening.folder import (
     claimed,
     recipe_text,
 )
+from robustbench_lite.hardening.gain import Gain, weigh
 from robustbench_lite.hardening.interface import Artifact, Context, StepRecord, TrainingProgress
 from robustbench_lite.hardening.preparation import Changes, Plan, PlannedStep, Sampling, prepare
 from robustbench_lite.hardening.recipe import Recipe
@@ -31,6 +33,17 @@ from robustbench_lite.hardening.training import train_step
 from robustbench_lite.model.loading import save_model
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.scorecard import Scorecard
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many samples each purpose had."""
+
+    train: int
+    held_out: int
+    """Measured after each epoch, to choose the weights; of the first step, where steps differ."""
+    test: int
+    """Evaluated before and after."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,17 @@ class Hardened:
     """What each step of the recipe did."""
     between: tuple[Scorecard, ...] = ()
     """After each step that asks for a scorecard, in order."""
+    sizes: Sizes | None = None
+
+    @cached_property
+    def gain(self) -> Gain:
+        """Whether hardening has helped: gained, not shown, or lost."""
+        return weigh(self.before, self.after)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What went wrong in any of the steps."""
+        return tuple(note for step in self.steps for note in step.notes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +98,7 @@ def harden(
     seed: int = 0,
     suite: str | Path | Suite | None = None,
     limit: int | None = None,
+    limit_train: int | None = None,
     resume: bool = False,
     on_progress: Callable[[TrainingProgress], None] | None = None,
     on_attack: Callable[[Progress], None] | None = None,
@@ -112,6 +137,8 @@ def harden(
         Evaluates before and after; by default the recipe's.
     limit
         Size of a class-stratified sample of the test samples to evaluate.
+    limit_train
+        Size of a class-stratified sample of ``data`` to learn from; a share of it is held out.
     resume
         Go on with the unfinished run in ``out``, with the same final weights as if it had never stopped; where there
         is none yet, start one.
@@ -134,7 +161,7 @@ def harden(
         data,
         recipe,
         Changes(threat=threat, suite=suite, epochs=epochs, lr=lr, batch_size=batch_size),
-        Sampling(test_data=test_data, limit=limit, seed=seed),
+        Sampling(test_data=test_data, limit=limit, limit_train=limit_train, seed=seed),
         device,
     )
     with claimed(out, resume) as folder:
@@ -152,7 +179,9 @@ def harden(
         if folder is not None:
             (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     log = tuple(line for record in artifact.records for line in record.log)
-    return Hardened(artifact.target, before, after, log, folder, artifact.records, tuple(between))
+    training, held_out = plan.split(plan.steps[0])
+    sizes = Sizes(len(training), len(held_out), after.data.samples)
+    return Hardened(artifact.target, before, after, log, folder, artifact.records, tuple(between), sizes)
 
 
 class _Run:
@@ -172,14 +201,13 @@ class _Run:
 
     def step(self, planned: PlannedStep, artifact: Artifact) -> Artifact:
         """Run a step on what those before it made."""
-        schedule = planned.spec.schedule or self.plan.recipe.schedule
-        data, held_out = self.plan.known.split(schedule.held_out, self.plan.sampling.seed)
+        data, held_out = self.plan.split(planned)
         context = Context(
             name=planned.spec.name,
             place=planned.place,
             data=data,
             held_out=held_out,
-            schedule=schedule,
+            schedule=planned.spec.schedule or self.plan.recipe.schedule,
             train=train_step,
             seed=planned.seed,
             checkpoint=self.checkpoint,

@@ -49,6 +49,8 @@ class Sampling:
     test_data: Any = None
     limit: int | None = None
     """Size of the sample of the test samples."""
+    limit_train: int | None = None
+    """Size of the sample of those to learn from."""
     seed: int = 0
 
 
@@ -81,6 +83,11 @@ class Plan:
     note: str = ""
     """A comment on the recipe, for its file."""
 
+    def split(self, planned: PlannedStep) -> tuple[Data, Data]:
+        """Samples that a step learns from, and those that are held out from it."""
+        schedule = planned.spec.schedule or self.recipe.schedule
+        return self.known.split(schedule.held_out, self.sampling.seed)
+
     def fingerprint(self) -> dict[str, str]:
         """Everything on which the result depends, by name: what a resumed run must have in common with the first."""
         judging = hashlib.sha256(self.suite.model_dump_json().encode()).hexdigest()[:16]
@@ -90,6 +97,7 @@ class Plan:
             "data": f"{self.known.name}, {len(self.known)} samples ({_digest(self.known)})",
             "test_data": f"{self.test.name}, {len(self.test)} samples ({_digest(self.test)})",
             "limit": self.sampling.limit,
+            "limit_train": self.sampling.limit_train,
             "seed": self.sampling.seed,
             "weights": self.target.weights_sha256(),
         }
@@ -124,6 +132,8 @@ def prepare(
     target = as_target(copy.deepcopy(model), device)
     recipe, steps = _planned(recipe, target, sampling.seed)
     known, test = _train_and_test(data, sampling.test_data, sampling.seed)
+    if sampling.limit_train is not None:
+        known = known.stratified(sampling.limit_train, sampling.seed)
     _check(target, known)
     for planned in steps:
         if isinstance(planned.step, Defense) and planned.spec.schedule is not None:

@@ -52,7 +52,8 @@ class Schedule(BaseModel):
     """What is done to the samples, in this order: ``crop`` shifts by up to an eighth of the side, ``flip`` mirrors left
     and right, ``randaugment`` draws two of torchvision's operations, ``cutmix`` pastes a part of another sample."""
     keep: Literal["best", "last"] = "best"
-    """Which epoch's weights are deployed: those of the best held-out robust accuracy, or the last."""
+    """Which epoch's weights are deployed: ``best``, those of the best held-out robust accuracy, and where others can't
+    be told from it, of those the one with the best sum of clean and robust accuracy; or the ``last``."""
 
 
 def learning_rate(schedule: Schedule, done: float) -> float:

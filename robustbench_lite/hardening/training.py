@@ -31,7 +31,8 @@ from robustbench_lite.data.dataset import Data, check_inputs
 from robustbench_lite.hardening.augment import Augment
 from robustbench_lite.hardening.checkpoint import CHECKPOINT_FILE as CHECKPOINT_FILE
 from robustbench_lite.hardening.checkpoint import LOG_FILE as LOG_FILE
-from robustbench_lite.hardening.checkpoint import Checkpoint, Epoch, Weights
+from robustbench_lite.hardening.checkpoint import Checkpoint, Epoch, Kept, Weights
+from robustbench_lite.hardening.choice import at_chance, better, collapsed, why_kept
 from robustbench_lite.hardening.interface import Artifact, Batch, Context, Defense, Stage, StepRecord, TrainingProgress
 from robustbench_lite.hardening.modifiers import Average, grown, make_optimizer, perturbed_weights
 from robustbench_lite.hardening.schedule import Schedule
@@ -42,6 +43,8 @@ from robustbench_lite.model.target import Target
 # after every epoch.
 _HELD_OUT_ATTACK = ("pgd", {"steps": 10, "loss": "margin"})
 
+_FIRST_EPOCHS = 3  # after which a network that learns at all is above chance
+
 
 class Trained(NamedTuple):
     """What came out."""
@@ -49,6 +52,14 @@ class Trained(NamedTuple):
     target: Target
     """The last stage's network, in evaluation mode."""
     log: tuple[Epoch, ...]
+    kept: tuple[Kept, ...]
+    """Of each stage, the epoch that was kept, and why."""
+    notes: tuple[str, ...]
+    """What went wrong: a collapse or a divergence that was rolled back, a network that never learnt."""
+
+
+class _DivergedError(Exception):
+    """The loss or the logits are no longer finite."""
 
 
 def train(
@@ -93,7 +104,7 @@ def train(
     ------
     UserError
         For a threat model that the defense isn't made for, a network without trainable parameters, and a loss that is
-        no longer finite (the last epoch's checkpoint stays).
+        no longer finite in the first epoch. Later the training ends with the weights that are kept.
     """
     threat = threat.model_copy(update={"goal": "untargeted"})
     if fault := defense.unfit(Artifact(target=target, threat=threat)):
@@ -107,9 +118,11 @@ def train(
         stage = Stage(name=name, target=copy.deepcopy(target), trained=dict(trained), threat=threat)
         if f"{place}/{name}" not in checkpoint.done:
             loop.train(stage)
-        trained[name] = _deployed(stage.target, checkpoint.done[f"{place}/{name}"])
+        trained[name] = _deployed(stage.target, checkpoint.done[f"{place}/{name}"].weights)
     log = tuple(line for line in checkpoint.log if line.step == place)
-    return Trained(trained[defense.stages[-1]], log)
+    done = [checkpoint.done[f"{place}/{name}"] for name in defense.stages]
+    notes = tuple(note for one in done for note in one.notes)
+    return Trained(trained[defense.stages[-1]], log, tuple(one.kept for one in done), notes)
 
 
 def unfit_schedule(defense: Defense, schedule: Schedule) -> str | None:
@@ -133,7 +146,13 @@ def train_step(defense: Defense, artifact: Artifact, context: Context) -> Artifa
         checkpoint=context.checkpoint,
         on_progress=context.on_progress,
     )
-    record = StepRecord(name=context.name, params=dataclasses.asdict(defense), log=trained.log)
+    record = StepRecord(
+        name=context.name,
+        params=dataclasses.asdict(defense),
+        log=trained.log,
+        kept=trained.kept,
+        notes=trained.notes,
+    )
     return artifact.after(trained.target, record)
 
 
@@ -157,6 +176,7 @@ class _Loop:
         self.augment: Augment | None = None
         name, params = _HELD_OUT_ATTACK
         self.attack: Attack = registry.build("attacks", name, params)
+        self.one_step: Attack = registry.build("attacks", "fgsm", {})
 
     def train(self, stage: Stage) -> None:
         """Train a stage to its end, from its checkpoint or from the given weights."""
@@ -174,26 +194,80 @@ class _Loop:
                 copy.deepcopy(stage.target),
             )
             optimizer.register_step_post_hook(lambda *_: average.update())
-        while state.epoch < schedule.epochs:
+        while state.epoch < schedule.epochs and not state.ended:
             started = time.perf_counter()
             key = zlib.crc32(f"{self.seed}|{stage.name}|{state.epoch}".encode())
-            with _seeded(key, stage.target.device):
-                loss, lr = self._epoch(stage, optimizer, key)
-                if average is not None:
-                    deployed.module.load_state_dict(average.weights)
-                clean, robust = self._accuracies(dataclasses.replace(stage, target=deployed))
+            try:
+                with _seeded(key, stage.target.device):
+                    loss, lr = self._epoch(stage, optimizer, key)
+                    if average is not None:
+                        deployed.module.load_state_dict(average.weights)
+                    clean, robust, one_step = self._accuracies(dataclasses.replace(stage, target=deployed))
+            except _DivergedError as fault:
+                state.ended = self._diverged(stage, str(fault))
+                self.checkpoint.save()
+                break
             state.epoch += 1
             seconds = time.perf_counter() - started
-            line = Epoch(self.place, stage.name, state.epoch, loss, lr, clean, robust, seconds)
-            self.checkpoint.log.append(line)
+            line = Epoch(self.place, stage.name, state.epoch, loss, lr, clean, robust, one_step, seconds)
             state.weights = copy.deepcopy(module.state_dict())
             state.optimizer = optimizer.state_dict()
             if average is not None:
                 state.average, state.updates = copy.deepcopy(average.weights), average.updates
-            if schedule.keep == "last" or (robust, clean) >= state.score:
-                state.kept, state.score = state.average or state.weights, (robust, clean)
+            self._take_in(stage, line)
             self.checkpoint.save()
-        self.checkpoint.close(f"{self.place}/{stage.name}")
+        self._close(stage)
+
+    def _take_in(self, stage: Stage, line: Epoch) -> None:
+        """Add an epoch to the log, keep its weights where it is the best so far, and see whether all is well."""
+        state, log, samples = self.checkpoint.state, self.checkpoint.log, len(self.held_out)
+        before = self._epochs(stage)
+        # Who always gives the same answer is right by chance, and withstands everything.
+        best = max((one.robust for one in before if not self._at_chance(one)), default=0.0)
+        if collapsed(line, best, samples) and collapsed(before[-1], best, samples):  # of one epoch alone it may recover
+            state.ended = (
+                f"the {stage.name} collapsed in epoch {line.epoch}: {line.one_step:.1%} withstand a single step, "
+                f"{line.robust:.1%} several (the best epoch had {best:.1%}); training ended there, and the weights are "
+                f"those of epoch {state.kept_epoch}. Train with several steps (pgd_training) or with n_fgsm"
+            )
+        elif not before or self._better(line, before, best):
+            state.kept, state.kept_epoch = state.average or state.weights, line.epoch
+        note = state.ended
+        if not note and line.epoch == min(_FIRST_EPOCHS, self.schedule.epochs) and self._at_chance(line):
+            note = f"at chance after {line.epoch} epochs: {line.clean:.1%} of {samples} held-out samples are right"
+        log.append(line._replace(note=note))
+
+    def _better(self, line: Epoch, before: list[Epoch], best: float) -> bool:
+        kept = before[self.checkpoint.state.kept_epoch - 1]
+        if self._at_chance(kept) != self._at_chance(line):
+            return self._at_chance(kept)
+        return better(line, kept, max(best, line.robust), len(self.held_out))
+
+    def _close(self, stage: Stage) -> None:
+        """End a stage: say which epoch is kept and why, and what went wrong."""
+        state, epochs = self.checkpoint.state, self._epochs(stage)
+        if self.schedule.keep == "last" and not state.ended:
+            state.kept, state.kept_epoch = state.average or state.weights, state.epoch
+            why = "the last, as the schedule asks"
+        else:
+            why = why_kept(epochs[state.kept_epoch - 1], epochs, len(self.held_out))
+        kept = epochs[state.kept_epoch - 1]
+        notes = [state.ended] if state.ended else []
+        if self._at_chance(kept):
+            notes.append(
+                f"the {stage.name} never learnt: {kept.clean:.1%} of {len(self.held_out)} held-out samples are right "
+                f"after {len(epochs)} epochs, no more than by chance; a learning rate of {self.schedule.lr:g} may be "
+                "too large or too small for it"
+            )
+        self.checkpoint.close(
+            f"{self.place}/{stage.name}", Kept(stage.name, kept.epoch, len(epochs), why), tuple(notes)
+        )
+
+    def _epochs(self, stage: Stage) -> list[Epoch]:
+        return [one for one in self.checkpoint.log if (one.step, one.stage) == (self.place, stage.name)]
+
+    def _at_chance(self, line: Epoch) -> bool:
+        return at_chance(line, int(self.held_out.labels.bincount().max()), len(self.held_out))
 
     def _epoch(self, stage: Stage, optimizer: torch.optim.Optimizer, key: int) -> tuple[float, float]:
         """Go once through the data; hand back the mean loss and the last learning rate."""
@@ -224,7 +298,7 @@ class _Loop:
                 f"{self.schedule.batch_size})"
             ) from fault
         if not math.isfinite(loss):
-            raise self._diverged(stage, f"the loss is {loss}")
+            raise _DivergedError(f"the loss is {loss}")
         return loss
 
     def _update(self, stage: Stage, optimizer: torch.optim.Optimizer, batch: Batch) -> Tensor:
@@ -247,20 +321,26 @@ class _Loop:
             targets = None if targets is None else targets.to(device)
         return Batch(x.to(device), y.to(device), keys.to(device), targets)
 
-    def _accuracies(self, stage: Stage) -> tuple[float, float]:
-        """Clean and robust accuracy on the held-out samples; the same draws in every epoch, so that epochs compare."""
+    def _accuracies(self, stage: Stage) -> tuple[float, float, float | None]:
+        """Clean and robust accuracy on the held-out samples, and what a single step leaves.
+
+        The draws are the same in every epoch, so that epochs compare.
+        """
         target, data, size = stage.target, self.held_out, self.schedule.batch_size
         with target.attacking(), torch.no_grad():
             rows = torch.arange(len(data))
             logits = torch.cat([target(data.fetch(part).to(target.device)).cpu() for part in torch.split(rows, size)])
         if not logits.isfinite().all():
-            raise self._diverged(stage, "the logits are no longer finite")
+            raise _DivergedError("the logits are no longer finite")
         right = rows[logits.argmax(1) == data.labels]
         samples = Samples(data, sample_keys=data.index, target_classes=data.labels)
-        run = run_attack(self.attack, target, samples, right.numpy(), stage.threat, RunOptions(batch_size=size))
-        if run.stopped:  # the engine ends at Ctrl-C with what it has; a part of an accuracy is of no use here
-            raise KeyboardInterrupt
-        return len(right) / len(data), (len(right) - int(run.broken.sum())) / len(data)
+        withstood = []
+        for attack in (self.attack, self.one_step) if self.defense.norms else (self.attack,):
+            run = run_attack(attack, target, samples, right.numpy(), stage.threat, RunOptions(batch_size=size))
+            if run.stopped:  # the engine ends at Ctrl-C with what it has; a part of an accuracy is of no use here
+                raise KeyboardInterrupt
+            withstood.append((len(right) - int(run.broken.sum())) / len(data))
+        return len(right) / len(data), withstood[0], withstood[1] if self.defense.norms else None
 
     def _tell(self, stage: Stage, step: int, loss: float) -> None:
         if self.on_progress is None:
@@ -271,15 +351,16 @@ class _Loop:
             TrainingProgress(stage.name, epoch + 1, self.schedule.epochs, step, self.steps, loss, clean, robust)
         )
 
-    def _diverged(self, stage: Stage, what: str) -> UserError:
-        lr, last = self.schedule.lr, self.checkpoint.log[-1:]
-        kept = "".join(
-            f" (the checkpoint of {one.stage} epoch {one.epoch} is kept)" for one in last if self.checkpoint.folder
+    def _diverged(self, stage: Stage, what: str) -> str:
+        """Say that the training ends here; refuse it where there are no weights to go back to."""
+        state, lr = self.checkpoint.state, self.schedule.lr
+        told = (
+            f"the training of the {stage.name} diverges: {what} in epoch {state.epoch + 1}, with a learning rate of "
+            f"{lr:g}; start again with a smaller one, such as {lr / 10:g}"
         )
-        return UserError(
-            f"the training of the {stage.name} diverges: {what} in epoch {self.checkpoint.state.epoch + 1}, with a "
-            f"learning rate of {lr:g}; start again with a smaller one, such as {lr / 10:g}{kept}"
-        )
+        if not state.epoch:
+            raise UserError(told)
+        return f"{told}. Training ended there, and the weights are those of epoch {state.kept_epoch}"
 
 
 def _deployed(target: Target, weights: Weights) -> Target:

@@ -97,6 +97,25 @@ def test_it_hardens(done: Hardened) -> None:
     assert not done.target.module.training
 
 
+def test_it_says_what_was_gained_and_on_how_many_samples(done: Hardened) -> None:
+    assert done.gain.word == "gained"
+    assert f"{done.after.robust_accuracy.value:.1%}" in done.gain.why
+    assert done.sizes is not None
+    assert (done.sizes.train, done.sizes.held_out, done.sizes.test) == (1132, 126, 100)
+    [kept] = done.steps[0].kept
+    assert "126 held-out samples" in kept.why
+    assert done.notes == ()
+
+
+def test_a_part_of_the_data_is_learnt_from(spy: Spy) -> None:
+    out = hardened(epochs=1, limit_train=100)
+    assert out.sizes is not None
+    assert (out.sizes.train, out.sizes.held_out) == (len(spy.training), len(spy.held_out)) == (90, 10)
+    assert len(set(spy.training.labels.tolist())) == 10
+    with pytest.raises(UserError, match="limit is 0"):
+        hardened(limit_train=0, on_progress=never, on_attack=never)
+
+
 def test_what_it_writes_tells_all(done: Hardened) -> None:
     folder = done.folder
     assert folder is not None

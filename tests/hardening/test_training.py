@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.core.threat import Norm, ThreatModel
 from robustbench_lite.data.dataset import Data
-from robustbench_lite.data.load import as_data
+from robustbench_lite.data.load import as_data, load_data
 from robustbench_lite.hardening.checkpoint import CHECKPOINT_FILE, LOG_FILE, Checkpoint
 from robustbench_lite.hardening.interface import Batch, Defense, Stage, TrainingProgress
 from robustbench_lite.hardening.schedule import Schedule, learning_rate
@@ -278,7 +281,7 @@ def test_one_line_of_the_log_an_epoch(tmp_path: Path) -> None:
     assert [(line["stage"], line["epoch"]) for line in lines] == [
         (s, e) for s in ("first", "second") for e in (1, 2, 3)
     ]
-    assert set(lines[0]) == {"step", "stage", "epoch", "loss", "lr", "clean", "robust", "seconds"}
+    assert set(lines[0]) == {"step", "stage", "epoch", "loss", "lr", "clean", "robust", "one_step", "seconds", "note"}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -333,24 +336,100 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None
         trained(folder=tmp_path, resume=True)
 
 
+class Spoil:
+    """Makes the loss of every batch NaN, after the first so many."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, batch: Batch, stage: Stage) -> float:
+        self.left -= 1
+        return float("nan") if self.left < 0 else 1.0
+
+
 @pytest.mark.parametrize("folder", [True, False])
-def test_a_loss_that_is_not_finite_ends_the_training_with_a_cure(tmp_path: Path, folder: bool) -> None:
-    count: list[int] = []
+def test_a_loss_that_is_not_finite_ends_the_training_with_the_last_good_weights(tmp_path: Path, folder: bool) -> None:
+    good = Checkpoint()
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            network(),
+            Watch(call=Spoil(99)),
+            schedule(),
+            THREAT,
+            blobs(50),
+            blobs(20, seed=1),
+            checkpoint=good,
+            on_progress=Interrupt("model", 2, 1),
+        )
+    out = trained(Watch(call=Spoil(6)), folder=tmp_path if folder else None)
+    assert same(weights(out.target), good.state.kept)
+    assert [line.epoch for line in out.log] == [1]
+    [note] = [note for note in out.notes if "diverges" in note]
+    assert "the loss is nan in epoch 2, with a learning rate of 0.05; start again with a smaller one" in note
+    assert note.endswith("Training ended there, and the weights are those of epoch 1")
+    assert (out.kept[0].epoch, out.kept[0].epochs) == (1, 1)
+    if folder:  # a finished training is not repeated, and what it told is told again
+        again = trained(folder=tmp_path, resume=True)
+        assert same(weights(again.target), weights(out.target))
+        assert (again.kept, again.notes) == (out.kept, out.notes)
 
-    def spoil(batch: Batch, stage: Stage) -> float:
-        count.append(1)
-        return float("nan") if len(count) > 6 else 1.0
 
-    with pytest.raises(UserError) as fault:
-        trained(Watch(call=spoil), folder=tmp_path if folder else None)
-    text = str(fault.value)
-    assert "the loss is nan in epoch 2" in text
-    assert "learning rate of 0.05" in text
-    assert ("the checkpoint of model epoch 1 is kept" in text) is folder
-    assert (tmp_path / CHECKPOINT_FILE).is_file() is folder
-    if folder:
-        resumed = trained(folder=tmp_path, resume=True)
-        assert same(weights(resumed.target), weights(trained().target))
+def test_a_loss_that_is_not_finite_in_the_first_epoch_is_refused_with_a_cure(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the loss is nan in epoch 1, with a learning rate of 0\.05; start again with"):
+        trained(Watch(call=Spoil(2)), folder=tmp_path)
+    assert not (tmp_path / CHECKPOINT_FILE).exists()
+
+
+def test_a_training_that_never_learns_is_told() -> None:
+    out = trained(target=linear(), plan=schedule(lr=1e-9, epochs=4), data=blobs(50))
+    assert out.log[2].note.startswith("at chance after 3 epochs")
+    assert [bool(line.note) for line in out.log] == [False, False, True, False]
+    assert any("never learnt" in note and "learning rate of 1e-09" in note for note in out.notes)
+    assert trained(plan=schedule(epochs=10)).notes == ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collapsing(Defense):
+    """Trains against PGD for some batches, then without an adversary, to logits so large that they hide the slope."""
+
+    norms: ClassVar[tuple[Norm, ...]] = ("Linf",)
+    batches: int
+    seen: list[int]
+
+    def loss(self, batch: Batch, stage: Stage) -> Tensor:
+        self.seen.append(len(batch.x))
+        if len(self.seen) > self.batches:
+            with torch.no_grad():
+                list(stage.target.module.parameters())[-2].mul_(1.05)
+            return batch.cross_entropy(stage.target(batch.x))
+        attack = registry.build("attacks", "pgd", {"steps": 3})
+        return batch.cross_entropy(stage.target(stage.perturbed(attack, batch)))
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_collapse_is_caught_and_rolled_back(keep: str) -> None:
+    data, held_out = load_data("digits", split="train").split(0.15, 0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    plan = schedule(epochs=20, batch_size=64, lr=0.01, optimizer="adam", decay="constant", keep=keep)
+    batches = 4 * math.ceil(len(data) / 64)
+    threat = ThreatModel.parse("Linf 0.2")
+    out = train(Target(module), Collapsing(batches=batches, seen=[]), plan, threat, data, held_out)
+    assert len(out.log) < 20
+    fallen = out.log[-1]
+    assert fallen.one_step is not None
+    assert fallen.one_step > fallen.robust + 0.2
+    [note] = out.notes
+    assert note == fallen.note
+    assert f"collapsed in epoch {fallen.epoch}: {fallen.one_step:.1%} withstand a single step" in note
+    [kept] = out.kept
+    assert f"the weights are those of epoch {kept.epoch}" in note
+    assert kept.epoch <= len(out.log) - 2
+    assert out.log[kept.epoch - 1].robust > 4 * fallen.robust
+    rows = torch.arange(len(held_out))
+    right = out.target(held_out.fetch(rows)).argmax(1) == held_out.labels
+    assert right.float().mean().item() == pytest.approx(out.log[kept.epoch - 1].clean)
 
 
 def test_logits_that_are_not_finite_end_the_training() -> None:
