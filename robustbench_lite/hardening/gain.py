@@ -24,13 +24,14 @@ class Gain:
     """In one sentence, with the numbers."""
     clean: Change
     robust: Change
+    """Under the suite alone, as `compare` has it: what is found beside it, and counted by the card, isn't paired."""
 
 
 def weigh(before: Scorecard, after: Scorecard) -> Gain:
     """Tell by paired tests, exact McNemar at 5 %, what hardening has done to the clean and the robust accuracy."""
     compared = compare(before, after)
     clean, robust = compared.clean, compared.robust
-    numbers = f"{_moved('robust', robust)}; {_moved('clean', clean)}"
+    numbers = f"{_moved('robust under the suite', robust)}; {_moved('clean', clean)}"
     word: Word = "not shown"
     if after.verdict == "INVALID":
         why = f"the evaluation afterwards can't be trusted, so its numbers show nothing: {numbers}"

@@ -99,7 +99,8 @@ def test_it_hardens(done: Hardened) -> None:
 
 def test_it_says_what_was_gained_and_on_how_many_samples(done: Hardened) -> None:
     assert done.gain.word == "gained"
-    assert f"{done.after.robust_accuracy.value:.1%}" in done.gain.why
+    assert f"{done.gain.robust.before.value:.1%} to {done.gain.robust.after.value:.1%}" in done.gain.why
+    assert done.gain.clean.after == done.after.clean_accuracy
     assert done.sizes is not None
     assert (done.sizes.train, done.sizes.held_out, done.sizes.test) == (1132, 126, 100)
     [kept] = done.steps[0].kept
