@@ -42,8 +42,8 @@ class EAD(WeightedSearch):
       hardened model, flat around the input, the c that crosses the plateau spreads the change over many values;
     - until there is an example c grows by a hundred, and from then on the amount halves from start to start;
     - neither the scale of the logits nor of the distance matters;
-    - the candidate is FISTA's point with momentum, which has its gradient taken anyway: an iterate costs one look at
-      the model instead of two.
+    - the candidate is FISTA's point with momentum, which has its gradient taken anyway: an iterate costs one
+      question to the model instead of two.
 
     References
     ----------

@@ -17,7 +17,7 @@ from robustbench_lite.core.parameters import Length, PositiveInt
 from robustbench_lite.core.threat import ThreatModel
 
 _SEARCH = 0.75  # most of the steps that the search may take
-_FEWER = 4  # of the places of a round one in so many is in the next, for as many times the looks
+_FEWER = 4  # of the places of a round one in so many is in the next, for as many times the tries
 
 
 class State(NamedTuple):
@@ -39,8 +39,8 @@ class AdversarialPatch(Attack):
     ``channels * s ** 2 <= eps``, ``floor(sqrt(eps / channels))``; for a patch of 5 by 5 pixels in colour, eps is 75.
     Other sparse attacks choose their values freely: what stands here need not stand there.
 
-    The place is searched for by successive halving: a look at each of ``places`` places drawn without replacement,
-    with random values in the patch, then four looks at each of the best quarter, sixteen at each of the best quarter of
+    The place is searched for by successive halving: a try of each of ``places`` places drawn without replacement,
+    with random values in the patch, then four tries of each of the best quarter, sixteen of each of the best quarter of
     those, and so on; what is left of the steps goes to the candidate that got farthest. One patch for each image, as in
     LaVAN, not one for all images under transformations.
 
@@ -123,10 +123,10 @@ def _turns(places: int, steps: int, device: torch.device) -> tuple[Tensor, int]:
     """
     turns: list[int] = []
     for number in range(steps):
-        count, looks = places // _FEWER**number, _FEWER**number
-        if count == 0 or len(turns) + count * looks > _SEARCH * steps:
+        count, tries = places // _FEWER**number, _FEWER**number
+        if count == 0 or len(turns) + count * tries > _SEARCH * steps:
             break
-        turns += [places * number + rank for rank in range(count) for _ in range(looks)]
+        turns += [places * number + rank for rank in range(count) for _ in range(tries)]
     return torch.tensor(turns + [-1] * (steps + 1 - len(turns)), device=device), len(turns)
 
 

@@ -66,7 +66,7 @@ class AdvLibFMN(Attack):
     def init(self, problem: Problem) -> State:
         return State(problem.x)
 
-    def step(self, problem: Problem, state: State, seen: ModelOutput) -> State:
+    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
         # For a logger that FMN has no use for; with it adv-lib can't be installed everywhere.
         sys.modules.setdefault("visdom", ModuleType("visdom"))
         fmn = import_module("adv_lib.attacks").fmn

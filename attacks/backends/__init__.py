@@ -1,1 +1,1 @@
-"""Attacks of other libraries, each behind one adapter, run and judged by our engine."""
+"""Attacks of other libraries, each behind one adapter, run and checked by our engine."""

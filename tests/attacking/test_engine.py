@@ -802,7 +802,7 @@ def test_memory_that_runs_out_before_an_attack_takes_its_first_step_halves_the_b
 
 
 def test_memory_that_runs_out_in_the_middle_loses_nothing(linear):
-    """As where another program takes the GPU's memory: the lanes in flight are looked at in parts from then on."""
+    """As where another program takes the GPU's memory: the samples in flight are asked about in parts from then on."""
     started = []
 
     def later(model, x, call):

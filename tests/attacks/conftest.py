@@ -31,7 +31,7 @@ class Linear:
     model: nn.Module
 
     def distances(self, norm: str, target_class: Tensor | None = None) -> Tensor:
-        """Smallest perturbation that changes the prediction, or that reaches ``aim``: the dual norm's distance."""
+        """Smallest perturbation that changes the prediction, or reaches the target class: by the dual norm."""
         weight = self.model[1].weight.detach()
         logits = self.model(self.x).detach()
         if target_class is None:
@@ -90,7 +90,7 @@ class Linear:
         keep: Container[int] = (),
         budget: BudgetTracker | None = None,
     ) -> RunResult:
-        """Run an attack on all samples; a targeted one wants ``aims``, by default the other of two classes."""
+        """Run an attack on all samples; a targeted one its target classes, by default the other of two classes."""
         data = as_data((self.x, self.y))
         parsed = ThreatModel.parse(threat)
         if target_classes is None:

@@ -191,7 +191,7 @@ def test_every_candidate_is_in_ball_and_box_and_batches_and_shards_do_not_matter
         assert batch.amax() <= 1
         assert (GEOMETRIES[norm].distance(batch.double() - network[0].double()) <= eps + 1e-6).all()
     assert 0.1 < whole.broken.mean() < 0.95
-    for batch_size in (7, 64):  # a batch of 7 is refilled, so its lanes are at different steps
+    for batch_size in (7, 64):  # a batch of 7 is refilled, so its samples are at different steps
         part = attacked(network, attack, threat, batch_size=batch_size, early_stop=False)
         np.testing.assert_array_equal(part.broken, whole.broken)
         np.testing.assert_array_equal(part.forward, whole.forward)
@@ -230,29 +230,29 @@ def test_the_spans_are_the_steps_between_checkpoints_and_none_is_at_the_end(step
     torch.testing.assert_close(spans[checks], checks.diff(prepend=torch.zeros(1, dtype=torch.int64)))
 
 
-def problem_of(threat, lanes=3):
-    x = torch.full((lanes, 1, 2, 2), 0.5)
+def problem_of(threat, count=3):
+    x = torch.full((count, 1, 2, 2), 0.5)
     return Problem(
         x=x,
-        y=torch.zeros(lanes, dtype=torch.int64),
-        target_class=torch.zeros(lanes, dtype=torch.int64),
-        sample_keys=torch.arange(lanes),
-        step=torch.zeros(lanes, dtype=torch.int64),
-        noise=Noise(torch.arange(lanes)),
+        y=torch.zeros(count, dtype=torch.int64),
+        target_class=torch.zeros(count, dtype=torch.int64),
+        sample_keys=torch.arange(count),
+        step=torch.zeros(count, dtype=torch.int64),
+        noise=Noise(torch.arange(count)),
         threat=ThreatModel.parse(threat),
         model=Counted(Target(nn.Flatten())),
     )
 
 
 def sizes(losses, steps, threat="Linf 0.1"):
-    """Step size after each step of lanes that see these losses, shape (steps, B)."""
+    """Step size after each step of samples with these losses, shape (steps, B)."""
     problem, attack = problem_of(threat, losses.shape[1]), APGD(steps=steps)
     state, found = attack.init(problem), []
     for done in range(steps):
-        seen = ModelOutput(
+        output = ModelOutput(
             problem.project(state.x), losses[done][:, None], losses[done], torch.ones_like(state.x), None
         )
-        state = attack.step(replace(problem, step=torch.full_like(problem.step, done)), state, seen)
+        state = attack.step(replace(problem, step=torch.full_like(problem.step, done)), state, output)
         found.append(state.size)
     return torch.stack(found)
 
@@ -293,9 +293,9 @@ def test_a_halved_climb_goes_on_from_the_best_point():
         best=best, best_grad=torch.ones_like(best), best_loss=torch.tensor([5.0, 5.0]), rises=torch.tensor([3, 21])
     )
     now = torch.full_like(best, 0.48)
-    seen = ModelOutput(now, torch.ones(2, 1), torch.tensor([4.0, 4.0]), -torch.ones_like(best), None)
+    output = ModelOutput(now, torch.ones(2, 1), torch.tensor([4.0, 4.0]), -torch.ones_like(best), None)
     problem = replace(problem, step=torch.full((2,), 22))
-    following = attack.step(problem, state._replace(previous=now), seen)
+    following = attack.step(problem, state._replace(previous=now), output)
     assert following.size.tolist() == pytest.approx([0.1, 0.2])
     assert (following.x[0] > 0.52).all()
     assert (following.x[1] < 0.48).all()
@@ -334,8 +334,8 @@ def test_in_l1_what_rounding_left_of_a_change_does_not_count():
     best = problem.x.clone()
     best[0, 0, 0, 0], best[0, 0, 1, 1] = 0.9, 0.5 + 1e-7
     state = attack.init(problem)._replace(best=best, best_loss=torch.tensor([9.0]))
-    seen = ModelOutput(best, torch.ones(1, 1), torch.tensor([1.0]), torch.ones_like(best), None)
-    state = attack.step(replace(problem, step=torch.tensor([4])), state, seen)
+    output = ModelOutput(best, torch.ones(1, 1), torch.tensor([1.0]), torch.ones_like(best), None)
+    state = attack.step(replace(problem, step=torch.tensor([4])), state, output)
     assert state.support.tolist() == [1]
 
 
@@ -347,8 +347,8 @@ def test_in_l1_the_width_follows_the_best_perturbation_and_the_step_shrinks_to_a
     state = attack.init(problem)._replace(best=best, best_loss=torch.tensor([9.0, 9.0]))
     assert state.size.tolist() == pytest.approx([0.4, 0.4])
     for at in range(4, 60, 4):
-        seen = ModelOutput(best, torch.ones(2, 1), torch.tensor([1.0, 1.0]), torch.ones_like(best), None)
-        state = attack.step(replace(problem, step=torch.full((2,), at)), state, seen)
+        output = ModelOutput(best, torch.ones(2, 1), torch.tensor([1.0, 1.0]), torch.ones_like(best), None)
+        state = attack.step(replace(problem, step=torch.full((2,), at)), state, output)
         if at == 4:  # one of four values is fewer than all, four are not
             assert state.size.tolist() == pytest.approx([0.4, 0.4 / 1.5])
             assert state.width.tolist() == pytest.approx([1 / 1.5, 4 / 1.5])

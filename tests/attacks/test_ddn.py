@@ -47,7 +47,7 @@ def test_the_scale_of_the_logits_does_not_matter(linear, scale):
 
 @pytest.mark.parametrize("early_stop", [True, False])
 def test_finds_the_same_whatever_the_batch_size_and_the_order(walled, early_stop):
-    # With an early stop lanes at different steps share a batch.
+    # With an early stop samples at different steps share a batch.
     problem, attack = walled(samples=40), DDN(steps=50)
     threat = ThreatModel(norm="L2", eps=float(problem.box_distances("L2").median()))
     whole = problem.attack(attack, threat, batch_size=512, early_stop=early_stop)

@@ -41,8 +41,8 @@ def test_counts_its_own_passes_and_takes_no_step_more_than_it_needs(linear, earl
     problem = type(problem)(problem.x[sure], problem.y[sure], problem.model)
     found = problem.attack(DeepFool(), FAR["L2"], early_stop=early_stop)
     count = len(problem.x)
-    # A look and three gradients at the input (one of the look, two of its own), a look at the boundary, a confirmation;
-    # and, where it may go on, another look at the candidate that it doesn't move any more.
+    # An answer and three gradients at the input (one with the answer, two of its own), an answer at the boundary, a
+    # confirmation; and, where it may go on, another answer at the candidate that it doesn't move any more.
     assert found.passes == Passes(forward=(4 + (not early_stop)) * count, backward=4 * count)
     assert DeepFool(steps=1, classes=4).passes == Passes(forward=3, backward=3)
     assert DeepFool(steps=7, classes=2).passes == Passes(forward=8, backward=7)

@@ -18,7 +18,7 @@ WIDE = {"Linf": 1, "L2": 50, "L1": 1000, "L0": 1000}
 
 
 def exact(problem, norm, target_class=None):
-    """Smallest perturbation within the box that crosses the boundary with the other class (or with ``aim``)."""
+    """Smallest perturbation within the box that crosses the boundary with the other, or the target class."""
     if norm in ("Linf", "L2"):
         if target_class is not None:
             return problem.rivals(norm).gather(1, target_class[:, None])[:, 0].numpy()
@@ -85,7 +85,7 @@ def test_the_scale_of_the_logits_does_not_matter(linear, norm, scale):
 @pytest.mark.parametrize("early_stop", [True, False])
 @pytest.mark.parametrize("norm", NORMS)
 def test_finds_the_same_whatever_the_batch_size_and_the_order(walled, norm, early_stop):
-    # With an early stop lanes at different steps share a batch.
+    # With an early stop samples at different steps share a batch.
     problem, attack = walled((3, 8, 8), samples=40), FMN(steps=50)
     eps = float(np.median(exact(problem, norm)))
     threat = ThreatModel(norm=norm, eps=int(eps) if norm == "L0" else eps)

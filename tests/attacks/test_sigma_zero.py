@@ -14,7 +14,7 @@ SHAPES = [(1, 6, 6), (3, 16, 16), (50,), (2, 3, 4, 5)]
 
 
 def fewest(problem, target_class=None):
-    """How many values must change to cross the boundary with the other of two classes (or with ``aim``)."""
+    """How many values must change to cross the boundary with the other of two classes (or with ``target_class``)."""
     other = 1 - problem.y if target_class is None else target_class
     weight, logits = problem.model[1].weight.detach().double(), problem.model(problem.x).detach().double()
     gap = logits.gather(1, problem.y[:, None]) - logits.gather(1, other[:, None])
@@ -70,7 +70,7 @@ def test_the_scale_of_the_logits_does_not_matter(walled, scale):
 
 @pytest.mark.parametrize("early_stop", [True, False])
 def test_finds_the_same_whatever_the_batch_size_and_the_order(walled, early_stop):
-    # With an early stop lanes at different steps share a batch.
+    # With an early stop samples at different steps share a batch.
     problem, attack = cornered(walled(samples=60)), SigmaZero(steps=50)
     threat = ThreatModel(norm="L0", eps=float(np.median(fewest(problem))))
     whole = problem.attack(attack, threat, batch_size=512, early_stop=early_stop)

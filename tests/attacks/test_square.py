@@ -89,7 +89,7 @@ def test_every_candidate_is_in_ball_and_box_and_batches_and_shards_do_not_matter
         distance = GEOMETRIES[norm].distance(batch.double() - problem.x.double())
         assert (distance <= eps + 1e-6).all()
         assert (distance > 0).all()
-    for size in (7, 64):  # a batch of 7 is refilled, so its lanes are at different steps
+    for size in (7, 64):  # a batch of 7 is refilled, so its samples are at different steps
         part = problem.attack(attack, threat, early_stop=False, batch_size=size)
         np.testing.assert_array_equal(part.broken, whole.broken)
         np.testing.assert_allclose(part.distance, whole.distance, rtol=1e-4)

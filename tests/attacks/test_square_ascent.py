@@ -83,7 +83,7 @@ def test_every_candidate_is_in_ball_and_box_and_batches_do_not_matter(walled, no
         # A part of the batch has given up or doesn't climb: each candidate is near some original.
         near = torch.stack([GEOMETRIES[norm].distance(batch.double() - one) for one in origin]).amin(0)
         assert (near <= eps + 1e-6).all()
-    for size in (7, 64):  # a batch of 7 is refilled, so its lanes are at different windows of different searches
+    for size in (7, 64):  # a batch of 7 is refilled, so its samples are at different windows of different searches
         part = problem.attack(attack, threat, early_stop=False, batch_size=size)
         np.testing.assert_array_equal(part.broken, whole.broken)
         np.testing.assert_allclose(part.distance, whole.distance, rtol=1e-4)

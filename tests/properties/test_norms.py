@@ -325,7 +325,7 @@ def test_the_dual_norm_is_what_a_linear_loss_gains_by_the_steepest_step_of_norm_
     seed=st.integers(0, 10**6),
     radii=st.lists(st.floats(0.01, 20), min_size=3, max_size=3),
 )
-def test_every_perturbation_fills_the_ball_of_its_own_lane(norm, size, seed, radii):
+def test_every_perturbation_fills_the_ball_of_its_own_sample(norm, size, seed, radii):
     delta = torch.randn(3, size, generator=torch.Generator().manual_seed(seed))
     eps = torch.tensor(radii)
     eps = eps.ceil() if norm == "L0" else eps

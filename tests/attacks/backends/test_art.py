@@ -206,7 +206,7 @@ def test_passes_are_counted(linear):
     problem = linear(samples=10)
     steps = 7
     found = problem.attack(make("ProjectedGradientDescentPyTorch", max_iter=steps), "Linf 0.001", batch_size=5)
-    # The engine looks at the input and at the result, and once more at a result that broke the sample; ART, at its end,
+    # The engine asks about the input and the result, and once more at a result that broke the sample; ART, at its end,
     # at both for a line in its log.
     assert (found.forward == 2 + steps + 2 + found.broken).all()
     assert (found.backward == steps).all()

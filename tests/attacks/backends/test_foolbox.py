@@ -92,7 +92,7 @@ def test_passes_are_counted(linear):
     problem = linear(samples=10)
     steps = 7
     found = problem.attack(make("LinfPGD", steps=steps), "Linf 0.001", batch_size=4)
-    # The engine looks at the input and at the result, and once more at a result that broke the sample.
+    # The engine asks about the input and the result, and once more at a result that broke the sample.
     assert (found.forward == 2 + steps + found.broken).all()
     assert (found.backward == steps).all()
 
