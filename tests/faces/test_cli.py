@@ -493,6 +493,10 @@ def test_harden_from_scratch_then_evaluate_its_folder_then_fine_tune() -> None:
     result = rblite(*HARDEN[:-1], "--out", "first", "--epochs", "3", "--threat", "Linf 0.2", "--seed", "3")
     assert result.exit_code == 0, result.output
     assert all(word in result.output for word in ("before", "after", "first", "first/report.html"))
+    told = re.sub(r"\s+", " ", result.output)
+    assert re.search(r"Hardening (gained|lost|not shown): .*robust under the suite .*% to .*% \(p = .*\); clean", told)
+    assert re.search(r"Samples \d+ learnt from, \d+ held out, \d+ evaluated", told)
+    assert re.search(r"Kept epoch \d of 3 \(pgd_training\): .* held-out samples", told)
     assert max(len(line) for line in result.output.splitlines()) <= 80
     written = {"model.safetensors", "model.json", "recipe.toml", "log.jsonl", "before.json", "after.json"}
     assert {path.name for path in Path("first").iterdir()} == written | {"report.html"}
@@ -521,6 +525,18 @@ def test_the_options_of_the_schedule_replace_the_recipes() -> None:
     assert [result.name for result in Scorecard.load("out/after.json").attacks] == ["bim"]
     log = [json.loads(line) for line in Path("out/log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in log] == [1, 2]
+
+
+def test_harden_says_what_went_wrong_and_learns_from_a_part() -> None:
+    # A rate so small that nothing is learnt.
+    result = rblite(*HARDEN, "--out", "out", "--epochs", "3", "--lr", "1e-9", "--limit-train", "40")
+    assert result.exit_code == 0, result.output
+    told = re.sub(r"\s+", " ", result.output)
+    assert "Hardening not shown: " in told
+    assert re.search(r"Note the model never learnt: .* a learning rate of 1e-09 may be too large or too small", told)
+    sizes = re.search(r"Samples (\d+) learnt from, (\d+) held out", told)
+    assert sizes is not None
+    assert sum(map(int, sizes.groups())) == 40
 
 
 def test_harden_takes_one_threat_model() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +22,11 @@ from robustbench_lite.faces.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from robustbench_lite.hardening.pipeline import Hardened
     from robustbench_lite.results.scorecard import Scorecard
 
-_PASSED_ON = ("epochs", "lr", "batch_size", "seed", "suite", "limit", "resume")
+_PASSED_ON = ("epochs", "lr", "batch_size", "seed", "suite", "limit", "limit_train", "resume")
+_WIDTH = 80
 
 
 @click.command()
@@ -33,10 +37,11 @@ _PASSED_ON = ("epochs", "lr", "batch_size", "seed", "suite", "limit", "resume")
 @click.option("--threat", "threats", multiple=True, metavar="T", help="'Linf 8/255', ...  [default: the recipe's]")
 @click.option("--recipe", default="pgd_training", show_default=True, metavar="R", help="Name, or a TOML file.")
 @click.option("--out", required=True, metavar="DIR", help="Folder for the hardened model; new or empty.")
-@click.option("--suite", metavar="S", help="Judges before and after.  [default: the recipe's]")
+@click.option("--suite", metavar="S", help="Evaluates before and after.  [default: the recipe's]")
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Instead of the recipe's.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Instead of the recipe's.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Instead of the recipe's.")
+@click.option("--limit-train", type=click.IntRange(min=1), metavar="N", help="Learn from N samples, drawn by class.")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in DIR.")
 @quiet_option
 def harden(model: str, out: str, recipe: str, quiet: bool, **given: Any) -> None:
@@ -74,7 +79,22 @@ def harden(model: str, out: str, recipe: str, quiet: bool, **given: Any) -> None
     output.write(page, output.render("html", cards, title=f"{target.name}: before and after"))
     if not quiet:
         output.show(cards)
+    for name, text in _told(hardened):
+        click.echo(textwrap.fill(text, _WIDTH, initial_indent=f"{name:11}", subsequent_indent=" " * 11))
     click.echo(f"Model      {out}\nReport     {page}")
+
+
+def _told(hardened: Hardened) -> Iterator[tuple[str, str]]:
+    """What came of it: the verdict, on how many samples, which epochs were kept and why, and what went wrong."""
+    yield "Hardening", f"{hardened.gain.word}: {hardened.gain.why}"
+    if (sizes := hardened.sizes) is not None:
+        yield "Samples", f"{sizes.train} learnt from, {sizes.held_out} held out, {sizes.test} evaluated"
+    for step in hardened.steps:
+        for kept in step.kept:
+            what = step.name if kept.stage == "model" else f"{step.name}, {kept.stage}"
+            yield "Kept", f"epoch {kept.epoch} of {kept.epochs} ({what}): {kept.why}"
+    for note in hardened.notes:
+        yield "Note", note
 
 
 def _named(card: Scorecard, name: str) -> Scorecard:
