@@ -7,7 +7,16 @@ import unicodedata
 from datetime import datetime
 
 from robustbench_lite.core.cost import Passes
-from robustbench_lite.results.scorecard import AttackResult, DataInfo, Finding, Gate, Interval, TargetInfo, Verdict
+from robustbench_lite.results.scorecard import (
+    AttackResult,
+    DataInfo,
+    Finding,
+    Gate,
+    Interval,
+    Measured,
+    TargetInfo,
+    Verdict,
+)
 
 MARKS: dict[Verdict, str] = {"PASS": "✅", "FAIL": "❌", "UNDECIDED": "❔", "MEASURED": "📏", "INVALID": "⚠️"}
 """A sign before each verdict, where colours can't be."""
@@ -118,6 +127,22 @@ def about(finding: Finding) -> str:
     return f"{'in' if finding.attack else 'under'} {plain(finding.where)}"
 
 
+def measured(number: Measured) -> str:
+    """A measure's number, such as ``27.5% [24.0, 31.2]`` or ``1,234 parameters``."""
+    if number.unit == "share":
+        ends = (
+            "" if number.low is None or number.high is None else f" [{100 * number.low:.1f}, {100 * number.high:.1f}]"
+        )
+        return f"{percent(number.value)}{ends}"
+    ends = "" if number.low is None or number.high is None else f" [{number.low:,.6g}, {number.high:,.6g}]"
+    return f"{number.value:,.6g}{ends} {plain(number.unit)}"
+
+
+def measure_name(number: Measured) -> str:
+    """Name of a measure for people, with the way that is better."""
+    return f"{plain(number.name).replace('_', ' ')} ({number.better} is better)"
+
+
 def gate_demand(gate: Gate) -> str:
     """What a gate asks for, such as ``robust accuracy at least 30.0%``."""
     name = plain(gate.name)
@@ -137,12 +162,14 @@ def gate_state(gate: Gate) -> str:
 
 def gate_found(gate: Gate) -> str:
     """What a gate saw, such as ``27.5% [24.0, 31.2]``, or ``312 passes a sample``."""
-    if gate.kind == "cost":
+    if gate.kind in ("cost", "number"):
         return _gated(gate, gate.value)
     return f"{percent(gate.value)} [{100 * gate.low:.1f}, {100 * gate.high:.1f}]"
 
 
 def _gated(gate: Gate, value: float) -> str:
+    if gate.kind == "number":
+        return f"{value:,.6g} {plain(gate.unit or '')}"
     if gate.kind != "cost":
         return percent(value)
     return f"{value:,.4g} {'s' if gate.name == 'max_seconds' else 'a sample'}"

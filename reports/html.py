@@ -167,6 +167,8 @@ def _environment() -> Environment:
         _format.count,
         _format.gate_demand,
         _format.gate_found,
+        _format.measured,
+        _format.measure_name,
         _format.gate_state,
         _format.inside,
         _format.interval,

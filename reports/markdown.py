@@ -74,6 +74,7 @@ def _card(card: Scorecard) -> Iterator[str]:
     yield "  \n".join([view.RUNNING, view.ALONE, *map(escape, view.left_out(card))])
     yield from _findings(card)
     yield from _gates(card)
+    yield from _measures(card)
     if checked := view.checked(card):
         yield "  \n".join(f"{what.capitalize()}: {'; '.join(map(escape, sentences))}" for what, sentences in checked)
     weights = f"weights {_code(card.target.weights_sha256[:12])}" if card.target.weights_sha256 else "a function"
@@ -141,6 +142,16 @@ def _gates(card: Scorecard) -> Iterator[str]:
         yield "### Gates"
         rows = [(escape(fmt.gate_demand(gate)), fmt.gate_found(gate), fmt.gate_state(gate)) for gate in card.gates]
         yield _table(("Demand", "Found", "State"), rows)
+
+
+def _measures(card: Scorecard) -> Iterator[str]:
+    if card.measures:
+        yield "### Measures"
+        rows = [
+            (escape(fmt.measure_name(number)), escape(fmt.measured(number)), escape(number.definition))
+            for number in card.measures
+        ]
+        yield _table(("Measure", "Found", "What it is"), rows)
 
 
 def _comparison(cards: Sequence[Scorecard]) -> Iterator[str]:

@@ -67,6 +67,7 @@ def scorecard(card: Scorecard) -> RenderableType:
     """One scorecard: verdict, accuracy, attacks, findings, gates, checks, cost."""
     curves = map(_against, view.against_eps(card))
     parts = [_verdict(card), _about(card), _accuracies(card), *curves, _attacks(card), _findings(card), _gates(card)]
+    parts.append(_measures(card))
     return _Portable(Group(*_spaced(parts), *_checked(card), _cost(card)))
 
 
@@ -247,6 +248,15 @@ def _gates(card: Scorecard) -> RenderableType | None:
             Text(state, style=_STATES[state]), Text(fmt.plain(fmt.gate_demand(gate))), Text(fmt.gate_found(gate))
         )
     return Group(Text("Gates", style="bold"), grid)
+
+
+def _measures(card: Scorecard) -> RenderableType | None:
+    if not card.measures:
+        return None
+    grid = Table.grid(padding=(0, 2))
+    for number in card.measures:
+        grid.add_row(Text(fmt.measure_name(number)), Text(fmt.measured(number)))
+    return Group(Text("Measures", style="bold"), grid)
 
 
 def _checked(card: Scorecard) -> Iterator[RenderableType]:

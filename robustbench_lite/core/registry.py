@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from robustbench_lite.core.errors import UserError, faults
 
 _FILES = {"suites": "attacks", "recipes": "defenses"}
+_BUILT_IN = {"measures": "evaluating.measures"}  # where the built-in room of a kind is, if not at the top
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Room:
 
 def rooms(kind: str) -> list[Room]:
     """Rooms of a kind, in the order of search: the user's (in the working directory), then the built-in one."""
-    package = f"robustbench_lite.{kind}"
+    package = f"robustbench_lite.{_BUILT_IN.get(kind, kind)}"
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"{package} is missing from this installation; install robustbench_lite again")
@@ -75,7 +76,7 @@ def rooms(kind: str) -> list[Room]:
 
 
 def names(kind: str) -> list[str]:
-    """Every name of a kind (``attacks``, ``defenses``, ``reports``, ``suites``, ``recipes``), the user's first."""
+    """Every name of a kind, such as ``attacks``, ``measures`` or ``suites``, the user's first."""
     seen: dict[str, None] = {}
     for room in rooms(_FILES.get(kind, kind)):
         if kind in _FILES:

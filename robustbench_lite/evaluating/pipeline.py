@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from robustbench_lite.evaluating.adapt.reevaluate import adaptively, advised
 from robustbench_lite.evaluating.assemble import assemble
 from robustbench_lite.evaluating.clean_pass import check_target
 from robustbench_lite.evaluating.evidence.collect import collect_evidence
+from robustbench_lite.evaluating.measures.interface import Subject
+from robustbench_lite.evaluating.measures.take import take_measures
 from robustbench_lite.evaluating.plan import Options, Plan, make_plan
 from robustbench_lite.evaluating.question import open_slot
 from robustbench_lite.evaluating.run_suite import remember_witnesses, run_suite
@@ -52,6 +54,7 @@ def evaluate(
     cache: str | Path | None = None,
     corpus: str | Path | None = None,
     adapt: bool = False,
+    measures: Sequence[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Scorecard:
     """Attack a model with a suite and say how much of its accuracy survives.
@@ -101,6 +104,9 @@ def evaluate(
         Whether it is evaluated once more, adaptively, where a finding has a cure (`adapt`): random answers averaged,
         masked gradients replaced, saturated losses rescaled. The card is then that of the second evaluation, with what
         the first one found under ``Scorecard.adaptation``. A budget holds for each of them.
+    measures
+        Names of further numbers to put on the card, from the catalogue ``measures``; those that a gate is about are
+        taken without being named.
     on_progress
         Called now and then with a `Progress`.
 
@@ -128,6 +134,7 @@ def evaluate(
         cache=cache,
         corpus=corpus,
         adapt=adapt,
+        measures=tuple(measures),
         on_progress=on_progress,
     )
     with no_exit():
@@ -151,12 +158,13 @@ def evaluate_plan(plan: Plan) -> Scorecard:
             remember_witnesses(plan, checked, evidence.runs)
             card = assemble(plan, checked, evidence)
             slot.close(card, witness_corpus.digest(plan.corpus))
+    card = take_measures(plan.measures, Subject(card, plan.target, plan.data), plan.gates)
     return apply_gates(card, plan.gates)
 
 
 def apply_gates(card: Scorecard, gates: Gates) -> Scorecard:
     """Decide the gates of a card, and with them its verdict."""
-    decided = decide(gates, Counts.of(card), total=card.data.planned)
+    decided = decide(gates, Counts.of(card), total=card.data.planned, measures=card.measures)
     findings = card.validity
     if card.interrupted and any(gate.passed and gate.name in _ON_ROBUST_ACCURACY for gate in decided):
         # An upper bound can miss such a gate, but not meet it.

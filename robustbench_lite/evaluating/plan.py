@@ -21,6 +21,8 @@ from robustbench_lite.data.dataset import Data, check_inputs
 from robustbench_lite.data.load import as_data
 from robustbench_lite.evaluating import corpus
 from robustbench_lite.evaluating.cache import Slot
+from robustbench_lite.evaluating.measures.interface import Measure
+from robustbench_lite.evaluating.measures.take import asked_for
 from robustbench_lite.model.black_box import BlackBox
 from robustbench_lite.model.target import Target, as_target
 from robustbench_lite.results.gates import Gates
@@ -56,6 +58,7 @@ class Options:
     cache: str | Path | None = None
     corpus: str | Path | None = None
     adapt: bool = False
+    measures: tuple[str, ...] = ()
     on_progress: Callable[[Progress], None] | None = None
 
 
@@ -75,6 +78,8 @@ class Plan:
     batch_size: int
     keep_witnesses: bool
     gates: Gates
+    measures: dict[str, Measure]
+    """Further numbers to put on the card, by name."""
     sequential: bool
     """Whether it ends as soon as the gates are settled."""
     cache: Path | None
@@ -122,6 +127,7 @@ def make_plan(model: Any, data: Any, suite: Any, threat: Any, options: Options) 
         batch_size=batch_size,
         keep_witnesses=options.keep_witnesses or options.adapt,
         gates=options.gates,
+        measures=asked_for(options.measures, options.gates),
         sequential=options.sequential,
         cache=None if options.cache is None else Path(options.cache),
         corpus=None if options.corpus is None else Path(options.corpus),

@@ -154,6 +154,8 @@ def missed(gate: Gate, what: str | None = None) -> str | None:
     bound, _, rest = gate.name.partition("_")
     words, side = {"min": ("at least", "below"), "max": ("at most", "above")}[bound]
     what = what or rest.replace("_", " ")
+    if gate.kind == "number":
+        return f"{what} is {gate.value:,.6g} {gate.unit}: {words} {gate.threshold:,.6g} demanded ({gate.name})"
     if gate.kind == "cost":
         unit = " a sample" if rest == "passes" else ""
         return f"{what}{unit}: {gate.value:,.1f}, {words} {gate.threshold:,.5g} demanded ({gate.name})"

@@ -13,14 +13,14 @@ asking `settled` go together: that an evaluation might have stopped early costs 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.core.registry import unknown
-from robustbench_lite.results.scorecard import Gate, Scorecard
+from robustbench_lite.core.registry import names, unknown
+from robustbench_lite.results.scorecard import Gate, Measured, Scorecard
 from robustbench_lite.results.statistics import clopper_pearson, last_look, samples_needed, sequential_interval
 
 CONFIDENCE = 0.95
@@ -52,6 +52,8 @@ class Gates:
     """Most forward and backward passes, a sample."""
     max_seconds: float | None = None
     """Longest that the evaluation may take."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """Demands on measures of the catalogue, by ``min_NAME`` or ``max_NAME``."""
     strict: bool = False
     """Whether a gate that is undecided, as the samples are too few to tell, counts as missed."""
 
@@ -64,21 +66,37 @@ class Gates:
         ValueError
             For an unknown name, with the nearest ones.
         """
-        known = [item.name for item in fields(cls)]
-        if strange := [unknown("gate", name, known) for name in demands if name not in known]:
+        known = [item.name for item in fields(cls) if item.name != "measures"]
+        others = {name: value for name, value in demands.items() if name not in known}
+        measured = names("measures") if others else []
+        if strange := [
+            unknown("gate", name, _near(name, known, measured)) for name in others if name[4:] not in measured
+        ]:
             raise UserError("; ".join(strange))
-        shares: dict[str, Any] = {name: value for name, value in demands.items() if name != "strict"}
-        return cls(**shares, strict=bool(demands.get("strict", False)))
+        own: dict[str, Any] = {name: value for name, value in demands.items() if name in known and name != "strict"}
+        on_measures: dict[str, Any] = {name: value for name, value in others.items() if value is not None}
+        return cls(**own, measures=on_measures, strict=bool(demands.get("strict", False)))
 
     @property
     def demanded(self) -> bool:
         """Whether any gate is set."""
-        return any(value is not None for _, value in self._demands())
+        return bool(self.measures) or any(value is not None for _, value in self._demands())
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the measures that gates are about."""
+        return tuple(dict.fromkeys(name[4:] for name in self.measures))
 
     def _demands(self) -> list[tuple[str, Any]]:
-        return [(item.name, getattr(self, item.name)) for item in fields(self) if item.name != "strict"]
+        apart = ("measures", "strict")
+        return [(item.name, getattr(self, item.name)) for item in fields(self) if item.name not in apart]
 
     def __post_init__(self) -> None:
+        for name, demand in self.measures.items():
+            if isinstance(demand, bool) or not isinstance(demand, int | float) or not math.isfinite(demand):
+                raise UserError(f"{name} is {demand!r}: expected a finite number")
+            if name[:4] not in ("min_", "max_"):
+                raise UserError(f"gate {name!r}: expected min_{name} or max_{name}")
         for name, demand in self._demands():
             if demand is None:
                 continue
@@ -118,7 +136,12 @@ class Counts:
 
 
 def decide(
-    demands: Gates, counts: Counts, *, total: int | None = None, regression: Gate | None = None
+    demands: Gates,
+    counts: Counts,
+    *,
+    total: int | None = None,
+    regression: Gate | None = None,
+    measures: Sequence[Measured] = (),
 ) -> tuple[Gate, ...]:
     """Decide every gate that is demanded.
 
@@ -133,6 +156,8 @@ def decide(
         all from the start.
     regression
         What `baseline.check` came to, where a ``max_regression`` is demanded.
+    measures
+        The measures that gates are about, as they were taken. Of one that is missing here no gate is made.
 
     Raises
     ------
@@ -146,7 +171,7 @@ def decide(
         )
     shares = tuple(_share_gate(share, counts.seen, total) for share in _shares(demands, counts))
     paired = (regression,) if demands.max_regression is not None and regression is not None else ()
-    found = (*shares, *paired, *_costs(demands, counts))
+    found = (*shares, *paired, *_costs(demands, counts), *_on_measures(demands, measures))
     return tuple(map(strictly, found)) if demands.strict else found
 
 
@@ -248,3 +273,24 @@ def _costs(demands: Gates, counts: Counts) -> Iterator[Gate]:
     ):
         if most is not None:
             yield check_gate(name, most, spent, spent, spent, samples=counts.seen, more_needed=None)
+
+
+def _on_measures(demands: Gates, measures: Sequence[Measured]) -> Iterator[Gate]:
+    taken = {one.name: one for one in measures}
+    for name, threshold in demands.measures.items():
+        if (found := taken.get(name[4:])) is None:
+            continue
+        low, high = (found.value if end is None else end for end in (found.low, found.high))
+        seen = found.total or 0
+        needed = None
+        if found.count is not None and found.total:
+            needed = samples_needed(found.count, found.total, threshold, CONFIDENCE)
+        more = None if needed is None else needed - seen
+        gate = check_gate(name, threshold, found.value, low, high, samples=seen, more_needed=more)
+        yield gate.model_copy(update={"unit": found.unit})
+
+
+def _near(name: str, known: Sequence[str], measured: Sequence[str]) -> list[str]:
+    """What a gate may be called, those of the same bound first."""
+    bound = name[:4] if name[:4] in ("min_", "max_") else "min_"
+    return [*known, *(f"{bound}{measure}" for measure in measured)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +36,7 @@ _PASSED_ON = (
     "cache",
     "corpus",
     "adapt",
+    "measures",
 )
 
 
@@ -57,6 +60,10 @@ _PASSED_ON = (
 )
 @click.option("--min-robust-accuracy", type=click.FloatRange(0, 1), metavar="SHARE", help="Gate, likewise.")
 @click.option("--max-drop", type=click.FloatRange(0, 1), metavar="SHARE", help="Gate: clean less robust accuracy.")
+@click.option(
+    "--gate", "demands", multiple=True, metavar="G", help="'NAME >= X' or 'NAME <= X' on a measure; repeatable."
+)
+@click.option("--measure", "measures", multiple=True, metavar="NAME", help="A further number on the card; repeatable.")
 @click.option("--strict", is_flag=True, help="A gate fails where it is undecided, too.")
 @click.option("--allow-invalid", metavar="REASON", help="Let an INVALID evaluation through, and say why on the card.")
 @click.option("--sequential", is_flag=True, help="End as soon as every gate is settled.")
@@ -89,7 +96,8 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     summary = Path(given["markdown_path"]) if given["markdown_path"] else None
     witnesses = saved.with_name(f"{saved.stem}.witnesses.npz") if given["keep_witnesses"] else None
     output.check_writable(*filter(None, (saved, page, summary, witnesses)))
-    gates = Gates.of({item.name: given.get(item.name) for item in fields(Gates)})
+    named = {item.name: given[item.name] for item in fields(Gates) if item.name in given and item.name != "measures"}
+    gates = Gates.of({**named, **_demanded(given["demands"])})
     budget = Budget(seconds=given["seconds"], passes=given["passes"]) if given["seconds"] or given["passes"] else None
     for option in ("sequential", "strict"):
         if given[option] and not gates.demanded:
@@ -125,6 +133,21 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     click.echo(f"Scorecard  {saved}\nReport     {page}")
     verdict = verdict_of((), card.gates) if allowed_because(card) else card.verdict
     sys.exit(signals.exit_code() if card.interrupted == "interrupt" else output.EXIT[verdict])
+
+
+def _demanded(texts: Sequence[str]) -> dict[str, float]:
+    """Gates on measures, as ``NAME >= X`` and ``NAME <= X``."""
+    found: dict[str, float] = {}
+    for text in texts:
+        parts = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*(>=|<=)\s*(\S+)\s*", text)
+        try:
+            name, sign, number = parts.groups() if parts else ("", "", "")
+            found[f"{'min' if sign == '>=' else 'max'}_{name}"] = float(number)
+        except ValueError:
+            raise UserError(
+                f"--gate {text!r}: expected 'NAME >= X' or 'NAME <= X', such as 'parameters <= 1e6'"
+            ) from None
+    return found
 
 
 def _in_a_line(card: Scorecard) -> str:

@@ -26,6 +26,7 @@ from robustbench_lite.results.scorecard.findings import Denied as Denied
 from robustbench_lite.results.scorecard.findings import Finding as Finding
 from robustbench_lite.results.scorecard.findings import Plot as Plot
 from robustbench_lite.results.scorecard.gate import Gate as Gate
+from robustbench_lite.results.scorecard.measured import Measured as Measured
 from robustbench_lite.results.scorecard.outcomes import Break as Break
 from robustbench_lite.results.scorecard.outcomes import ClassResult as ClassResult
 from robustbench_lite.results.scorecard.outcomes import Example as Example

@@ -12,6 +12,7 @@ from robustbench_lite.results.scorecard.about import DataInfo, Environment, Targ
 from robustbench_lite.results.scorecard.attacks import AttackResult, Skipped, ThreatResult
 from robustbench_lite.results.scorecard.findings import Adaptation, Audit, Finding
 from robustbench_lite.results.scorecard.gate import Gate
+from robustbench_lite.results.scorecard.measured import Measured
 from robustbench_lite.results.scorecard.outcomes import Example, Outcome
 from robustbench_lite.results.scorecard.values import Frozen, Interval, Verdict
 
@@ -51,6 +52,8 @@ class Contents(Frozen):
     audit: Audit | None = None
     """What became of witnesses that were asked about once more; None where there were none to ask about."""
     gates: tuple[Gate, ...] = ()
+    measures: tuple[Measured, ...] = ()
+    """Further numbers that were asked for, by name or by a gate."""
     adaptation: Adaptation | None = None
     """Where the evaluation was adaptive: what else the card tells is of the target with its measures taken."""
     interrupted: str | None = None
@@ -60,5 +63,5 @@ class Contents(Frozen):
 
     @model_serializer(mode="wrap")
     def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        unsaid = {"skipped", "adaptation", "audit", "checks"}  # as of an outcome's nearest
+        unsaid = {"skipped", "measures", "adaptation", "audit", "checks"}  # as of an outcome's nearest
         return {key: value for key, value in write(self).items() if key not in unsaid or value}

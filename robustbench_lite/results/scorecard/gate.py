@@ -30,13 +30,17 @@ class Gate(Frozen):
     """False where the interval holds the threshold: more samples would be needed to tell."""
     samples: int | None = None
     """Samples that it was decided on; None on a card of before this was kept."""
+    unit: str | None = None
+    """Unit of the measure that it is about, such as ``share`` or ``bytes``; None where its name says it."""
     more_needed: int | None = None
     """Samples more that would decide it, if the share stays as seen; None where it is decided, and where no number
     would."""
 
     @property
-    def kind(self) -> Literal["accuracy", "regression", "cost"]:
-        """What it is about: a share of the samples, one paired with a baseline's, or what the evaluation cost."""
+    def kind(self) -> Literal["accuracy", "regression", "cost", "number"]:
+        """What it is about: a share of the samples, one paired with a baseline's, a cost, or another number."""
+        if self.unit is not None:
+            return "accuracy" if self.unit == "share" else "number"
         if self.name in ("max_passes", "max_seconds"):
             return "cost"
         return "regression" if self.name == "max_regression" else "accuracy"

@@ -1,0 +1,14 @@
+"""Measures: the numbers that can be put on a scorecard, found by name.
+
+In comes a scorecard as the attacks left it, with its target and data; out comes a number with unit, interval and
+direction. A user's repo may have a ``measures`` folder of its own, with a table such as this one.
+"""
+
+CATALOGUE = {
+    "clean_accuracy": "counts:CLEAN_ACCURACY",
+    "robust_accuracy": "counts:ROBUST_ACCURACY",
+    "drop": "counts:DROP",
+    "passes": "counts:PASSES",
+    "seconds": "counts:SECONDS",
+    "parameters": "counts:PARAMETERS",
+}

@@ -1,0 +1,36 @@
+"""What a measure is: a number of an evaluation, defined where it is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from robustbench_lite.data.dataset import Data
+from robustbench_lite.model.target import Target
+from robustbench_lite.results.scorecard import Interval, Scorecard
+
+
+class Subject(NamedTuple):
+    """What a measure may look at: the scorecard as the attacks left it, and the target and data themselves."""
+
+    card: Scorecard
+    target: Target
+    data: Data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A number that can be put on a scorecard, shown by every report and gated by every face.
+
+    An entry of the catalogue ``measures`` names one. What it asks of the target is not among the passes of the attacks.
+    """
+
+    unit: str
+    """``share`` of the samples, or any other, such as ``passes``, ``s``, ``bytes``, ``parameters``."""
+    better: Literal["higher", "lower"]
+    """Which way is better."""
+    definition: str
+    """What it is, in a sentence, with its source where it has one."""
+    of: Callable[[Subject], Interval | float]
+    """Measures: a share of samples with its interval (`Interval.of`), or a finite number."""
