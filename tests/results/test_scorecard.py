@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from robustbench_lite import Target, evaluate
 from robustbench_lite.core.cost import Passes
 from robustbench_lite.results.scorecard import Break, Finding, Interval, Nearest, Outcome, Scorecard, Witnesses, median
 from robustbench_lite.results.statistics import clopper_pearson
@@ -561,3 +563,82 @@ def test_a_card_without_a_curve_says_nothing_of_it(card, tmp_path):
 )
 def test_median_of_what_is_finite(values, middle):
     assert median(values) == middle
+
+
+# What can be counted anew is
+
+
+@pytest.fixture(scope="module")
+def real(train_on_digits):
+    """A card of a real evaluation, with gates of every kind, as plain JSON."""
+    model, x, y = train_on_digits(400, 12)
+    card = evaluate(
+        Target(model, name="digits"),
+        (x[1000:1120], y[1000:1120]),
+        ["fgsm", {"attack": "pgd", "params": {"steps": 10}}],
+        ["Linf 0.05", "Linf 0.1"],
+        gates={"min_clean_accuracy": 0.5, "min_robust_accuracy": 0.4, "max_drop": 0.9, "max_parameters": 1e6},
+    )
+    assert 0 < card.robust_accuracy.count < card.clean_accuracy.count
+    return json.loads(card.model_dump_json())
+
+
+def _numbers(found, path=()):
+    """Paths of all numbers, truths and words of a card that follow from others on it."""
+    if isinstance(found, dict):
+        for key, value in found.items():
+            yield from _numbers(value, (*path, key))
+    elif isinstance(found, list):
+        for place, value in enumerate(found):
+            yield from _numbers(value, (*path, place))
+    elif isinstance(found, bool | int | float):
+        yield path
+
+
+_COUNTED = {"count", "total", "value", "low", "high", "confidence", "broken", "passed", "decided"}
+
+
+def test_every_single_number_that_follows_from_others_is_counted_anew(real, tmp_path):
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps(real), encoding="utf-8")
+    Scorecard.load(path)
+    places = [place for place in _numbers(real) if place[-1] in _COUNTED and "trace" not in place]
+    places += [("data", "samples"), ("audit", "confirmed"), ("audit", "asked")]
+    right = [at for at, row in enumerate(real["outcomes"]) if row["prediction"] == row["label"]]
+    places += [("outcomes", at, "prediction") for at in right[::7]]
+    assert len(places) > 90
+    let_through = []
+    for place in places:
+        changed = copy.deepcopy(real)
+        here = changed
+        for key in place[:-1]:
+            here = here[key]
+        was = here[place[-1]]
+        here[place[-1]] = (not was) if isinstance(was, bool) else was + (1 if isinstance(was, int) else 0.003)
+        path.write_text(json.dumps(changed), encoding="utf-8")
+        try:
+            Scorecard.load(path)
+        except ValueError:
+            continue
+        let_through.append(place)
+    assert not let_through
+
+
+@pytest.mark.parametrize("place", [("passes", "forward"), ("seconds",), ("attacks", 0, "seconds")], ids=str)
+def test_a_cost_below_zero_is_refused(real, tmp_path, place):
+    changed = copy.deepcopy(real)
+    here = changed
+    for key in place[:-1]:
+        here = here[key]
+    here[place[-1]] = -1
+    (tmp_path / "card.json").write_text(json.dumps(changed), encoding="utf-8")
+    with pytest.raises(ValueError, match="expected 0 or more"):
+        Scorecard.load(tmp_path / "card.json")
+
+
+def test_a_row_that_is_taken_out_is_missed(real, tmp_path):
+    changed = copy.deepcopy(real)
+    del changed["outcomes"][3]
+    (tmp_path / "card.json").write_text(json.dumps(changed), encoding="utf-8")
+    with pytest.raises(ValueError, match="there are 119 rows"):
+        Scorecard.load(tmp_path / "card.json")
