@@ -198,8 +198,7 @@ def unlike(cards: Sequence[Scorecard]) -> list[tuple[str, tuple[str, ...]]]:
     """What makes each scorecard unlike the first: which two are meant, and a sentence for each difference."""
     names = labels(cards)
     told = (
-        (f"{names[0]} (before) and {name} (after)", differences(cards[0], card))
-        for name, card in zip(names[1:], cards[1:], strict=True)
+        (f"{names[0]} and {name}", differences(cards[0], card)) for name, card in zip(names[1:], cards[1:], strict=True)
     )
     return [(pair, sentences) for pair, sentences in told if sentences]
 

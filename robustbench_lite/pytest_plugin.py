@@ -102,15 +102,13 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Check the markers."""
+    """Check the table and the options; what is wrong with a marker fails its test alone."""
     if any(item.get_closest_marker(discovery.MARKER) for item in items):
         from robustbench_lite.faces.plugin import marker
         from robustbench_lite.faces.plugin.plan import Plan
 
         Plan.of(config)
-        faults = marker.check(items)
-        if faults and not options.Options.of(config).is_worker:  # xdist can't tell that one; there the tests fail
-            raise pytest.UsageError("\n".join(faults))
+        marker.ask_for_fixture(items)
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import reprlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 _TELL_WHAT_WAS_GIVEN = ("value_error", "extra_forbidden")  # of themselves, or by the key
+
+_MEANT = {"fast": "quick", "full": "exhaustive", "thorough": "exhaustive", "default": "standard"}
+"""Words that people use in names for those of ours."""
 
 
 class UserError(ValueError):
@@ -16,8 +25,8 @@ class UserError(ValueError):
     """
 
 
-def faults(error: ValidationError) -> str:
-    """All faults of a file, one a line, each with its key."""
+def faults(error: ValidationError, known: Iterable[str] = ()) -> str:
+    """All faults of a file, one a line, each with its key; ``known`` are the keys that its top level may hold."""
     lines = []
     told = error.errors()
     places = [fault["loc"] for fault in told]
@@ -25,8 +34,11 @@ def faults(error: ValidationError) -> str:
         place = fault["loc"]
         if fault["type"] == "too_short" and any(one != place and one[: len(place)] == place for one in places):
             continue  # its entries are faulty, not too few
-        key = ".".join(str(part) for part in fault["loc"])
-        message = fault["msg"].removeprefix("Value error, ")
+        key = ".".join(str(part) for part in place)
+        if fault["type"] == "extra_forbidden" and len(place) == 1 and known:
+            message = unknown("key", key, known)
+        else:
+            message = in_our_words(fault)
         given = fault["input"]
         # Of what fits into a line; Python refuses to write a number of thousands of digits.
         short = given.bit_length() <= 64 if isinstance(given, int) else isinstance(given, str | float | None)
@@ -34,3 +46,26 @@ def faults(error: ValidationError) -> str:
             message += f" (given: {reprlib.repr(given)})"
         lines.append(f"  {key}: {message}" if key else f"  {message}")
     return "\n".join(lines)
+
+
+def in_our_words(fault: ErrorDetails) -> str:
+    """What pydantic says of a fault, as a user reads it."""
+    if fault["type"] == "extra_forbidden":
+        return "unknown key; take it out"
+    if fault["type"] == "missing":
+        return "is missing"
+    if fault["type"] == "too_short":
+        return f"has {fault['ctx']['actual_length']} entries; expected at least {fault['ctx']['min_length']}"
+    message = fault["msg"].removeprefix("Value error, ")
+    return message.replace("Input should be", "expected", 1) if message.startswith("Input should be") else message
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Text of the error for an unknown name: the nearest ones, or all there are."""
+    known = list(known)
+    lowered = {one.lower(): one for one in known}
+    meant = "_".join(_MEANT.get(part, part) for part in name.lower().split("_"))
+    near = [meant] if meant in lowered else difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
+    near = [lowered[one] for one in near] or [one for key, one in lowered.items() if name and name.lower() in key][:3]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known) or '(none)'}"
+    return f"unknown {kind} {name!r}: {hint}"

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from robustbench_lite.core.errors import UserError, faults
+from robustbench_lite.core.errors import unknown as unknown
 
 _FILES = {"suites": "attacks", "recipes": "defenses"}
 _BUILT_IN = {"measures": "evaluating.measures"}  # where the built-in room of a kind is, if not at the top
@@ -141,16 +141,6 @@ def build(kind: str, name: str, params: Mapping[str, Any]) -> Any:
     if strange:
         raise UserError(f"{name}: {'; '.join(strange)}")
     return made
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Text of the error for an unknown name: the nearest ones, or all there are."""
-    known = list(known)
-    lowered = {one.lower(): one for one in known}
-    near = [lowered[one] for one in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
-    near = near or [one for key, one in lowered.items() if name and name.lower() in key][:3]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known) or '(none)'}"
-    return f"unknown {kind} {name!r}: {hint}"
 
 
 def _table(source: Path) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""What is asked: a suite of attacks under threat models, or a recipe that hardens. Read from TOML."""
+"""What is asked: a suite of attacks under threat models. Read from TOML."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -107,8 +107,10 @@ def adversary(threat: ThreatModel) -> tuple[str, str, str]:
     return threat.norm, threat.goal, threat.target_class if threat.goal == "targeted" else ""
 
 
-def load_suite(suite: str | Path | Suite | Sequence[str]) -> Suite:
-    """Load a suite: a built-in or own one by name, a TOML file by path, or a list of attacks.
+def load_suite(suite: str | Path | Suite | Mapping[str, Any] | Sequence[str]) -> Suite:
+    """Load a suite: a built-in or own one by name, a TOML file by path, a dict, or a list of attacks.
+
+    A dict holds what such a file does; its `threats` may be left out.
 
     Raises
     ------
@@ -118,7 +120,8 @@ def load_suite(suite: str | Path | Suite | Sequence[str]) -> Suite:
     if isinstance(suite, Suite):
         return suite
     if not isinstance(suite, str | Path):
-        raw: dict[str, Any] = {"name": "custom", "threats": ["Linf 8/255"], "attacks": list(suite)}
+        given = suite if isinstance(suite, Mapping) else {"attacks": list(suite)}
+        raw: dict[str, Any] = {"name": "custom", "threats": ["Linf 8/255"], **given}
         return checked(Suite, raw, "suite", _attack_faults(raw))
     raw, where = read_toml("suites", suite)
     return checked(Suite, raw, where, _attack_faults(raw))

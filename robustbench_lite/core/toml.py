@@ -35,7 +35,7 @@ def read_toml(kind: str, name: str | Path) -> tuple[dict[str, Any], str]:
     """Read a file by name or path, unchecked; return what it holds, and its path for errors."""
     path = registry.find_file(kind, name)
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as fault:  # a number of thousands of digits, too
         raise UserError(f"{path}: can't be read as TOML: {fault}") from None
     except RecursionError:
@@ -49,7 +49,8 @@ def checked(model: type[_AnyFile], raw: dict[str, Any], where: str, more: list[s
     try:
         found = model.model_validate(raw)
     except ValidationError as error:
-        raise UserError("\n".join([f"{where}: not a valid {model.__name__.lower()}", faults(error), *more])) from None
+        told = faults(error, known=model.model_fields)
+        raise UserError("\n".join([f"{where}: not a valid {model.__name__.lower()}", told, *more])) from None
     except ValueError as fault:  # of pydantic's own: a whole number too long to be written in an error
         raise UserError(f"{where}: not a valid {model.__name__.lower()}: {fault}") from None
     if more:

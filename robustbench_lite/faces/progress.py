@@ -1,34 +1,41 @@
-"""Rich progress bars for the faces: what the engine and the training loop tell, shown on the standard error stream."""
+"""What the engine and the training loop tell while they work, shown on the standard error stream.
+
+On a terminal there are bars; elsewhere, as in the log of a CI job, a line for each attack and each epoch.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from robustbench_lite.core.cost import Progress as AttackProgress
     from robustbench_lite.hardening.interface import TrainingProgress
 
-# With these, the longest line fits 80 columns: "training", 8 of bar, "epoch 100/100", "loss 12.345 clean 100.0%
-# robust 100.0%", "0:00:00". A wider screen gives its columns to the bar.
-_COLUMNS, _BAR, _WIDEST_BAR = 80, 8, 40
+# With these, the longest line fits 80 columns: "a-long-st…", 20 of bar, "epoch 100/100", "clean 100.0% robust 100.0%",
+# "0:00:00"; of an attack: a name of 28, 18 of bar, "10000/10000", "9999 broken", "0:00:00". A wider screen gives its
+# columns to the bar.
+_COLUMNS, _BAR, _WIDEST_BAR = 80, 18, 40
 _ATTACK, _STAGE = 28, 10  # longest names
+_SECONDS = 30.0  # between two lines of an attack that is under way
 
 
 @contextmanager
 def bars(quiet: bool = False) -> Iterator[Progress]:
-    """Show progress bars until the block ends; nothing where it is quiet or the stream is no terminal."""
+    """Show progress until the block ends: bars on a terminal, lines elsewhere, nothing where it is quiet."""
     console = Console(stderr=True)
+    console.quiet = quiet
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(min(max(_BAR, _BAR + console.width - _COLUMNS), _WIDEST_BAR)),
         TextColumn("{task.fields[count]}", markup=False),
         TextColumn("{task.fields[note]}", markup=False),
-        TimeElapsedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
         yield progress
@@ -36,6 +43,8 @@ def bars(quiet: bool = False) -> Iterator[Progress]:
 
 def attack_bars(progress: Progress) -> Callable[[AttackProgress], None]:
     """One bar an attack: samples done, and how many it broke. It goes when another begins."""
+    if not progress.console.is_terminal:
+        return _attack_lines(progress.console)
     tasks: dict[tuple[str, str], TaskID] = {}
 
     def show(event: AttackProgress) -> None:
@@ -59,23 +68,92 @@ def attack_bars(progress: Progress) -> Callable[[AttackProgress], None]:
 
 def training_bars(progress: Progress) -> Callable[[TrainingProgress], None]:
     """One bar a stage of training: the epoch, with the last one's held-out accuracies. It takes the others' place."""
+    if not progress.console.is_terminal:
+        return _training_lines(progress.console)
     tasks: dict[str, TaskID] = {}
 
     def show(event: TrainingProgress) -> None:
         total = event.epochs * event.steps
         if tasks.get(event.stage) not in progress.task_ids:
             _remove(progress, list(progress.task_ids))
-            name = "training" if event.stage == "model" else _short(event.stage, _STAGE)
-            tasks[event.stage] = progress.add_task(name, total=total, count="", note="")
+            tasks[event.stage] = progress.add_task(_stage(event), total=total, count="", note="")
         done = (event.epoch - 1) * event.steps + event.step
-        note = f"loss {event.loss:.3f}"
-        if event.clean is not None and event.robust is not None:
-            note += f" clean {event.clean:.1%} robust {event.robust:.1%}"
-        progress.update(tasks[event.stage], completed=done, count=f"epoch {event.epoch}/{event.epochs}", note=note)
+        count = f"epoch {event.epoch}/{event.epochs}"
+        progress.update(tasks[event.stage], completed=done, count=count, note=_accuracies(event) or _loss(event))
         if done == total:
             del tasks[event.stage]
 
     return show
+
+
+def _attack_lines(console: Console) -> Callable[[AttackProgress], None]:
+    """A line for each attack when it is done; of one that takes long, now and then a line with the time left."""
+    begun: dict[tuple[str, str], float] = {}
+    told = [time.monotonic()]
+
+    def show(event: AttackProgress) -> None:
+        key, now = (event.name, event.threat), time.monotonic()
+        passed = now - begun.setdefault(key, now)
+        done = event.done == event.total
+        if not done and now - told[0] < _SECONDS:
+            return
+        left = passed * (event.total - event.done) / event.done if event.done else None
+        when = f"in {_duration(passed)}" if done else "" if left is None else f"about {_duration(left)} left"
+        _line(
+            console,
+            f"{event.name} · {event.threat}: {event.done}/{event.total} samples, {event.broken} broken"
+            + (f", {when}" if when else ""),
+        )
+        told[0] = now
+        if done:
+            del begun[key]
+
+    return show
+
+
+def _training_lines(console: Console) -> Callable[[TrainingProgress], None]:
+    """A line for each epoch, with the time left; accuracies are those after the epoch before."""
+    begun: dict[str, tuple[float, int]] = {}
+
+    def show(event: TrainingProgress) -> None:
+        before = (event.epoch - 1) * event.steps + event.step - 1
+        now = time.monotonic()
+        since, first = begun.setdefault(event.stage, (now, before))
+        if event.step < event.steps:
+            return
+        done, total = before + 1, event.epochs * event.steps
+        passed = now - since
+        measured = f", held out: {_accuracies(event)}" if _accuracies(event) else ""
+        when = f"about {_duration(passed * (total - done) / (done - first))} left" if done < total else "done"
+        _line(console, f"{_stage(event)}: epoch {event.epoch}/{event.epochs}, {_loss(event)}{measured}, {when}")
+        if done == total:
+            del begun[event.stage]
+
+    return show
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _stage(event: TrainingProgress) -> str:
+    return "training" if event.stage == "model" else _short(event.stage, _STAGE)
+
+
+def _loss(event: TrainingProgress) -> str:
+    return f"loss {event.loss:.3f}"
+
+
+def _accuracies(event: TrainingProgress) -> str:
+    if event.clean is None or event.robust is None:
+        return ""
+    return f"clean {event.clean:.1%} robust {event.robust:.1%}"
+
+
+def _duration(seconds: float) -> str:
+    """Time as ``1:02:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def _remove(progress: Progress, tasks: list[TaskID]) -> None:

@@ -1009,7 +1009,7 @@ BAD_OPTIONS = {
     "unknown attack": ({"suite": ["pdg"]}, r"unknown attack 'pdg': did you mean pgd"),
     "unknown parameter": ({"suite": [{"attack": "pgd", "params": {"stepz": 1}}]}, r"did you mean steps"),
     "parameter's value": ({"suite": [{"attack": "pgd", "params": {"steps": 0}}]}, r"steps"),
-    "no attacks": ({"suite": []}, r"at least 1 item"),
+    "no attacks": ({"suite": []}, r"expected at least 1"),
     "a name twice": ({"suite": ["fgsm", "fgsm"]}, r"fgsm is taken twice"),
     "norm of an attack": ({"suite": ["carlini_wagner"], "threat": "Linf 0.1"}, r"carlini_wagner can't be run under"),
     "curve": ({"suite": ["pgd"], "curve": True}, r"suite 'custom' that can run looks for the smallest pert"),

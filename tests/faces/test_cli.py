@@ -365,6 +365,41 @@ def test_witnesses_are_kept_beside_the_scorecard() -> None:
     assert len(card.witnesses.x) == 60
 
 
+def test_a_model_is_called_as_the_user_says() -> None:
+    assert evaluated("zoo.py:good", "--name", "my net").target.name == "my net"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_report_that_a_full_disk_refuses_goes_elsewhere_and_is_told(here: Path) -> None:
+    (here / "out").mkdir()
+    Path("out/page.html").symlink_to("/dev/full")
+    result = evaluate("zoo.py:good", "--html", "out/page.html")
+    assert result.exit_code == 0
+    assert "out/page.html can't be written: No space left on device; it was written to" in result.output
+    assert (here / "page.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.usefixtures("no_run")
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+def test_a_folder_that_takes_no_files_is_found_before_the_run(here: Path) -> None:
+    refused(here, ("evaluate", "zoo.py:good", *EVALUATE[:4], "--json", "/proc/x/y.json"), ["/proc/x/y.json"])
+
+
+def test_debug_shows_where_a_users_code_fails() -> None:
+    assert "Traceback" not in rblite("evaluate", "zoo.py:raises", *EVALUATE).output
+    shown = rblite("--debug", "evaluate", "zoo.py:raises", *EVALUATE)
+    assert shown.exit_code == 2
+    assert "Traceback" in shown.output
+    assert 'raise RuntimeError("out of tea")' in shown.output
+
+
+def test_a_key_that_is_misspelt_is_told_with_the_one_that_was_meant(here: Path) -> None:
+    Path("bad.toml").write_text('threats = ["Linf 0.1"]\natacks = ["pgd"]\n')
+    told = ["atacks", "did you mean attacks", "attacks: is missing"]
+    refused(here, ("evaluate", "zoo.py:good", *EVALUATE, "--suite", "bad.toml"), told)
+    refused(here, ("evaluate", "zoo.py:good", *EVALUATE, "--suite", "linf_fast"), ["did you mean linf_quick?"])
+
+
 def test_quiet_is_short() -> None:
     lines = evaluate("zoo.py:good", "--quiet").output.splitlines()
     assert len(lines) <= 3
@@ -497,7 +532,8 @@ def test_harden_from_scratch_then_evaluate_its_folder_then_fine_tune() -> None:
     assert re.search(r"Hardening (gained|lost|not shown): .*robust under the suite .*% to .*% \(p = .*\); clean", told)
     assert re.search(r"Samples \d+ learnt from, \d+ held out, \d+ evaluated", told)
     assert re.search(r"Kept epoch \d of 3 \(pgd_training\): .* held-out samples", told)
-    assert max(len(line) for line in result.output.splitlines()) <= 80
+    assert max(len(line) for line in result.stdout.splitlines()) <= 80
+    assert "(before) (before)" not in told
     written = {"model.safetensors", "model.json", "recipe.toml", "log.jsonl", "before.json", "after.json"}
     assert {path.name for path in Path("first").iterdir()} == written | {"report.html"}
     after = Scorecard.load("first/after.json")
@@ -906,7 +942,10 @@ def test_a_pipe_gets_no_colours_and_no_bars() -> None:
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
     assert "MEASURED" in done.stdout
-    assert done.stderr == ""  # no bars, and no warning of a library
+    lines = done.stderr.splitlines()  # one an attack: no bars, and no warning of a library
+    assert [re.sub(r"in \d:\d\d:\d\d$", "", line) for line in lines] == [
+        f"{name} · Linf 0.1: 60/60 samples, 0 broken, " for name in ("fgsm", "pgd")
+    ]
 
 
 def on_a_terminal(*arguments: str, **more: str) -> str:

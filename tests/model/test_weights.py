@@ -290,7 +290,7 @@ def test_a_state_that_is_more_than_tensors_is_not_saved(tmp_path: Path) -> None:
     [
         (None, r"holds no model\.json"),
         ("{", "can't be read as JSON"),
-        ('{"spec": 3, "extra": 1}', "spec: Input should be a valid string"),
+        ('{"spec": 3, "extra": 1}', "spec: expected a valid string"),
         ('{"spec": "../gone.py:make", "normalize": null, "classes": null}', r"gone\.py, which isn't there"),
     ],
 )

@@ -41,7 +41,7 @@ def calibrate(weights: str, data_root: str, cases: tuple[str, ...], limit: int |
         found = calibration.calibrate(Path(weights), data, cases, limit=limit, on_progress=progress.attack_bars(bars))
     output.print_rendered(table.report(found))
     if json_path:
-        output.write(Path(json_path), calibration.as_json(found))
+        output.write_result(Path(json_path), calibration.as_json(found))
     if found.interrupted:
         sys.exit(signals.exit_code())
     if not found.ran:

@@ -46,9 +46,9 @@ def demo(out: str, seed: int, quiet: bool) -> None:
     with progress.bars(quiet) as bars:
         cards = run_demo(seed, progress.training_bars(bars), progress.attack_bars(bars))
     for card in cards:
-        card.save(files[card.target.name])
+        output.save(card, files[card.target.name])
     told = story(cards)
-    output.write(page, output.render("html", cards, title=TITLE, story=told))
+    page = output.write_result(page, output.render("html", cards, title=TITLE, story=told))
     if not quiet:
         output.show(cards, title=TITLE, story=told)
     click.echo(f"Report     {page.resolve()}")

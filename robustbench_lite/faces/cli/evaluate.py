@@ -79,8 +79,8 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     """Attack MODEL with a suite and write its scorecard.
 
     MODEL is package.module:callable, path/to/file.py:callable, torchvision:NAME, or a folder that 'rblite harden'
-    wrote. Its inputs are in [0, 1], NCHW; normalisation is inside it, or given by --normalize. What is no PyTorch
-    module is a Target.from_callable(function) that the callable returns.
+    wrote; its code is run, so give only what you trust. Its inputs are in [0, 1], NCHW; normalisation is inside it, or
+    given by --normalize. What is no PyTorch module is a Target.from_callable(function) that the callable returns.
     """
     from robustbench_lite.core.cost import Budget
     from robustbench_lite.core.suite import load_suite
@@ -120,10 +120,10 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
         )
     if given["allow_invalid"] is not None:
         card = allow_invalid(card, given["allow_invalid"])
-    card.save(saved)
-    output.write(page, output.render("html", [card]))
+    saved = output.save(card, saved)
+    page = output.write_result(page, output.render("html", [card]))
     if summary:
-        output.write(summary, output.render("markdown", [card]))
+        output.write_result(summary, output.render("markdown", [card]))
     if quiet:
         click.echo(_in_a_line(card))
     else:
@@ -131,8 +131,16 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     if given["adapt"] and card.adaptation is None:
         click.echo("Not adapted: no finding has a cure that could be applied (docs/adaptive.md)")
     click.echo(f"Scorecard  {saved}\nReport     {page}")
-    verdict = verdict_of((), card.gates) if allowed_because(card) else card.verdict
-    sys.exit(signals.exit_code() if card.interrupted == "interrupt" else output.EXIT[verdict])
+    if card.interrupted == "interrupt":
+        output.say(_how_to_go_on(given["cache"]))
+        sys.exit(signals.exit_code())
+    sys.exit(output.EXIT[verdict_of((), card.gates) if allowed_because(card) else card.verdict])
+
+
+def _how_to_go_on(cache: str | None) -> str:
+    if cache:
+        return f"Interrupted. What is done is kept in {cache}; the same command goes on from there."
+    return "Interrupted. A run with --cache DIR goes on where it was stopped; this one would begin anew."
 
 
 def _demanded(texts: Sequence[str]) -> dict[str, float]:

@@ -37,6 +37,12 @@ Exit codes:
   130  interrupted (Ctrl-C)
   141  whoever read the output closed it early
   143  interrupted (SIGTERM)
+
+What is trusted: MODEL and module:callable data are code that is run. So is a
+folder that 'rblite harden' wrote: its model.json names code. Of the folders
+attacks/, defenses/ and reports/ where you stand, the code of what is asked for
+by name is run. Scorecards, weights, suites and recipes are read, not run;
+a suite or recipe names attacks or defenses, and their code is run.
 """
 
 
@@ -49,6 +55,8 @@ class _Group(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except UserError as fault:
+            if ctx.params.get("debug") and (fault.__cause__ or fault.__context__):
+                traceback.print_exc()  # of the user's code, too
             say(f"Error: {fault}")
             ctx.exit(EXIT_USAGE)
         except BrokenPipeError:  # whoever read our output has seen enough
@@ -67,7 +75,7 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(robustbench_lite.__version__, prog_name="rblite")
-@click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error, in your code too.")
 def main(debug: bool) -> None:  # noqa: D103 - _HELP says it
     pass
 

@@ -76,7 +76,7 @@ def harden(model: str, out: str, recipe: str, quiet: bool, **given: Any) -> None
         sys.exit(signals.exit_code())
     cards = [_named(hardened.before, "before"), _named(hardened.after, "after")]
     page = Path(out) / "report.html"
-    output.write(page, output.render("html", cards, title=f"{target.name}: before and after"))
+    page = output.write_result(page, output.render("html", cards, title=f"{target.name}: before and after"))
     if not quiet:
         output.show(cards)
     for name, text in _told(hardened):

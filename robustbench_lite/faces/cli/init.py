@@ -13,6 +13,7 @@ from robustbench_lite.core.files import write_atomically
 from robustbench_lite.faces.cli import output
 
 FILES = {
+    ".gitignore": "what rblite writes is not committed",
     "attacks/__init__.py": "the table of your attacks",
     "attacks/halving_steps.py": "an attack, to start from",
     "attacks/suites/digits.toml": "a suite: which attacks, under which threat model",
@@ -117,6 +118,8 @@ def _check_folders(folder: Path) -> None:
 
 def _lay(path: Path, text: str, force: bool) -> Literal["laid", "replaced", "left alone"]:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.name == ".gitignore" and path.is_file():
+        return _add_line(path, text)
     try:
         with path.open("x", encoding="utf-8", newline="\n") as stream:
             stream.write(text)
@@ -126,3 +129,12 @@ def _lay(path: Path, text: str, force: bool) -> Literal["laid", "replaced", "lef
             return "left alone"
     write_atomically(path, text)
     return "replaced"
+
+
+def _add_line(path: Path, line: str) -> Literal["laid", "left alone"]:
+    """Add a line to a file that is the user's, where it lacks it."""
+    held = path.read_text(encoding="utf-8")
+    if line.strip() in (one.strip() for one in held.splitlines()):
+        return "left alone"
+    write_atomically(path, held + ("" if not held or held.endswith("\n") else "\n") + line)
+    return "laid"

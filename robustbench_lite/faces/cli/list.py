@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from robustbench_lite.core.errors import UserError
 from robustbench_lite.faces.cli import output
 
 
@@ -11,8 +12,19 @@ from robustbench_lite.faces.cli import output
 @click.argument(
     "kind", required=False, type=click.Choice(["attacks", "suites", "defenses", "recipes", "reports", "data"])
 )
-def list_(kind: str | None) -> None:
-    """List attacks, suites, defenses, recipes, data."""
+@click.argument("name", required=False)
+def list_(kind: str | None, name: str | None) -> None:
+    """List attacks, suites, defenses, recipes, data.
+
+    'rblite list attacks NAME' shows every parameter of an attack, with its default. Listing runs none of your code;
+    naming an attack of your own does.
+    """
+    from robustbench_lite.faces.cli.tables.attack import details
     from robustbench_lite.faces.cli.tables.listing import listing
 
-    output.print_rendered(listing(kind))
+    if name is None:
+        output.print_rendered(listing(kind))
+    elif kind == "attacks":
+        output.print_rendered(details(name))
+    else:
+        raise UserError(f"{kind} {name}: only an attack is shown by its name; try 'rblite list {kind}'")

@@ -34,6 +34,7 @@ model_options = _together(
     click.option(
         "--classes", type=click.IntRange(min=2), metavar="N", help="Number of classes, if MODEL must be told."
     ),
+    click.option("--name", metavar="NAME", help="What MODEL is called on the scorecard and in reports."),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; by default a GPU where there is one."),
 )
 data_options = _together(
@@ -62,7 +63,7 @@ def load_model(model: str, given: Given, data: Data) -> Target:
     """Load the target that the options name."""
     from robustbench_lite.model.loading import load_target
 
-    return load_target(
+    target = load_target(
         model,
         weights=given["weights"],
         normalize=given["normalize"],
@@ -70,6 +71,8 @@ def load_model(model: str, given: Given, data: Data) -> Target:
         device=given["device"] or "auto",
         seed=given["seed"],
     )
+    target.name = given["name"] or target.name
+    return target
 
 
 def load_samples(given: Given, split: Split) -> Data:

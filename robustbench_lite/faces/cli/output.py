@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import tempfile
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +28,14 @@ FOLDER = Path(".robustbench")
 _SLUG = 60  # characters of a name that go into a file's
 
 
+def plain(text: str) -> str:
+    """Text that can't steer the terminal, whatever names from files stand in it."""
+    return "".join(one for one in text if one == "\n" or unicodedata.category(one)[0] != "C")
+
+
 def say(text: str) -> None:
-    """Tell something on the standard error stream. Names come from files: none of them steers the terminal."""
-    click.echo("".join(one for one in text if one == "\n" or unicodedata.category(one)[0] != "C"), err=True)
+    """Tell something on the standard error stream."""
+    click.echo(plain(text), err=True)
 
 
 def print_rendered(rendered: Any) -> None:
@@ -71,7 +77,7 @@ def slug(text: str) -> str:
 
 
 def check_writable(*paths: Path) -> None:
-    """Find out before the run, not after, that a file can't be written; make and touch nothing."""
+    """Find out before the run, not after, that a file can't be written; leave nothing behind."""
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError(f"{', '.join(map(str, paths))}: expected a file of its own for each output")
     for path in paths:
@@ -80,16 +86,57 @@ def check_writable(*paths: Path) -> None:
         there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
         if there != path and not there.is_dir():
             raise UserError(f"{path} can't be written: {there} is a file, not a folder; choose another place")
-        if not os.access(there, os.W_OK):
+        if not (_takes_files(there) if there.is_dir() else os.access(there, os.W_OK)):
             raise UserError(f"{path} can't be written: {there} is write-protected; choose another place")
+
+
+def _takes_files(folder: Path) -> bool:
+    """Whether a file can be made in a folder. Permissions alone don't tell: not as root, and not of /proc."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def write(path: Path, text: str) -> None:
     """Write a file and the folders above it."""
-    from robustbench_lite.core.files import write_atomically
-
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
+        _write(path, text)
     except OSError as fault:
         raise UserError(f"{path} can't be written: {fault.strerror or fault}; choose another place") from None
+
+
+def save(card: Scorecard, path: Path) -> Path:
+    """Save a scorecard, elsewhere where it can't be saved there; return where it is."""
+    return _elsewhere_if_need_be(path, card.save)
+
+
+def write_result(path: Path, text: str) -> Path:
+    """Write what a run has made, elsewhere where it can't be written there; return where it is."""
+    return _elsewhere_if_need_be(path, lambda place: _write(place, text))
+
+
+def _elsewhere_if_need_be(path: Path, put: Callable[[Path], object]) -> Path:
+    """A run may have taken hours, and its result is not lost because a disk is full."""
+    told = ""
+    for place in (path, Path.cwd() / path.name, Path.home() / path.name, Path(tempfile.gettempdir()) / path.name):
+        if place != path and place.exists():
+            place = place.with_name(f"{place.stem}-{secrets.token_hex(2)}{place.suffix}")
+        try:
+            put(place)
+        except (OSError, UserError) as fault:
+            reason = fault.strerror if isinstance(fault, OSError) else None
+            told = told or f"{path} can't be written: {reason or fault}"
+            continue
+        if told:
+            say(f"{told}; it was written to {place} instead")
+        return place
+    raise UserError(f"{told}; nor could it be written to the working directory, the home or the temporary folder")
+
+
+def _write(path: Path, text: str) -> None:
+    from robustbench_lite.core.files import write_atomically
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text)

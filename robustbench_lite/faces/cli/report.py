@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -19,6 +20,8 @@ def report(cards: tuple[str, ...], form: str, out: str | None, title: str | None
     """Show scorecards: one by itself, several side by side."""
     rendered = output.render(form, output.load_cards(cards), title=title)
     if out is None:
+        if form == "html" and sys.stdout.isatty():
+            raise UserError("a page is not for the terminal; give --out FILE, or pipe it into one")
         output.print_rendered(rendered)
         return
     if not isinstance(rendered, str):

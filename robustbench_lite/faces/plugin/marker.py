@@ -12,15 +12,15 @@ What the marker does not say comes from the command line, then from the table of
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from robustbench_lite.core import registry
-from robustbench_lite.core.errors import UserError
-from robustbench_lite.core.suite import Suite
+from robustbench_lite.core.errors import UserError, in_our_words
+from robustbench_lite.core.suite import Suite, load_suite
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.faces import asserts
 from robustbench_lite.faces.plugin.demands import GATES, gate_faults
@@ -68,26 +68,19 @@ class Arguments(BaseModel):
     def _one_or_more(cls, given: Any) -> Any:
         return [given] if isinstance(given, str | ThreatModel) else given
 
+    @field_validator("suite", mode="before")
+    @classmethod
+    def _suite(cls, given: Any) -> Any:
+        return load_suite(given) if isinstance(given, Mapping) else given
 
-def check(items: Iterable[pytest.Item]) -> list[str]:
-    """Check the markers of a session before anything runs, and have every marked test use the fixture.
 
-    Returns
-    -------
-    list of str
-        What is wrong with them, a line for each test.
-    """
-    told: dict[str, None] = {}
+def ask_for_fixture(items: Iterable[pytest.Item]) -> None:
+    """Have every marked test use the fixture, those too that a parameter or a hook marks."""
     for item in items:
         if not isinstance(item, pytest.Function) or item.get_closest_marker(MARKER) is None:
             continue
-        try:
-            read(item)
-        except UserError as fault:
-            told[f"{item.nodeid.partition('[')[0]}: {fault}"] = None
-        if FIXTURE not in item.fixturenames:  # marked by a parameter, or by a hook
+        if FIXTURE not in item.fixturenames:
             item.fixturenames.append(FIXTURE)
-    return list(told)
 
 
 def read(item: pytest.Item) -> tuple[Arguments, dict[str, float]]:
@@ -120,10 +113,11 @@ def read(item: pytest.Item) -> tuple[Arguments, dict[str, float]]:
 
 def _told(error: ValidationError) -> Iterator[str]:
     for key in dict.fromkeys(str(fault["loc"][0]) for fault in error.errors()):
-        messages = [str(fault["msg"]) for fault in error.errors() if str(fault["loc"][0]) == key]
-        if key == "suite":
-            messages = ["expected the name of a suite, a TOML file, a list of attacks, or a Suite"]
-        yield f"{key}: {messages[0].removeprefix('Value error, ')}"
+        fault = next(fault for fault in error.errors() if str(fault["loc"][0]) == key)
+        told = in_our_words(fault)
+        if key == "suite" and fault["type"] != "value_error":
+            told = "expected the name of a suite, a TOML file, a list of attacks, a dict, or a Suite"
+        yield f"{key}: {told}"
 
 
 def evaluate_test(item: pytest.Item, model: Any, data: Any) -> Scorecard:

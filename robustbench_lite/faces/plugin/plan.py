@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,9 +187,16 @@ def _cache(options: Options, table: Table) -> Path | None:
         return options.cache
     if isinstance(table.cache, str):
         return options.root / table.cache
+    if not table.cache:
+        return None
+    folder = options.root / _CACHE
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if there.is_dir() and os.access(there, os.W_OK):
+        return folder
     # Nobody asked for this one, so a checkout that can't be written to does without.
-    there = next(place for place in (options.root / _CACHE, *(options.root / _CACHE).parents) if place.exists())
-    return options.root / _CACHE if table.cache and os.access(there, os.W_OK) else None
+    told = f"robustbench_lite keeps no evaluations: {folder} can't be written; name another with --robustness-cache"
+    warnings.warn(pytest.PytestWarning(told), stacklevel=2)
+    return None
 
 
 def _corpus(root: Path, table: Table) -> Path | None:

@@ -24,7 +24,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from robustbench_lite.core import registry
-from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.errors import UserError, in_our_words
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.faces.plugin.demands import gate_faults
 
@@ -145,7 +145,7 @@ def _gate_faults(raw: dict[str, Any]) -> list[str]:
 
 def _told(fault: Any) -> str:
     place = [str(part) for part in fault["loc"]]
-    message = str(fault["msg"]).removeprefix("Value error, ")
+    message = in_our_words(fault)
     if fault["type"] == "extra_forbidden":
         model = TargetEntry if place[0] == "targets" else Table
         message = registry.unknown("key", place[-1], model.model_fields)

@@ -77,7 +77,7 @@ def test_toml_files_of_others_are_left_alone(project, run):
     ("suite", "said", "told"),
     [
         ("attacks = [", [], "can't be read as TOML"),
-        ("attacks = []", [], "attacks: Tuple should have at least 1 item"),
+        ("attacks = []", [], "attacks: has 0 entries; expected at least 1"),
         ('attacks = ["pdg"]\nthreats = ["Linf 1/255"]', [], "attacks.0: unknown attack 'pdg': did you mean pgd?"),
         ('attacks = ["pgd"]\nthreats = ["Linf 1/255"]', ["--target", "a:b"], "no data to attack it on: give --data"),
         ('attacks = ["pgd"]\nthreats = ["Linf 1/255"]', ["--data", "digits"], "no target to attack: give --target"),

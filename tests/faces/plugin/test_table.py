@@ -40,9 +40,9 @@ def test_every_fault_is_told_with_its_key(run):
         [
             "ERROR: pyproject.toml: [[]tool.robustbench_lite[]] is not valid",
             "  targets.resnet.weigths: unknown key 'weigths': did you mean weights*",
-            "  data: Input should be a valid string",
+            "  data: expected a valid string",
             "  threats.1: eps is 'nine': expected a number or a fraction*",
-            "  limit: Input should be greater than or equal to 1",
+            "  limit: expected greater than or equal to 1",
             "  suits: unknown key 'suits': did you mean suites?",
             "  gates: unknown gate 'min_robust_acuracy': did you mean min_robust_accuracy*",
             "  gates: max_drop is 40: expected a share*",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,9 @@ _SHADOWS = "(yours, in place of the built-in one)"
 _HEAD = ("attack", "norms", "sees", "passes")
 _LEGEND = (
     "sees: gradients (of a white box), scores or labels (of a black box, too)\n"
-    "passes: forward + backward of a sample that withstands, with default parameters"
+    "passes: forward + backward of a sample that withstands, with default parameters\n"
+    "  -: one of your own, whose code is not run to list it\n"
+    "  'rblite list attacks NAME' tells every parameter, of your own ones too"
 )
 
 _Row = tuple[str, ...]
@@ -120,8 +123,11 @@ def _described(kind: str, name: str, room: registry.Room) -> _Row:
         library = name.removesuffix(":*")
         facts = ("varies",) * 3 if kind == "attacks" else ()
         return (f"{library}:NAME", *facts, f"any attack of {library} by its name there")
+    if room.own:
+        facts = ("-",) * 3 if kind == "attacks" else ()
+        return (name, *facts, _summary(_docstring(room, room.table()[name])))
     found: Any = room.load(room.table()[name])
-    summary = (inspect.getdoc(found) or "").partition("\n\n")[0].replace("\n", " ").replace("``", "")
+    summary = _summary(inspect.getdoc(found) or "")
     if kind != "attacks":
         return (name, summary)
     from robustbench_lite.attacking.interface import Attack
@@ -131,6 +137,41 @@ def _described(kind: str, name: str, room: registry.Room) -> _Row:
     own = ", ".join(f"{parameter} = {json.dumps(value)}" for parameter, value in found.published.items())
     text = f"{summary} {found.paper}{f' The own algorithm of the paper: {own}.' if own else ''}".strip()
     return (name, ", ".join(found.norms), found.access, _passes(found), text)
+
+
+def _summary(doc: str) -> str:
+    return doc.partition("\n\n")[0].replace("\n", " ").replace("``", "")
+
+
+def _docstring(room: registry.Room, entry: str) -> str:
+    """What a user's object says of itself, read from its file: listing runs none of their code."""
+    module, _, name = entry.partition(":")
+    place = room.folder.joinpath(*module.split("."))
+    path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    shown = path.relative_to(room.folder.parent)
+    try:
+        body = ast.parse(path.read_text(encoding="utf-8-sig")).body
+    except OSError as fault:
+        raise UserError(f"{shown}: {fault.strerror}") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as fault:
+        raise UserError(f"{shown}: {type(fault).__name__}: {fault}") from None
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
+            return ast.get_docstring(node) or ""
+    if name not in {text for node in body for text in _bound(node)}:
+        raise UserError(f"{shown}: there is no {name} in it")
+    return ""
+
+
+def _bound(node: ast.stmt) -> Iterator[str]:
+    """Names that a statement may bind, wherever in it."""
+    for one in ast.walk(node):
+        if isinstance(one, ast.Name):
+            yield one.id
+        elif isinstance(one, ast.alias):
+            yield one.asname or one.name
+        elif isinstance(one, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield one.name
 
 
 def _passes(attack: type[Attack]) -> str:
