@@ -169,7 +169,8 @@ def gate_found(gate: Gate) -> str:
 
 def _gated(gate: Gate, value: float) -> str:
     if gate.kind == "number":
-        return f"{value:,.6g} {plain(gate.unit or '')}"
+        unit = plain(gate.unit or "")
+        return f"{value:,.6g}" if gate.name.endswith(f"_{unit}") else f"{value:,.6g} {unit}"
     if gate.kind != "cost":
         return percent(value)
     return f"{value:,.4g} {'s' if gate.name == 'max_seconds' else 'a sample'}"

@@ -231,7 +231,7 @@ def _worst(cards: Sequence[Scorecard], threat: ThreatModel) -> tuple[Interval | 
 def _met(met: int, gates: int) -> Iterator[str]:
     """How many gates are met, where any is; nothing is said of those that aren't."""
     if met == gates:
-        yield "The gate is met." if gates == 1 else f"All {gates} gates are met."
+        yield {1: "The gate is met.", 2: "Both gates are met."}.get(gates, f"All {gates} gates are met.")
     elif met:
         yield f"{met} of {gates} gates {'is' if met == 1 else 'are'} met."
 
