@@ -948,7 +948,7 @@ def test_a_pipe_gets_no_colours_and_no_bars() -> None:
     ]
 
 
-def on_a_terminal(*arguments: str, **more: str) -> str:
+def on_a_terminal(*arguments: str, status: int = 0, **more: str) -> str:
     """What a run writes to a terminal of 80 columns."""
     import fcntl
     import struct
@@ -968,7 +968,7 @@ def on_a_terminal(*arguments: str, **more: str) -> str:
                 break
             written += part
     os.close(ours)
-    assert process.returncode == 0, written.decode()
+    assert process.returncode == status, written.decode()
     return written.decode()
 
 
@@ -989,6 +989,13 @@ def test_a_terminal_gets_bars_and_then_the_table() -> None:
     assert written.rstrip().endswith("out/card.html")
     table = written[written.index("Adversarial robustness") :].replace("\r", "")
     assert max(len(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line)) for line in table.split("\n")) <= 80
+
+
+def test_a_page_is_not_poured_onto_a_terminal(make_card: Callable[..., Any]) -> None:
+    make_card().save("card.json")
+    told = on_a_terminal("report", "card.json", "--format", "html", status=2)
+    assert "--out FILE" in told
+    assert "<" not in told
 
 
 def test_quiet_on_a_terminal_shows_no_bars() -> None:

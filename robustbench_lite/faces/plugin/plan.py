@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +96,12 @@ class Plan:
         if _PLAN not in config.stash:
             options = Options.of(config)
             try:
-                config.stash[_PLAN] = _plan(options, read_table(raw_table(options.root) or {}))
+                table = read_table(raw_table(options.root) or {})
+                plan = config.stash[_PLAN] = _plan(options, table)
             except UserError as fault:
                 raise pytest.UsageError(str(fault)) from None
+            if plan.cache is None and table.cache and not options.no_cache:
+                _warn_of_no_cache(config, options.root / _CACHE)
         return config.stash[_PLAN]
 
     def the_target(self) -> NamedTarget:
@@ -194,9 +196,13 @@ def _cache(options: Options, table: Table) -> Path | None:
     if there.is_dir() and os.access(there, os.W_OK):
         return folder
     # Nobody asked for this one, so a checkout that can't be written to does without.
-    told = f"robustbench_lite keeps no evaluations: {folder} can't be written; name another with --robustness-cache"
-    warnings.warn(pytest.PytestWarning(told), stacklevel=2)
     return None
+
+
+def _warn_of_no_cache(config: pytest.Config, folder: Path) -> None:
+    told = f"robustbench_lite keeps no evaluations: {folder} can't be written; name another with --robustness-cache"
+    with contextlib.suppress(pytest.PytestWarning):  # where warnings are errors: this one is no reason to end
+        config.issue_config_time_warning(pytest.PytestWarning(told), stacklevel=2)
 
 
 def _corpus(root: Path, table: Table) -> Path | None:

@@ -225,3 +225,11 @@ def test_the_command_says_what_it_laid_and_what_comes_next(tmp_path: Path, monke
     second = CliRunner().invoke(main, ["init"])
     assert second.output.count("left alone") == len(init.FILES)
     assert CliRunner().invoke(main, ["init", "--force"]).output.count("replaced") == len(init.FILES) - 1
+
+
+def test_a_users_gitignore_gets_a_line_and_keeps_its_own(tmp_path: Path) -> None:
+    ignored = tmp_path / ".gitignore"
+    ignored.write_text("*.pt", encoding="utf-8")
+    for force in (False, True):
+        init.lay(tmp_path, force=force)
+        assert ignored.read_text(encoding="utf-8") == "*.pt\n.robustbench/\n"

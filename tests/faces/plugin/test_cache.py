@@ -112,6 +112,14 @@ def test_the_cache_is_where_the_user_says(project, run, said, table, expected):
     assert expected is None or (project.path / expected).is_dir()
 
 
+def test_a_default_folder_that_cannot_be_made_is_a_warning(project, run):
+    (project.path / ".robustbench").write_text("a file in the place of the folder")
+    assert run(*PLAIN, "-Werror").ret == 0
+    done = run(*PLAIN, "-Wdefault")
+    assert done.ret == 0
+    done.stdout.fnmatch_lines(["*PytestWarning: robustbench_lite keeps no evaluations: *can't be written*"])
+
+
 @pytest.mark.parametrize("text", ["cache = 3", 'cache = ""', 'corpus = ["a"]'])
 def test_a_folder_that_is_none(run, text):
     done = run("robustness.toml", table=f"[tool.robustbench_lite]\n{text}\n")
