@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
-from robustbench_lite.attacking.query import out_of_memory
-from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.errors import UserError, out_of_memory
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.registry import unknown
 from robustbench_lite.core.threat import Access

@@ -23,10 +23,10 @@ from robustbench_lite.attacking.active_batch import ActiveBatch, WaitingSamples
 from robustbench_lite.attacking.confirm import Confirmation, SuccessCheck
 from robustbench_lite.attacking.interface import Attack, Counted, ModelOutput, Problem
 from robustbench_lite.attacking.journal import Entry, Journal
-from robustbench_lite.attacking.query import Query, out_of_memory
+from robustbench_lite.attacking.query import Query
 from robustbench_lite.attacking.record import RunResult, Samples
 from robustbench_lite.core.cost import BudgetTracker, Progress, Stop
-from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.errors import UserError, out_of_memory
 from robustbench_lite.core.losses import margin
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.norms import GEOMETRIES

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from robustbench_lite.attacking.interface import ModelOutput
 from robustbench_lite.core.cost import BudgetTracker
+from robustbench_lite.core.errors import out_of_memory
 from robustbench_lite.core.losses import Objective, loss_of
 from robustbench_lite.model.float64 import Ask
 
@@ -70,13 +71,3 @@ class Query:
             grad = grad.nan_to_num(0.0, 0.0, 0.0)  # one value that is no number would spoil a whole L2 step
         blind = ~((steepest > 0) & steepest.isfinite())
         return ModelOutput(x, logits.detach(), loss.detach().to(x.dtype), grad, blind)
-
-
-def out_of_memory(fault: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the CPU."""
-    text = str(fault).lower()
-    return (
-        isinstance(fault, torch.OutOfMemoryError | MemoryError)
-        or "out of memory" in text
-        or "can't allocate memory" in text
-    )

@@ -1,4 +1,4 @@
-"""The one exception for what a user can put right, and the text of a file's faults."""
+"""Errors: what a user can put right, what a model raised, memory that ran out; and the text of a file's faults."""
 
 from __future__ import annotations
 
@@ -23,6 +23,29 @@ class UserError(ValueError):
 
     A `ValueError`, so Python callers catch what they would expect; the CLI shows the message alone and exits with 2.
     """
+
+
+class ModelError(Exception):
+    """The model's own code raised something. The message says what, where, and on which batch.
+
+    Parameters
+    ----------
+    message
+        As above.
+    fatal
+        Whether the code meant to end the program (``sys.exit``), so that asking again makes no sense.
+    """
+
+    def __init__(self, message: str, *, fatal: bool = False) -> None:
+        super().__init__(message)
+        self.fatal = fatal
+
+
+def out_of_memory(fault: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    text = str(fault).lower()
+    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(fault).__mro__)  # torch's, which isn't loaded here
+    return named or isinstance(fault, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def faults(error: ValidationError, known: Iterable[str] = ()) -> str:

@@ -53,7 +53,7 @@ _NOW = {
     "statistics": ("results.statistics", "results.paired"),
     "stepper": ("attacking.interface",),
     "suite": ("core.suite", "core.cost", "hardening.recipe", "hardening.schedule"),
-    "target": ("model.target", "model.loading"),
+    "target": ("model.target", "model.loading", "model.normalisation"),
     "threat": ("core.threat",),
     "training": ("hardening.training", "hardening.interface"),
     "usercode": ("core.usercode",),

@@ -49,7 +49,7 @@ def no_exit() -> Iterator[None]:
         if type(fault).__module__.partition(".")[0] in ("_pytest", "pytest"):
             raise
         raise ExitError(
-            f"it raised {type(fault).__name__}({fault}), which would end the process{_users_line(fault)}"
+            f"it raised {type(fault).__name__}({fault}), which would end the process{users_line(fault)}"
         ) from fault
 
 
@@ -72,7 +72,7 @@ def users_code(spec: str) -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException as fault:
-        raise UserError(f"{spec}: {type(fault).__name__}: {fault}{_users_line(fault)}") from fault
+        raise UserError(f"{spec}: {type(fault).__name__}: {fault}{users_line(fault)}") from fault
     finally:
         for folder in folders:  # and nothing else: the user's code may have added folders of its own
             with suppress(ValueError):
@@ -169,7 +169,7 @@ def _meant(spec: str, prefixes: Iterable[str]) -> str:
     return f"; did you mean {near[0]}:{rest}?" if near else ""
 
 
-def _users_line(fault: BaseException) -> str:
+def users_line(fault: BaseException) -> str:
     """Where in the user's code an exception came from; empty where none of it was on the way."""
     if isinstance(fault, SyntaxError) and fault.filename:
         return f" ({fault.filename}:{fault.lineno})"

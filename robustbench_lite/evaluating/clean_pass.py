@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from robustbench_lite.attacking.query import Query
 from robustbench_lite.core.cost import Passes, Stop
-from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.errors import ModelError, UserError
 from robustbench_lite.core.files import NPZ_FAULTS
 from robustbench_lite.data.dataset import Data, check_inputs, check_labels
 from robustbench_lite.evaluating import validity
@@ -26,6 +27,7 @@ from robustbench_lite.evaluating.plan import Plan
 from robustbench_lite.evaluating.preflight import Preflight, preflight
 from robustbench_lite.evaluating.preflight.check import CountedModel, float64_model
 from robustbench_lite.model.float64 import Ask
+from robustbench_lite.model.target import Target
 from robustbench_lite.results.scorecard import Finding, TargetInfo
 
 _log = logging.getLogger(__name__)
@@ -208,7 +210,8 @@ def _clean_pass(plan: Plan) -> CleanPass:
     with target.attacking():
         for rows, x in _batches(data, plan.batch_size):
             labels = data.labels[rows].to(target.device)
-            logits = query(x.to(target.device), labels, gradient=False).logits.cpu()
+            with _told(target, rows):
+                logits = query(x.to(target.device), labels, gradient=False).logits.cpu()
             if not logits.isfinite().all():
                 bad = rows[~logits.isfinite().all(1)].tolist()
                 raise UserError(
@@ -240,6 +243,19 @@ def _clean_pass(plan: Plan) -> CleanPass:
         asked=len(again),
         changed=int((again != predicted[: len(again)]).sum()),
     )
+
+
+@contextmanager
+def _told(target: Target, rows: Tensor) -> Iterator[None]:
+    """Tell what the model raises inside, with the samples that it was asked about."""
+    try:
+        yield
+    except ModelError as fault:
+        first, last = int(rows[0]), int(rows[-1])
+        samples = f"samples {first} to {last}" if last > first else f"sample {first}"
+        raise UserError(
+            f"{target.name}: on {samples} {fault}\nmake the forward pass work for every batch of such samples"
+        ) from fault
 
 
 def _checks(plan: Plan, clean: CleanPass) -> Preflight:

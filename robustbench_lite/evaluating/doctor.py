@@ -7,7 +7,6 @@ import json
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.evaluating.preflight import THOROUGH, Preflight, preflight
-from robustbench_lite.model.black_box import BlackBox
 from robustbench_lite.model.target import Target
 
 
@@ -28,8 +27,7 @@ def examine(target: Target, data: Data, *, seed: int = 0, limit: int | None = No
     UserError
         For a model that gives no row of logits a sample, and data that don't fit it.
     """
-    if isinstance(target.module, BlackBox):
-        target.module.expect(max(len(data.classes), int(data.labels.max()) + 1))
+    target.predictor.expect(max(len(data.classes), int(data.labels.max()) + 1))
     try:
         target.probe(data.fetch(range(min(2, len(data)))))
     except UserError as fault:

@@ -23,7 +23,6 @@ from robustbench_lite.evaluating import corpus
 from robustbench_lite.evaluating.cache import Slot
 from robustbench_lite.evaluating.measures.interface import Measure
 from robustbench_lite.evaluating.measures.take import asked_for
-from robustbench_lite.model.black_box import BlackBox
 from robustbench_lite.model.target import Target, as_target
 from robustbench_lite.results.gates import Gates
 from robustbench_lite.results.scorecard import Skipped
@@ -210,10 +209,8 @@ def _build(suite: Suite) -> tuple[PlannedAttack, ...]:
 
 def _introduce(target: Target, data: Data) -> int:
     """Tell a function what the data know of its classes, and ask it what it shows; return how often it was asked."""
-    if not isinstance(target.module, BlackBox):
-        return 0
-    target.module.expect(max(len(data.classes), int(data.labels.max()) + 1))
-    if target.module.access is not None:
+    target.predictor.expect(max(len(data.classes), int(data.labels.max()) + 1))
+    if target.predictor.shows is not None:
         return 0
     first = data.fetch(torch.arange(min(2, len(data))))
     check_inputs(first, data.name)

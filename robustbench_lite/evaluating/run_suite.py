@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustbench_lite.attacking.engine import RunOptions, run_attack
 from robustbench_lite.attacking.record import RunResult, Samples
-from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.errors import ModelError, UserError
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.suite import adversary
 from robustbench_lite.core.threat import NORMS, ThreatModel
@@ -203,7 +203,8 @@ def attempt(
             return run_attack(planned.attack, plan.target, samples, rows, threat, options)
     except Exception as fault:
         _log.info("%s failed under %s", planned.name, threat, exc_info=True)
-        return replace(RunResult.empty(len(plan.data), planned.attack.steps), fault=f"{type(fault).__name__}: {fault}")
+        told = str(fault) if isinstance(fault, ModelError) else f"{type(fault).__name__}: {fault}"
+        return replace(RunResult.empty(len(plan.data), planned.attack.steps), fault=told)
 
 
 def _broken(runs: Mapping[str, AttackRun], size: int) -> NDArray[np.bool_]:

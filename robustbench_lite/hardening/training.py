@@ -21,10 +21,9 @@ from torch import Tensor
 
 from robustbench_lite.attacking.engine import RunOptions, run_attack
 from robustbench_lite.attacking.interface import Attack
-from robustbench_lite.attacking.query import out_of_memory
 from robustbench_lite.attacking.record import Samples
 from robustbench_lite.core import registry
-from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.errors import UserError, out_of_memory
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.dataset import Data, check_inputs

@@ -6,9 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
-from robustbench_lite.core.usercode import no_exit
 from robustbench_lite.model.target import Target
 
 Ask = Callable[[Tensor], Tensor]
@@ -33,8 +31,7 @@ def in_float64(target: Target) -> Ask:
 
     def ask(x: Tensor) -> Tensor:
         x = x.to(target.device, torch.float64, copy=True)  # no leaf: the module may work in place
-        with no_exit():
-            logits: Tensor = functional_call(module, held, (_normalised(target, x),))
+        logits = target.predictor.answer(target.normalised(x), held)
         if logits.dtype != torch.float64:
             raise TypeError(f"the module answers in {logits.dtype}")
         return logits
@@ -53,12 +50,3 @@ def alike(logits: Tensor, precise: Tensor) -> Tensor:
 def doubtful(logits: Tensor, margin: Tensor) -> Tensor:
     """Whether rounding may have made a margin, shape (n,), of logits, (n, K)."""
     return margin.abs() <= _DOUBT.get(logits.device.type, 1e-2) * logits.abs().amax(1)
-
-
-def _normalised(target: Target, x: Tensor) -> Tensor:
-    x = x if target.preprocessing is None else target.preprocessing(x)
-    if target.mean is None or target.std is None:
-        return x
-    shape = (-1, *[1] * max(x.ndim - 2, 0))
-    mean, std = (x.new_tensor(values).reshape(shape) for values in (target.mean, target.std))
-    return (x - mean) / std

@@ -15,7 +15,8 @@ from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.files import write_atomically
 from robustbench_lite.core.usercode import MissingModuleError, change_path, import_object, users_code
-from robustbench_lite.model.target import FUNCTION_ADVICE, NORMALISATIONS, MeanAndStd, Target, mean_and_std
+from robustbench_lite.model.normalisation import NORMALISATIONS, parse_normalisation
+from robustbench_lite.model.target import FUNCTION_ADVICE, Target, module_of
 from robustbench_lite.model.weights import (
     MODEL_FILE,
     WEIGHTS_FILE,
@@ -134,27 +135,6 @@ def save_model(target: Target, folder: Path) -> None:
     write_atomically(folder / MODEL_FILE, stored.model_dump_json(indent=1) + "\n")
 
 
-def parse_normalisation(text: str) -> MeanAndStd:
-    """Mean and standard deviation by channel, from a known name or ``m1,m2,m3/s1,s2,s3``; None twice for ``none``.
-
-    Raises
-    ------
-    UserError
-        For an unknown name and for numbers that are no mean and standard deviation.
-    """
-    if text in NORMALISATIONS:
-        return NORMALISATIONS[text]
-    if "/" not in text:
-        raise UserError(f"{registry.unknown('normalisation', text, NORMALISATIONS)}; or give m1,m2,m3/s1,s2,s3")
-    try:
-        mean, std = ([float(value) for value in half.split(",")] for half in text.split("/"))
-    except ValueError:
-        raise UserError(
-            f"normalisation {text!r}: expected means, a slash and standard deviations, such as 0.5,0.5,0.5/0.2,0.2,0.2"
-        ) from None
-    return mean_and_std(mean, std)
-
-
 def _make(spec: str, classes: int | None, seed: int) -> Target:
     """Make the target that a spec names, with its own normalisation, and its own weights or seeded fresh ones."""
     with torch.random.fork_rng(devices=[]):
@@ -172,11 +152,11 @@ def _made(spec: str, classes: int | None) -> Target:
         mean, std = NORMALISATIONS["imagenet"]
         return Target(_make_torchvision(rest, classes), name=spec, mean=mean, std=std)
     with users_code(spec):
-        found = import_object(spec, prefixes=["torchvision"])
+        found = module_of(import_object(spec, prefixes=["torchvision"]))
         if not isinstance(found, nn.Module | Target):
             if not callable(found):
                 raise UserError(f"{spec}: is of type {type(found).__name__}; expected a callable that makes the model")
-            found = found(**_arguments(found, spec, classes))
+            found = module_of(found(**_arguments(found, spec, classes)))
     if not isinstance(found, nn.Module | Target):
         raise UserError(
             f"{spec}: returned {type(found).__name__}; expected a torch.nn.Module or a Target; {FUNCTION_ADVICE}"

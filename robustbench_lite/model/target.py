@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import itertools
-import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.errors import ModelError, UserError
 from robustbench_lite.core.threat import Access
-from robustbench_lite.core.usercode import no_exit
-from robustbench_lite.model.black_box import BlackBox, state_sha256
+from robustbench_lite.model.black_box import BlackBox
+from robustbench_lite.model.normalisation import Channels, by_channel, mean_and_std
+from robustbench_lite.model.output_form import NoLogitsError
+from robustbench_lite.model.predictor import Predictor, frozen, predictor_of, tensors
 from robustbench_lite.results.scorecard import TargetInfo
 
-Channels = tuple[float, ...]
-MeanAndStd = tuple[Channels, Channels] | tuple[None, None]
 Preprocessing = Callable[[Tensor], Tensor]
 """Inputs in [0, 1], (N, C, H, W), to inputs of the same shape."""
-
-NORMALISATIONS: dict[str, MeanAndStd] = {
-    "none": (None, None),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "mnist": ((0.1307,), (0.3081,)),
-}
-"""Mean and standard deviation by channel, of inputs in [0, 1]."""
 
 FUNCTION_ADVICE = "a function of numpy arrays becomes a target by Target.from_callable(function)"
 
@@ -41,7 +32,9 @@ class Target:
     Parameters
     ----------
     module
-        Maps inputs to logits. It isn't copied; with `device` given it is moved there.
+        Maps inputs to logits, to one logit z for two classes, or to something that holds the logits. Exported programs
+        (``torch.export``), scripted and compiled modules will do. It isn't copied; with `device` given it is moved
+        there.
     name
         What reports call it; by default the name of the module's class.
     mean, std
@@ -50,6 +43,9 @@ class Target:
         What is done to the inputs, in [0, 1], before the normalisation, such as a rounding or a compression: it keeps
         their shape. It is a part of the target, and attacks go through it as it is. Declared here, and not hidden in
         the module, an adaptive evaluation can take its gradient for the identity's where it has none (`adapt`).
+    output
+        Key, attribute or position of the logits in what the module returns; needed only where several tensors are
+        returned and none is called ``logits``.
     device
         ``cpu``, ``cuda``, ``cuda:1``, ..., or ``auto`` (a GPU where there is one); by default where the module is.
     spec
@@ -70,15 +66,18 @@ class Target:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         preprocessing: Preprocessing | None = None,
+        output: str | int | None = None,
         device: str | torch.device | None = None,
         spec: str | None = None,
     ) -> None:
+        module = module_of(module)
         if not isinstance(module, nn.Module):
             raise UserError(
                 f"the model is of type {type(module).__name__}: expected a torch.nn.Module that maps inputs in [0, 1], "
                 f"(N, C, H, W), to logits, (N, K); {FUNCTION_ADVICE}"
             )
-        self.module = module
+        self.predictor: Predictor = predictor_of(module, output)
+        """Who answers: what it shows, and how it is batched."""
         self.name = name or type(module).__name__
         self.spec = spec
         self.classes: int | None = None
@@ -141,24 +140,42 @@ class Target:
         name = name or ("function" if called == "<lambda>" else called)
         return cls(BlackBox(function, name=name, classes=classes, access=access), name=name, device=device)
 
+    def fed(
+        self,
+        *,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        preprocessing: Preprocessing | None = None,
+    ) -> Target:
+        """The same model behind another normalisation, and another preprocessing where one is given."""
+        other = copy.copy(self)
+        other.mean, other.std = mean_and_std(mean, std)
+        other.preprocessing = preprocessing or self.preprocessing
+        return other
+
     def __repr__(self) -> str:
         return f"Target({self.name!r}, device={str(self.device)!r}, dtype={self.dtype})"
 
     @property
+    def module(self) -> nn.Module:
+        """What holds its state."""
+        return self.predictor.module
+
+    @property
     def device(self) -> torch.device:
         """Where the module's first parameter is."""
-        first = next(_tensors(self.module), None)
+        first = next(tensors(self.module), None)
         return self._device if first is None else first.device
 
     @property
     def access(self) -> Access:
         """What can be seen of it: of a module its gradients; of a function scores or labels, once it was called."""
-        return (self.module.access or "labels") if isinstance(self.module, BlackBox) else "gradients"
+        return self.predictor.shows or "labels"
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the module's first floating parameter or buffer; float32 where it has none."""
-        return next((tensor.dtype for tensor in _tensors(self.module) if tensor.is_floating_point()), torch.float32)
+        return next((tensor.dtype for tensor in tensors(self.module) if tensor.is_floating_point()), torch.float32)
 
     def to(self, device: str | torch.device) -> Target:
         """Move the module to a device, in place."""
@@ -172,18 +189,21 @@ class Target:
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
     def _forward(self, x: Tensor) -> Tensor:
-        with no_exit():
-            return self._logits(x)
+        # A copy, as a module that works in place (a first ReLU, say) must not write into its caller's inputs; and
+        # contiguous, as one that reshapes with `view` may be given data in channels_last memory.
+        x = x.to(device=self.device, dtype=self.dtype, copy=True, memory_format=torch.contiguous_format)
+        try:
+            return self.predictor.answer(self.normalised(x))
+        except NoLogitsError as fault:
+            raise UserError(f"{self.name}: on inputs of shape {tuple(x.shape)} {fault}") from None
 
-    def _logits(self, x: Tensor) -> Tensor:
-        # A copy, as a module that works in place (a first ReLU, say) must not write into its caller's inputs.
-        x = x.to(device=self.device, dtype=self.dtype, copy=True)
+    def normalised(self, x: Tensor) -> Tensor:
+        """What the model itself is given for inputs in [0, 1], (N, *shape)."""
         if self.preprocessing is not None:
             x = self._preprocessed(x)
         if self.mean is not None and self.std is not None:
-            x = (x - _by_channel(self.mean, x)) / _by_channel(self.std, x)
-        logits: Tensor = self.module(x)
-        return logits
+            x = (x - by_channel(self.mean, x)) / by_channel(self.std, x)
+        return x
 
     def _preprocessed(self, x: Tensor) -> Tensor:
         done = self.preprocessing(x) if self.preprocessing is not None else x
@@ -198,39 +218,17 @@ class Target:
     @contextmanager
     def attacking(self) -> Iterator[None]:
         """Switch to evaluation mode and freeze the parameters; leave every submodule and parameter as it came."""
-        parts = [part for part in (self.module, self.preprocessing) if isinstance(part, nn.Module)]
-        modes = [(module, module.training) for part in parts for module in part.modules()]
-        trainable = [(parameter, parameter.requires_grad) for part in parts for parameter in part.parameters()]
-        try:
-            for part in parts:
-                part.eval()
-            for parameter, _ in trainable:
-                parameter.requires_grad_(False)
-            with torch.inference_mode(False):  # where the caller switched it on, there are no gradients
-                yield
-        finally:
-            # One by one: `module.train()` would also switch on what was off, such as a frozen BatchNorm.
-            for module, mode in modes:
-                module.training = mode
-            for parameter, was_trainable in trainable:
-                parameter.requires_grad_(was_trainable)
+        declared = [self.preprocessing] if isinstance(self.preprocessing, nn.Module) else []
+        with frozen(*declared), self.predictor.evaluating():
+            yield
 
     def weights_sha256(self) -> str:
         """Hash of the state dict (names, dtypes, shapes and values, in the order of the names) and of mean and std.
 
-        It doesn't depend on the device. Entries that are no tensors count with their name alone. Of a function it is
+        It doesn't depend on the device. Entries that hold no tensors count with their name alone. Of a function it is
         the hash of what it holds, and empty where that can't be read.
         """
-        if isinstance(self.module, BlackBox):
-            held = state_sha256(self.module.function)
-            return held and hashlib.sha256(f"{self.mean} {self.std} {held}".encode()).hexdigest()
-        digest = hashlib.sha256(f"{self.mean} {self.std}".encode())
-        for name, value in sorted(self.module.state_dict().items()):
-            digest.update(f"\n{name}".encode())
-            if isinstance(value, Tensor):
-                digest.update(f" {value.dtype} {tuple(value.shape)}\n".encode())
-                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return self.predictor.sha256(f"{self.mean} {self.std}")
 
     def nan_weights(self) -> list[str]:
         """Names of the module's parameters and buffers that hold NaN."""
@@ -265,26 +263,22 @@ class Target:
         UserError
             Where the forward pass fails, or what comes out is not N rows of two or more finite logits.
         """
-        given = f"inputs of shape {tuple(x.shape)}"
         with self.attacking(), torch.no_grad():
             try:
                 logits = self._forward(x)
-            except UserError:
-                raise
-            except Exception as fault:
-                raise UserError(
-                    f"{self.name}: the forward pass fails on {given}: {type(fault).__name__}: {fault}\n"
-                    f"{_expectation(self.module)}give a model made for such inputs, or data of the shape it expects"
-                ) from fault
-        if complaint := _output_fault(logits, len(x)):
+            except ModelError as fault:
+                raise UserError(f"{self.name}: {fault}{_advice(self.module, x, fault)}") from fault
+        if complaint := _complaint(logits):
             nan = ", ".join(self.nan_weights())
-            raise UserError(f"{self.name}: on {given} {complaint}" + (f"; NaN stands in {nan}" if nan else ""))
+            told = f"{self.name}: on inputs of shape {tuple(x.shape)} {complaint}"
+            raise UserError(told + (f"; NaN stands in {nan}" if nan else ""))
         self.classes = logits.shape[1]
         return self.classes
 
 
 def as_target(model: nn.Module | Target | Callable[..., Any], device: str | torch.device | None = None) -> Target:
     """Make a target of a module or a function of arrays; a `Target` is handed back, moved where a device is given."""
+    model = module_of(model)
     if isinstance(model, Target):
         return model if device is None else model.to(device)
     if isinstance(model, nn.Module) or not callable(model):
@@ -292,8 +286,10 @@ def as_target(model: nn.Module | Target | Callable[..., Any], device: str | torc
     return Target.from_callable(model, device=device)
 
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    return itertools.chain(module.parameters(), module.buffers())
+def module_of(model: Any) -> Any:
+    """The module of an exported program (``torch.export``); anything else as it is."""
+    # Looked at by name: to import its class takes long.
+    return model.module() if type(model).__name__ == "ExportedProgram" else model
 
 
 def _checked_device(given: str | torch.device) -> torch.device:
@@ -308,63 +304,28 @@ def _checked_device(given: str | torch.device) -> torch.device:
     return device
 
 
-def mean_and_std(mean: Sequence[float] | None, std: Sequence[float] | None) -> MeanAndStd:
-    """Check a normalisation: as many finite means as standard deviations above 0, or None twice."""
-    if mean is None and std is None:
-        return None, None
-    if mean is None or std is None:
-        raise UserError(f"normalisation has {'a std but no mean' if mean is None else 'a mean but no std'}; give both")
-    mean, std = tuple(float(value) for value in mean), tuple(float(value) for value in std)
-    finite = all(math.isfinite(value) for value in (*mean, *std))
-    if len(mean) != len(std) or not mean or not finite or min(std) <= 0:
-        raise UserError(
-            f"normalisation is mean {mean}, std {std}: expected as many finite means as standard deviations above 0, "
-            "one a channel"
-        )
-    return mean, std
-
-
-def _by_channel(values: Channels, x: Tensor) -> Tensor:
-    # Checked, because one channel would silently be broadcast to three.
-    if len(values) > 1 and (x.ndim < 2 or x.shape[1] != len(values)):
-        raise UserError(
-            f"the normalisation has {len(values)} channels, the inputs have shape {tuple(x.shape)}, (N, C, H, W); "
-            "give one value a channel"
-        )
-    return _column(values, max(x.ndim - 2, 0), x.dtype, x.device)
-
-
-@lru_cache(maxsize=16)
-def _column(values: Channels, trailing: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # it is kept, and a tensor born in inference mode couldn't be used in a gradient
-        return torch.tensor(values, dtype=dtype, device=device).reshape(-1, *[1] * trailing)
-
-
-def _output_fault(logits: Any, samples: int) -> str | None:
-    """Say what is wrong with a forward pass's result, to end a sentence with; None where nothing is."""
-    if not isinstance(logits, Tensor):
-        return f"it returns {type(logits).__name__}: expected a tensor; wrap it so that it returns the logits alone"
-    if logits.ndim != 2 or len(logits) != samples:
-        return (
-            f"it returns shape {tuple(logits.shape)}: expected one row of logits a sample, ({samples}, K); "
-            "flatten or pool inside the model, and keep the batch dimension first"
-        )
+def _complaint(logits: Tensor) -> str | None:
+    """Say what is wrong with rows of logits, to end a sentence with; None where nothing is."""
     if logits.shape[1] < 2:
         return (
             f"it returns {logits.shape[1]} logit a sample: expected one a class, two or more; "
             "for a binary model return the two logits (0, z)"
         )
-    if not logits.is_floating_point():
-        return f"it returns {logits.dtype}: expected logits, not predicted classes"
     if not torch.isfinite(logits).all():
         return "its logits hold NaN or infinity; check the weights, and that the model takes inputs in [0, 1]"
     return None
 
 
-def _expectation(module: nn.Module) -> str:
-    """Say what the first convolution or linear layer takes; empty where there is none."""
+def _advice(module: nn.Module, x: Tensor, fault: ModelError) -> str:
+    """Say what the first layer takes where it was given something else; nothing where no shape is to blame."""
+    cure = "give a model made for such inputs, or data of the shape it expects"
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
-            width = "in_features" if isinstance(layer, nn.Linear) else "in_channels"
-            return f"its first layer ({name or 'itself'}, {type(layer).__name__}) has {width}={getattr(layer, width)}; "
-    return ""
+            linear = isinstance(layer, nn.Linear)
+            width = "in_features" if linear else "in_channels"
+            takes = getattr(layer, width)
+            if takes not in ({x.shape[-1], x[0].numel()} if linear else {x.shape[1]}):
+                return f"\nits first layer ({name or 'itself'}, {type(layer).__name__}) has {width}={takes}; {cure}"
+            break
+    of_shapes = isinstance(fault.__cause__, RuntimeError) and re.search(r"shape|size|dimension", str(fault.__cause__))
+    return f"\n{cure}" if of_shapes else ""

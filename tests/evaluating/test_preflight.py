@@ -370,7 +370,8 @@ def test_a_model_that_refuses_one_sample_alone_is_told(net, digits):
         return model(x)
 
     found = check(Wrapped(net, refuses), digits)
-    assert told(found) == [("RB103", "error")]
+    # Filled with copies it answers as in large batches, so what is measured can be trusted.
+    assert told(found) == [("RB103", "warning")]
     assert "Expected more than 1 value" in found.findings[0].message
 
 

@@ -215,12 +215,12 @@ def test_probe_tells_the_shape_given_the_models_words_and_its_first_layer() -> N
 @pytest.mark.parametrize(
     ("output", "told"),
     [
-        ((torch.zeros(3, 5),), "returns tuple: expected a tensor"),
-        ({"logits": torch.zeros(3, 5)}, "returns dict: expected a tensor"),
+        ("logits", "returns str: expected a tensor"),
+        ((torch.zeros(3, 5), torch.zeros(3, 7)), r"returns tuple with 2 tensors \(0 of shape \(3, 5\), 1 of shape"),
+        ({"a": torch.zeros(3, 5), "b": torch.zeros(3, 7)}, r"say which they are, as Target\(model, output='a'\)"),
         (torch.zeros(3, 5, 1), r"returns shape \(3, 5, 1\)"),
-        (torch.zeros(3), r"returns shape \(3,\)"),
+        (torch.zeros(4), r"returns shape \(4,\)"),
         (torch.zeros(1, 5), r"one row of logits a sample, \(3, K\)"),
-        (torch.zeros(3, 1), "returns 1 logit a sample"),
         (torch.zeros(3, 5, dtype=torch.int64), "not predicted classes"),
         (torch.full((3, 5), torch.nan), "NaN or infinity"),
         (torch.full((3, 5), torch.inf), "NaN or infinity"),

@@ -21,7 +21,6 @@ from robustbench_lite.evaluating.adapt.slopes import sloping, straight_through
 from robustbench_lite.evaluating.adapt.surrogate import surrogate as surrogate
 from robustbench_lite.evaluating.preflight import SAMPLES
 from robustbench_lite.evaluating.preflight.check import drawn
-from robustbench_lite.model.black_box import BlackBox
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.scorecard import Countermeasure, Finding
 
@@ -48,7 +47,7 @@ class Adapted(NamedTuple):
 
 def curable(finding: Finding, target: Target) -> bool:
     """Whether an adaptive evaluation can work around a finding, so that the number means something all the same."""
-    if isinstance(target.module, BlackBox) or finding.severity == "info":
+    if target.predictor.opaque or finding.severity == "info":
         return False
     return finding.code in _SATURATED or (
         finding.severity == "error" and finding.code in _RANDOM | _PROBABILITIES | _MASKED

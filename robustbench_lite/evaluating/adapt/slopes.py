@@ -28,17 +28,7 @@ _FAR = 1.5  # the same, from which on no dearer one is looked for
 
 def straight_through(target: Target, exact: Preprocessing) -> Target:
     """Keep the preprocessing that a target declares, and pass it over on the way back."""
-    made = Target(
-        target.module,
-        name=target.name,
-        mean=target.mean,
-        std=target.std,
-        preprocessing=_StraightThrough(exact),
-        device=target.device,
-        spec=target.spec,
-    )
-    made.classes = target.classes
-    return made
+    return target.fed(mean=target.mean, std=target.std, preprocessing=_StraightThrough(exact))
 
 
 class _Identity(torch.autograd.Function):

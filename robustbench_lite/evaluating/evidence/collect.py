@@ -21,7 +21,6 @@ from robustbench_lite.evaluating.clean_pass import Checked
 from robustbench_lite.evaluating.corpus import Replay
 from robustbench_lite.evaluating.plan import Plan, PlannedAttack
 from robustbench_lite.evaluating.run_suite import SuiteResult, attempt, samples_under
-from robustbench_lite.model.black_box import BlackBox
 from robustbench_lite.results.scorecard import Audit, Finding
 
 _log = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ def collect_evidence(plan: Plan, checked: Checked, attacked: SuiteResult) -> Evi
     if audit is not None:
         audit = audit.model_copy(update={"images": images, "rounded": rounded})
     findings += validity.denied(audit)
-    if not isinstance(plan.target.module, BlackBox):  # a function may well count its calls
+    if not plan.target.predictor.opaque:  # a function may well count its calls
         findings += validity.changed(checked.target.weights_sha256, plan.target.weights_sha256())
     return Evidence(attacked.rows, runs, tuple(findings), audit, stopped)
 

@@ -53,7 +53,9 @@ def behaviour(
         yield Check(name, "not asked, as they are random", asked=False)
     else:
         saw = f"{batched.asked} samples, alone, by 8 and together"
-        yield check(name, saw, _depends(batched, len(rows), normalised) if depends else None)
+        yield check(name, saw, _depends(batched, len(rows), normalised) if depends else _refuses_small(model))
+    notes = model.target.predictor.notes()
+    yield check("it is asked as it is", "in batches of any size, by one tensor of logits", _adapted(notes))
     if not model.function:
         yield check("a forward pass changes nothing", f"{len(before)} tensors", _changes(changed))
         yield check("eval mode reaches every module", f"{sum(1 for _ in model.target.module.modules())} modules")
@@ -124,6 +126,31 @@ def _depends(seen: _Batched, together: int, normalised: list[str]) -> Finding:
         "error" if normalised or max(seen.far, seen.flipped) > seen.stray else "warning",
         f"{told}{why}",
         "make every answer a function of its own input: batch norm in eval mode, no statistics over the batch",
+    )
+
+
+def _refuses_small(model: CountedModel) -> Finding | None:
+    """Finding of a model that fails on small batches, though its answers don't depend on the batch."""
+    batching = model.target.predictor.batching
+    if batching.least == 1:
+        return None
+    return found(
+        "RB103",
+        "warning",
+        f"the model fails on batches of fewer than {batching.least} samples: {batching.fault}; they are filled with "
+        "copies of their last sample, and then its answers are those that it gives in large batches",
+        "make the forward pass work for a batch of one",
+    )
+
+
+def _adapted(notes: tuple[str, ...]) -> Finding | None:
+    if not notes:
+        return None
+    return found(
+        "RB107",
+        "info",
+        f"the model is not asked as it is: {'; '.join(notes)}",
+        "nothing to do where this is what is meant; else return one tensor of logits, (N, K), for batches of any size",
     )
 
 

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_lite.attacking.query import out_of_memory
 from robustbench_lite.core.cost import BudgetTracker, Passes, Stop
+from robustbench_lite.core.errors import ModelError, out_of_memory
 from robustbench_lite.data.dataset import Data
-from robustbench_lite.model.black_box import BlackBox
 from robustbench_lite.model.float64 import Ask, alike, in_float64
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.scorecard import Finding, Severity
@@ -49,7 +48,7 @@ class CountedModel:
     ) -> None:
         self.target, self.data, self.seed, self.budget = target, data, seed, budget
         self.thorough = thorough
-        self.function = isinstance(target.module, BlackBox)
+        self.function = target.predictor.opaque
         self.gradients = gradients and not self.function
         self.precision = torch.finfo(target.dtype).eps
         self.forward = np.zeros(len(data), np.int64)
@@ -123,6 +122,8 @@ def some(names: Sequence[str], most: int = 4) -> str:
 def words(fault: BaseException) -> str:
     """What went wrong, in a line."""
     text = str(fault).strip().partition("\n")[0]
+    if isinstance(fault, ModelError):
+        return text[:300]
     return f"{type(fault).__name__}: {text[:200]}" if text else type(fault).__name__
 
 

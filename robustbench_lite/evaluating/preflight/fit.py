@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robustbench_lite.core.cost import Stop
 from robustbench_lite.evaluating.preflight.check import Check, CountedModel, check, found, some
-from robustbench_lite.model.target import NORMALISATIONS, Target
+from robustbench_lite.model.normalisation import NORMALISATIONS
 from robustbench_lite.results.paired import mcnemar_loss
 from robustbench_lite.results.scorecard import Finding
 from robustbench_lite.results.statistics import clopper_pearson
@@ -231,7 +231,7 @@ def _net(found: tuple[_Gain, _Way]) -> int:
 
 def _gain(model: CountedModel, way: _Way, rows: Tensor, x: Tensor, before: Tensor) -> _Gain:
     """What becomes of samples when the model is fed another way."""
-    fed = Target(model.target.module, mean=way.mean, std=way.std, preprocessing=model.target.preprocessing)
+    fed = model.target.fed(mean=way.mean, std=way.std)
     try:
         logits = model.logits(rows, x.flip(1) if way.flip else x, fed)
     except Stop:

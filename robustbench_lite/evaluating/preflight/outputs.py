@@ -35,10 +35,12 @@ def outputs(model: CountedModel, x: Tensor, logits: Tensor, rows: Tensor) -> Ite
         return  # a function may well return probabilities, or votes that tie
     raw = _raw_dtype(model, rows, x)
     probabilities = not few and _is_distribution(logits)
+    single = not few and _is_single(model) and bool(((logits >= 0) & (logits <= 1)).all())
     yield check(
         "logits, not probabilities",
         f"rows sum to {float(logits.sum(1).min()):.3g} to {float(logits.sum(1).max()):.3g}",
         _probabilities(logits) if probabilities and (model.gradients or model.thorough) else None,
+        _one_probability(logits) if single else None,
         _log_probabilities() if not few and model.thorough and _is_distribution(logits.double().exp()) else None,
     )
     ties = int((gap(logits) == 0).sum())
@@ -88,6 +90,22 @@ def _probabilities(logits: Tensor) -> Finding:
         f"the outputs are probabilities: all {len(logits)} rows are at least 0 and sum to 1 (median of the largest "
         f"{top:.6g}); losses that expect logits take a second softmax, and lose the gradient where the first is sure",
         "return the logits: take the softmax off the end, or return the logarithm of the probabilities",
+    )
+
+
+def _is_single(model: CountedModel) -> bool:
+    form = getattr(model.target.predictor, "form", None)
+    return form is not None and form.single
+
+
+def _one_probability(logits: Tensor) -> Finding:
+    low, high = (float(end) for end in logits[:, 1].aminmax())
+    return found(
+        "RB121",
+        "error",
+        f"the one output a sample is a probability: all {len(logits)} are between {low:.3g} and {high:.3g}, and as a "
+        "logit z of the two logits (0, z) none would ever say class 0",
+        "return the logit: take the sigmoid off the end",
     )
 
 
