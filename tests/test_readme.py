@@ -55,7 +55,9 @@ def test_the_attack_example_is_found_in_the_users_folder(here):
 def test_the_test_example_passes(here, pytester):
     pytester.makepyfile(
         **{"my/__init__": "", "my/models": "from robustbench_lite.faces.cli.demo import small_cnn as build\n"},
-        test_readme_example=_block("def robust_target").replace("min_robust_accuracy=0.45", "min_robust_accuracy=0.0"),
+        test_readme_example=_block("def robust_target").replace(
+            "min_robust_accuracy=0.45", 'min_robust_accuracy=0.0, allow_invalid="it is not trained"'
+        ),
     )
     result = pytester.runpytest_subprocess("-q", "--import-mode=prepend", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=1)

@@ -29,6 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.model.batching import Batching
+
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, PurePath, enum.Enum, np.generic, torch.dtype, torch.device)
 _OPAQUE = {"builtins", "logging", "threading", "weakref", "_thread"}
 """Of objects of these modules the class is enough: behind them stands the state of the process."""
@@ -108,6 +110,8 @@ class _Walk:
         self._read_class(kind)
         if isinstance(value, torch.jit.ScriptModule):
             self.told.append(hashlib.sha256(value.save_to_buffer()).hexdigest())
+        elif isinstance(value, Batching):
+            pass  # it learns its sizes from the module, and counts calls
         elif kind.__module__.partition(".")[0] not in _OPAQUE and not kind.__module__.startswith("torch._"):
             self._read_all("object", _attributes(value), depth)
 

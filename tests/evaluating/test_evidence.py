@@ -134,7 +134,7 @@ def test_a_climb_is_told_by_its_margins():
         [-1.0, *[-0.5] * 10],  # at once
     ]
     some.margin.copy_(torch.tensor(rows))
-    flat, late = some.climb()
+    flat, late = some.margin_rise()
     assert flat.tolist() == [True, False, False]
     np.testing.assert_allclose(late, [0, 0.2, 0], atol=1e-6)
 
@@ -143,7 +143,7 @@ def test_a_lane_that_was_never_looked_at_tells_nothing():
     some = ActiveBatch.start(
         *(torch.arange(2) for _ in range(2)), torch.rand(2, 4), *(torch.arange(2) for _ in range(4)), 5
     )
-    flat, late = some.climb()
+    flat, late = some.margin_rise()
     assert not flat.any()
     assert np.isfinite(late).all()
 

@@ -300,6 +300,6 @@ CASES: tuple[Case, ...] = (
     Case(name="two classes", make=lambda: _two_classes()[0], broken=False, data=lambda: _two_classes()[1]),
     Case(name="1,000 classes", make=lambda: _thousand_classes()[0], broken=False, data=lambda: _thousand_classes()[1]),
     Case(name="a tiny eps", make=plain, broken=False, threat="Linf 1/2550"),
-    Case(name="0 % right", make=plain, broken=False, data=_mislabelled),
+    Case(name="0 % right", make=plain, broken=True, data=_mislabelled),
     Case(name="100 % robust", make=lambda: _easy()[0], broken=False, data=lambda: _easy()[1]),
 )

@@ -175,8 +175,8 @@ def _gate(gate: Gate, card: Contents) -> Iterator[str]:
         "min_robust_accuracy": robust.count,
         "max_drop": clean.count - robust.count,
     }
-    if gate.unit is None and gate.name in counts:
-        count, seen, planned = counts[gate.name], clean.total, card.data.planned
+    count, seen, planned = counts.get(gate.name, -1), clean.total, card.data.planned
+    if gate.unit is None and 0 <= count <= seen:
         ends = clopper_pearson(count, seen) if planned is None else sequential_interval(count, seen, planned)
         if not _same((gate.value, gate.low, gate.high), (count / max(seen, 1), *ends)):
             yield (

@@ -49,7 +49,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         patch.setattr(pipeline, "harden", partial(pipeline.harden, limit=180))
         result = CliRunner().invoke(main, ["demo", "--out", str(folder)])
     assert result.exit_code == 0, result.output
-    return Ran(result.output, folder, *(Scorecard.load(folder / FILES[name]) for name in FILES))
+    return Ran(result.stdout, folder, *(Scorecard.load(folder / FILES[name]) for name in FILES))
 
 
 def alone(card: Scorecard, attack: str) -> float:

@@ -70,7 +70,7 @@ RESULTS = {
 
 def test_list_finds_the_attack_the_suite_and_the_recipe(laid: Path) -> None:
     out = run(laid, *RBLITE, "list")
-    assert re.search(r"^halving_steps +Linf, L2 +gradients +", out, re.MULTILINE)
+    assert re.search(r"^halving_steps +- +-", out, re.MULTILINE)
     assert len(re.findall(r"^digits +(One step|PGD training)", out, re.MULTILINE)) == 2
 
 
