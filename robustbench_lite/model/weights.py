@@ -21,7 +21,7 @@ WEIGHTS_FILE = "model.safetensors"
 MODEL_FILE = "model.json"
 
 _WRAPPED_UNDER = ("state_dict", "model_state_dict", "model", "net")
-_WRAPPER_PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")  # DataParallel's and torch.compile's
+_WRAPPER_PREFIXES = re.compile(r"^(module\.|_orig_mod\.|model\.)+")  # of DataParallel, torch.compile, Lightning
 _FAULTS_SHOWN = 8
 _PACKED = 64 * 2**20  # bytes: torch packs no tensors, only the code of a TorchScript archive
 
@@ -57,8 +57,8 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
         The architecture.
     path
         A ``.safetensors`` file, or what ``torch.save(model.state_dict())`` wrote, alone or in a checkpoint under
-        ``state_dict``, ``model_state_dict``, ``model`` or ``net``. Prefixes that ``DataParallel`` and
-        ``torch.compile`` put before the names are dropped.
+        ``state_dict``, ``model_state_dict``, ``model`` or ``net``. Prefixes that ``DataParallel``,
+        ``torch.compile`` and Lightning (``model.``) put before the names are dropped.
 
     Raises
     ------

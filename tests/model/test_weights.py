@@ -93,7 +93,7 @@ def test_state_dicts_load_alone_or_in_a_checkpoint(tmp_path: Path, wrapped: tupl
     assert torch.equal(blank[4].weight, net()[4].weight)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "model._orig_mod."])
 def test_prefixes_of_wrappers_are_dropped(tmp_path: Path, prefix: str) -> None:
     torch.save({f"{prefix}{name}": value for name, value in net().state_dict().items()}, tmp_path / "weights.pt")
     load_weights(net(), tmp_path / "weights.pt")

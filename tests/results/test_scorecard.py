@@ -642,3 +642,17 @@ def test_a_row_that_is_taken_out_is_missed(real, tmp_path):
     (tmp_path / "card.json").write_text(json.dumps(changed), encoding="utf-8")
     with pytest.raises(ValueError, match="there are 119 rows"):
         Scorecard.load(tmp_path / "card.json")
+
+
+def test_a_models_file_is_told_apart_from_a_card(tmp_path):
+    (tmp_path / "model.json").write_text('{"schema_version": 1, "spec": "m.py:build", "normalize": null, "classes": 3}')
+    with pytest.raises(ValueError, match="a saved model's folder holds, not a scorecard"):
+        Scorecard.load(tmp_path / "model.json")
+
+
+def test_it_is_short_in_a_shell_and_a_page_in_a_notebook(card):
+    assert len(repr(card)) < 200
+    assert repr(card).startswith(f"Scorecard({card.verdict}, clean=")
+    page = card._repr_html_()
+    assert page.startswith("<iframe srcdoc=")
+    assert "Robust accuracy" in page

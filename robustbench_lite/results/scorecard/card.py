@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import PrivateAttr, ValidationError
 
+from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError, faults
 from robustbench_lite.core.files import read_json, write_atomically
 from robustbench_lite.core.suite import adversary
@@ -30,6 +32,15 @@ class Scorecard(Contents):
     """
 
     _witnesses: Witnesses | None = PrivateAttr(default=None)
+
+    def __repr__(self) -> str:
+        told = f"clean={self.clean_accuracy}, robust={self.robust_accuracy}, samples={len(self.outcomes)}"
+        return f"Scorecard({self.verdict}, {told}, target={self.target.name!r})"
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook: the report's page, in a frame of its own."""
+        page = registry.find("reports", "html")([self])
+        return f'<iframe srcdoc="{html.escape(page)}" style="width: 100%; height: 700px; border: 0"></iframe>'
 
     @property
     def witnesses(self) -> Witnesses | None:
@@ -124,6 +135,8 @@ class Scorecard(Contents):
             raise UserError(f"{path}: can't be read as JSON ({fault}); expected a scorecard") from None
         if not isinstance(raw, dict) or "schema_version" not in raw:
             raise UserError(f"{path}: not a scorecard (no schema_version)")
+        if {"spec", "normalize"} <= raw.keys():
+            raise UserError(f"{path}: is what a saved model's folder holds, not a scorecard; evaluate the folder first")
         if raw["schema_version"] != SCHEMA_VERSION:
             raise UserError(
                 f"{path}: schema_version is {raw['schema_version']!r}, this version of robustbench_lite reads "
