@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.files import write_atomically
 from robustbench_lite.core.usercode import MissingModuleError, change_path, import_object, users_code
 from robustbench_lite.model.normalisation import NORMALISATIONS, parse_normalisation
+from robustbench_lite.model.own_code import keep_code
 from robustbench_lite.model.target import FUNCTION_ADVICE, Target, module_of
 from robustbench_lite.model.weights import (
     MODEL_FILE,
@@ -101,14 +101,14 @@ def load_target(
 def save_model(target: Target, folder: Path) -> None:
     """Write ``model.safetensors`` and ``model.json``, from which `load_target` makes the target again.
 
-    Each file is replaced in one step. A spec that names a file is stored relative to the folder, so that a repo can be
-    moved or cloned; one that names a module is found from the folder that holds the module, or where it is installed;
-    without a spec only the weights can be stored.
+    Each file is replaced in one step. The file that a spec names is copied into the folder, with what it imports of its
+    neighbours (`keep_code`), so that the folder can be moved; a module is found from the folder that holds it, or where
+    it is installed; without a spec only the weights can be stored.
 
     Raises
     ------
     UserError
-        For a module whose state holds more than tensors.
+        For a module whose state holds more than tensors, and where a file of the same name as its code is there.
     """
     from safetensors.torch import save
 
@@ -123,12 +123,8 @@ def save_model(target: Target, folder: Path) -> None:
     # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
     copies = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     write_atomically(folder / WEIGHTS_FILE, save(copies))
-
-    def relative(path: Path) -> str:
-        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
-
     stored = ModelFile(
-        spec=change_path(target.spec, relative) if target.spec else None,
+        spec=keep_code(target.spec, folder) if target.spec else None,
         normalize=Normalisation(mean=target.mean, std=target.std) if target.mean and target.std else None,
         classes=target.classes,
     )

@@ -42,7 +42,7 @@ class ModelFile(BaseModel):
 
     schema_version: Literal[1] = 1
     spec: str | None
-    """How the module is made; a file's path is relative to the folder. None: it was a live object."""
+    """How the module is made; a file's path is relative to the folder, and inside it. None: it was a live object."""
     normalize: Normalisation | None
     classes: int | None
     """Number of logits, where it is known."""
@@ -101,7 +101,8 @@ def read_model_file(folder: Path) -> tuple[str, ModelFile]:
     Raises
     ------
     UserError
-        For a file that is damaged, and for an architecture that isn't stored or isn't there any more.
+        For a file that is damaged, and for an architecture that isn't stored, isn't there any more, or is a file
+        outside the folder.
     """
     source = folder / MODEL_FILE
     try:
@@ -120,13 +121,20 @@ def read_model_file(folder: Path) -> tuple[str, ModelFile]:
                 f"{source}: spec is {stored.spec}: expected a path from the folder, not from the root; {cure}"
             )
         try:
-            path = (folder / path).resolve()
-            there = path.is_file()
+            place = (folder / path).resolve()
+            there = place.is_file()
         except (OSError, ValueError) as fault:  # too long, or with a null character
             raise UserError(f"{source}: spec is {stored.spec!r:.99}: no path ({fault!s:.99}); {cure}") from None
+        if not place.is_relative_to(folder.resolve()):
+            raise UserError(
+                f"{source}: spec is {stored.spec!r:.99}: leads out of the folder to {str(place)!r:.199}, and a folder "
+                f"runs no code but its own; {cure}"
+            )
         if not there:
-            raise UserError(f"model {folder}: its architecture is in {path}, which isn't there; put it back, or {cure}")
-        return path
+            raise UserError(
+                f"model {folder}: its architecture is in {place}, which isn't there; put it back, or {cure}"
+            )
+        return place
 
     return change_path(stored.spec, found), stored
 

@@ -535,7 +535,7 @@ def test_harden_from_scratch_then_evaluate_its_folder_then_fine_tune() -> None:
     assert max(len(line) for line in result.stdout.splitlines()) <= 80
     assert "(before) (before)" not in told
     written = {"model.safetensors", "model.json", "recipe.toml", "log.jsonl", "before.json", "after.json"}
-    assert {path.name for path in Path("first").iterdir()} == written | {"report.html"}
+    assert {path.name for path in Path("first").iterdir()} == written | {"report.html", "zoo.py"}
     after = Scorecard.load("first/after.json")
     assert (after.seed, [str(threat) for threat in after.suite.threats]) == (3, ["Linf 0.2"])
     barely = evaluate("first", "--allow-invalid", "three epochs leave it near chance")

@@ -229,9 +229,10 @@ def test_a_model_of_a_file_comes_back_from_its_folder_in_another_place(
     monkeypatch.chdir(tmp_path)
     save_model(target, Path("repo/out/hardened"))
     stored = json.loads((tmp_path / "repo/out/hardened/model.json").read_text())
-    assert stored["spec"] == "../../code/model.py:make"
-    (tmp_path / "repo").rename(tmp_path / "moved")
-    again = load_target(str(tmp_path / "moved/out/hardened"))
+    assert stored["spec"] == "model.py:make"
+    (tmp_path / "repo/out").rename(tmp_path / "moved")
+    (tmp_path / "repo/code/model.py").write_text("raise RuntimeError('the folder runs its own code')")
+    again = load_target(str(tmp_path / "moved/hardened"))
     assert again.name == "hardened"
     assert again.weights_sha256() == target.weights_sha256()
     assert torch.equal(again(X), target(X))
@@ -291,7 +292,8 @@ def test_a_state_that_is_more_than_tensors_is_not_saved(tmp_path: Path) -> None:
         (None, r"holds no model\.json"),
         ("{", "can't be read as JSON"),
         ('{"spec": 3, "extra": 1}', "spec: expected a valid string"),
-        ('{"spec": "../gone.py:make", "normalize": null, "classes": null}', r"gone\.py, which isn't there"),
+        ('{"spec": "gone.py:make", "normalize": null, "classes": null}', r"gone\.py, which isn't there"),
+        ('{"spec": "../out.py:make", "normalize": null, "classes": null}', "leads out of the folder .* --weights"),
     ],
 )
 def test_a_damaged_folder_is_told(tmp_path: Path, text: str | None, told: str) -> None:

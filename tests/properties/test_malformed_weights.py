@@ -236,7 +236,8 @@ def test_an_archive_that_leads_out_of_its_folder_writes_nothing(tmp_path):
         ('{"spec": "a.py:b", "normalize": {"mean": [NaN], "std": [1]}, "classes": 2}', "no finite number"),
         ('{"spec": "a.py:b", "normalize": {"mean": [0], "std": [1e999]}, "classes": 2}', "no finite number"),
         ('{"spec": "a.py:b", "normalize": null, "classes": %s}' % ("9" * 40), "too large"),
-        ('{"spec": "../../../gone.py:b", "normalize": null, "classes": 2}', "which isn't there"),
+        ('{"spec": "gone.py:b", "normalize": null, "classes": 2}', "which isn't there"),
+        ('{"spec": "../../../gone.py:b", "normalize": null, "classes": 2}', "leads out of the folder"),
         ('{"spec": "..:b", "normalize": null, "classes": 2}', "expected package.module:name"),
         ('{"spec": "../x:b", "normalize": null, "classes": 2}', "no module named|package.module:name"),
         ('{"spec": "\\u0000.py:b", "normalize": null, "classes": 2}', "no path"),
@@ -259,6 +260,18 @@ def test_a_model_file_names_no_code_by_a_path_from_the_root(tmp_path):
     spec = f"{tmp_path / 'evil.py'}:make"
     (folder / "model.json").write_text(json.dumps({"spec": spec, "normalize": None, "classes": 2}))
     with pytest.raises(UserError, match="expected a path from the folder"):
+        load_target(str(folder))
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("how", ["../evil.py", "link.py", "sub/../../evil.py"])
+def test_a_model_file_names_no_code_outside_its_folder(tmp_path, how):
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'made')!r}, 'w')")
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "link.py").symlink_to("../evil.py")
+    (folder / "model.json").write_text(json.dumps({"spec": f"{how}:make", "normalize": None, "classes": 2}))
+    with pytest.raises(UserError, match=r"leads out of the folder .* give the architecture as MODEL, with --weights"):
         load_target(str(folder))
     assert not (tmp_path / "made").exists()
 

@@ -39,7 +39,7 @@ Exit codes:
   143  interrupted (SIGTERM)
 
 What is trusted: MODEL and module:callable data are code that is run. So is a
-folder that 'rblite harden' wrote: its model.json names code. Of the folders
+folder that 'rblite harden' wrote: it holds its model's code. Of the folders
 attacks/, defenses/ and reports/ where you stand, the code of what is asked for
 by name is run. Scorecards, weights, suites and recipes are read, not run;
 a suite or recipe names attacks or defenses, and their code is run.
