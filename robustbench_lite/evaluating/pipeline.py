@@ -55,6 +55,7 @@ def evaluate(
     corpus: str | Path | None = None,
     adapt: bool = False,
     measures: Sequence[str] = (),
+    reference: nn.Module | Target | Callable[..., Any] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Scorecard:
     """Attack a model with a suite and say how much of its accuracy survives.
@@ -107,6 +108,8 @@ def evaluate(
     measures
         Names of further numbers to put on the card, from the catalogue ``measures``; those that a gate is about are
         taken without being named.
+    reference
+        Another model, that measures may compare this one with, as ``slowdown`` does.
     on_progress
         Called now and then with a `Progress`.
 
@@ -135,6 +138,7 @@ def evaluate(
         corpus=corpus,
         adapt=adapt,
         measures=tuple(measures),
+        reference=reference,
         on_progress=on_progress,
     )
     with no_exit():
@@ -158,7 +162,8 @@ def evaluate_plan(plan: Plan) -> Scorecard:
             remember_witnesses(plan, checked, evidence.runs)
             card = assemble(plan, checked, evidence)
             slot.close(card, witness_corpus.digest(plan.corpus))
-    card = take_measures(plan.measures, Subject(card, plan.target, plan.data), plan.gates)
+    subject = Subject(card, plan.target, plan.data, plan.reference)
+    card = take_measures(plan.measures, subject, plan.gates)
     return apply_gates(card, plan.gates)
 
 

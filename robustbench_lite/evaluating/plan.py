@@ -58,6 +58,7 @@ class Options:
     corpus: str | Path | None = None
     adapt: bool = False
     measures: tuple[str, ...] = ()
+    reference: Any = None
     on_progress: Callable[[Progress], None] | None = None
 
 
@@ -79,6 +80,8 @@ class Plan:
     gates: Gates
     measures: dict[str, Measure]
     """Further numbers to put on the card, by name."""
+    reference: Target | None
+    """Another model, that measures may compare the target with."""
     sequential: bool
     """Whether it ends as soon as the gates are settled."""
     cache: Path | None
@@ -127,6 +130,7 @@ def make_plan(model: Any, data: Any, suite: Any, threat: Any, options: Options) 
         keep_witnesses=options.keep_witnesses or options.adapt,
         gates=options.gates,
         measures=asked_for(options.measures, options.gates),
+        reference=None if options.reference is None else as_target(options.reference, target.device),
         sequential=options.sequential,
         cache=None if options.cache is None else Path(options.cache),
         corpus=None if options.corpus is None else Path(options.corpus),

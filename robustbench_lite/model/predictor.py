@@ -22,6 +22,7 @@ from robustbench_lite.model import output_form
 from robustbench_lite.model.batching import Batching
 from robustbench_lite.model.black_box import BlackBox, state_sha256
 from robustbench_lite.model.output_form import NoLogitsError, OutputForm
+from robustbench_lite.model.size import Size, multiply_adds, size_of
 
 
 class Predictor(ABC):
@@ -72,6 +73,26 @@ class Predictor(ABC):
     def notes(self) -> tuple[str, ...]:
         """What is done so that it can be asked, a line each; empty where nothing is."""
         return ()
+
+    def size(self) -> Size:
+        """Bytes and parameters.
+
+        Raises
+        ------
+        UserError
+            Where nothing is seen of the model but its answers.
+        """
+        raise UserError(f"nothing is seen of {type(self.module).__name__} but its answers: its size can't be told")
+
+    def multiply_adds(self, x: Tensor) -> int:
+        """Multiply-adds of a forward pass on normalised inputs, (N, *shape).
+
+        Raises
+        ------
+        UserError
+            Where nothing is seen of the model but its answers.
+        """
+        raise UserError(f"nothing is seen of {type(self.module).__name__} but its answers: none can be counted")
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -171,6 +192,14 @@ class ModulePredictor(Predictor):
         if not self.form.single and isinstance(picked, Tensor) and picked.ndim == 1:
             self.form = replace(self.form, squeezed=True)
         return logits
+
+    def size(self) -> Size:
+        """Bytes and parameters of its state dict."""
+        return size_of(self.module)
+
+    def multiply_adds(self, x: Tensor) -> int:
+        """As torch counts them, see `size.multiply_adds`."""
+        return multiply_adds(self.module, x)
 
     def sha256(self, known: str) -> str:
         """Hash of the state dict: names, dtypes, shapes and values, in the order of the names."""

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.scorecard import Interval, Scorecard
 
 
-class Subject(NamedTuple):
+@dataclass(frozen=True)
+class Subject:
     """What a measure may look at: the scorecard as the attacks left it, and the target and data themselves."""
 
     card: Scorecard
     target: Target
     data: Data
+    reference: Target | None = None
+    """Another model, that the target is compared with."""
+    shared: dict[str, Any] = field(default_factory=dict)
+    """What one measure found out and another one needs, such as the times of the same calls."""
+
+
+class Estimate(NamedTuple):
+    """A number with its 95 % interval, which is no share of the samples."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,5 +45,5 @@ class Measure:
     """Which way is better."""
     definition: str
     """What it is, in a sentence, with its source where it has one."""
-    of: Callable[[Subject], Interval | float]
-    """Measures: a share of samples with its interval (`Interval.of`), or a finite number."""
+    of: Callable[[Subject], Interval | Estimate | float]
+    """Measures: a share of samples with its interval (`Interval.of`), or a finite number, with its interval or not."""

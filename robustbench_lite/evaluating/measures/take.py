@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.evaluating.measures.interface import Measure, Subject
+from robustbench_lite.evaluating.measures.interface import Estimate, Measure, Subject
 from robustbench_lite.results.gates import Gates
 from robustbench_lite.results.scorecard import Finding, Interval, Measured, Scorecard
 
@@ -52,12 +52,12 @@ def take_measures(measures: dict[str, Measure], subject: Subject, gates: Gates) 
     return subject.card.model_copy(update={"measures": tuple(numbers), "validity": validity})
 
 
-def _measured(name: str, measure: Measure, found: Interval | float) -> Measured:
+def _measured(name: str, measure: Measure, found: Interval | Estimate | float) -> Measured:
     about = {"name": name, "unit": measure.unit, "better": measure.better, "definition": measure.definition}
     if isinstance(found, Interval):
         ends = {key: getattr(found, key) for key in ("value", "low", "high", "count", "total")}
         return Measured(**about, **ends)
-    value = float(found)
-    if not math.isfinite(value):
-        raise ValueError(f"it is {value}: expected a finite number")
-    return Measured(**about, value=value)
+    numbers = found if isinstance(found, Estimate) else (float(found),)
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"it is {numbers[0]}: expected a finite number")
+    return Measured(**about, **dict(zip(("value", "low", "high"), numbers, strict=False)))

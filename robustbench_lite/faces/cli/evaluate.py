@@ -16,6 +16,7 @@ from robustbench_lite.faces.cli import output, signals
 from robustbench_lite.faces.cli.options import (
     data_options,
     load_model,
+    load_other,
     load_samples,
     model_options,
     quiet_option,
@@ -64,6 +65,7 @@ _PASSED_ON = (
     "--gate", "demands", multiple=True, metavar="G", help="'NAME >= X' or 'NAME <= X' on a measure; repeatable."
 )
 @click.option("--measure", "measures", multiple=True, metavar="NAME", help="A further number on the card; repeatable.")
+@click.option("--reference", metavar="MODEL", help="Another model; the measure slowdown compares with it.")
 @click.option("--strict", is_flag=True, help="A gate fails where it is undecided, too.")
 @click.option("--allow-invalid", metavar="REASON", help="Let an INVALID evaluation through, and say why on the card.")
 @click.option("--sequential", is_flag=True, help="End as soon as every gate is settled.")
@@ -116,6 +118,7 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
             **{name: given[name] for name in _PASSED_ON},
             gates=gates,
             budget=budget,
+            reference=load_other(given["reference"], given, data),
             on_progress=progress.attack_bars(bars),
         )
     if given["allow_invalid"] is not None:

@@ -75,6 +75,13 @@ def load_model(model: str, given: Given, data: Data) -> Target:
     return target
 
 
+def load_other(model: str | None, given: Given, data: Data) -> Target | None:
+    """Load another model of the same task, where one is named: with its own weights, on the target's device."""
+    if model is None:
+        return None
+    return load_model(model, {**given, "weights": None, "name": None}, data)
+
+
 def load_samples(given: Given, split: Split) -> Data:
     """Load the data that the options name."""
     from robustbench_lite.data.load import load_data
