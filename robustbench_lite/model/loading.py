@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.files import write_atomically
 from robustbench_lite.core.usercode import MissingModuleError, change_path, import_object, users_code
 from robustbench_lite.model.normalisation import NORMALISATIONS, parse_normalisation
 from robustbench_lite.model.own_code import keep_code
 from robustbench_lite.model.target import FUNCTION_ADVICE, Target, module_of
+from robustbench_lite.model.torchvision_models import make_torchvision, published_weights
 from robustbench_lite.model.weights import (
     MODEL_FILE,
     WEIGHTS_FILE,
@@ -49,7 +48,8 @@ def load_target(
         `Target`; an object that already is one is taken as it is. A function of arrays is handed over as
         ``Target.from_callable(function)``.
     weights
-        A safetensors file or a torch state dict; by default the model's own.
+        A safetensors file or a torch state dict; of torchvision's models also a name such as ``IMAGENET1K_V1`` or
+        ``DEFAULT``, which is looked up in torch's cache. By default the model's own.
     normalize
         ``imagenet``, ``cifar10``, ``mnist``, ``none``, or ``m1,m2,m3/s1,s2,s3``; by default none, except for
         torchvision's models (``imagenet``) and for a folder (as it was saved).
@@ -73,6 +73,9 @@ def load_target(
             raise UserError(f"model {folder}: holds no {MODEL_FILE}; expected {_MODEL_FORMS}")
         spec, stored = read_model_file(folder)
         weights, classes = weights or folder / WEIGHTS_FILE, classes or stored.classes
+    published = published_weights(spec, weights)
+    if published is not None:
+        weights, classes = published.file, published.classes
     try:
         made = _make(spec, classes, seed)
     except MissingModuleError as fault:
@@ -84,7 +87,7 @@ def load_target(
         ) from None
     if weights is not None:
         load_weights(made.module, weights)
-    mean, std = made.mean, made.std
+    mean, std = (published.mean, published.std) if published else (made.mean, made.std)
     if normalize is not None:
         mean, std = parse_normalisation(normalize)
     elif stored is not None:
@@ -146,7 +149,7 @@ def _made(spec: str, classes: int | None) -> Target:
         raise UserError(f"model {spec!r}: {_spec_advice(spec.removesuffix(':'))}")
     if kind == "torchvision":
         mean, std = NORMALISATIONS["imagenet"]
-        return Target(_make_torchvision(rest, classes), name=spec, mean=mean, std=std)
+        return Target(make_torchvision(rest, classes), name=spec, mean=mean, std=std)
     with users_code(spec):
         found = module_of(import_object(spec, prefixes=["torchvision"]))
         if not isinstance(found, nn.Module | Target):
@@ -188,15 +191,3 @@ def _arguments(factory: Any, spec: str, classes: int | None) -> dict[str, int]:
                 f"name a function that takes none and returns the model; {FUNCTION_ADVICE}"
             )
     return arguments
-
-
-def _make_torchvision(name: str, classes: int | None) -> nn.Module:
-    from torchvision import models
-
-    known = models.list_models(module=models)
-    if name not in known:
-        raise UserError(registry.unknown("torchvision model", name, known))
-    with users_code(f"torchvision:{name}"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # GoogLeNet and Inception announce a change of their initialisation
-        module: nn.Module = models.get_model(name, weights=None, **({"num_classes": classes} if classes else {}))
-    return module

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from robustbench_lite.core.errors import UserError
+
 if TYPE_CHECKING:
     from robustbench_lite.data.dataset import Data, Split
     from robustbench_lite.model.target import Target
@@ -29,7 +31,9 @@ def _together(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
 
 
 model_options = _together(
-    click.option("--weights", metavar="FILE", help="safetensors, or a PyTorch state dict, for MODEL."),
+    click.option(
+        "--weights", metavar="FILE", help="State dict for MODEL; of torchvision:NAME also a name in torch's cache."
+    ),
     click.option("--normalize", metavar="NAME", help="imagenet, cifar10, mnist, none, or 'm1,m2,m3/s1,s2,s3'."),
     click.option(
         "--classes", type=click.IntRange(min=2), metavar="N", help="Number of classes, if MODEL must be told."
@@ -63,14 +67,17 @@ def load_model(model: str, given: Given, data: Data) -> Target:
     """Load the target that the options name."""
     from robustbench_lite.model.loading import load_target
 
-    target = load_target(
-        model,
-        weights=given["weights"],
-        normalize=given["normalize"],
-        classes=given["classes"] or len(data.classes) or None,
-        device=given["device"] or "auto",
-        seed=given["seed"],
-    )
+    options = {name: given[name] for name in ("weights", "normalize", "seed")} | {"device": given["device"] or "auto"}
+    classes = given["classes"] or len(data.classes) or None
+    try:
+        target = load_target(model, classes=classes, **options)
+    except UserError as fault:
+        if given["classes"] or not given["weights"] or not model.startswith("torchvision:"):
+            raise
+        try:  # weights for all of ImageNet's classes, and data with some of them
+            target = load_target(model, **options)
+        except UserError:
+            raise fault from None
     target.name = given["name"] or target.name
     return target
 
