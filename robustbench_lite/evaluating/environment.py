@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -11,17 +12,19 @@ import torch
 
 from robustbench_lite.results.scorecard import Environment
 
+_WHERE_USED = ("onnxruntime", "torchao")
 _PACKAGES = ("robustbench_lite", "torch", "torchvision", "numpy", "foolbox", "adversarial-robustness-toolbox")
 
 
 def environment() -> Environment:
     """Describe this process and its machine."""
+    used = (*_PACKAGES, *(name for name in _WHERE_USED if name in sys.modules))
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
         processor=processor(),
         threads=torch.get_num_threads(),
-        packages={name: metadata.version(name) for name in _PACKAGES if _installed(name)},
+        packages={name: metadata.version(name) for name in used if _installed(name)},
     )
 
 

@@ -25,7 +25,9 @@ from robustbench_lite.model.weights import (
     read_model_file,
 )
 
-_MODEL_FORMS = "package.module:callable, path/to/file.py:callable, torchvision:NAME, or a folder that harden wrote"
+_MODEL_FORMS = (
+    "package.module:callable, path/to/file.py:callable, torchvision:NAME, onnx:FILE, or a folder that harden wrote"
+)
 
 
 def load_target(
@@ -43,10 +45,10 @@ def load_target(
     ----------
     spec
         ``package.module:callable`` (the working directory is searched too), ``path/to/file.py:callable``,
-        ``torchvision:NAME``, or a folder that `save_model` wrote. The callable is called without arguments, except for
-        the number of classes where it has a parameter ``num_classes`` or ``classes``, and returns an ``nn.Module`` or a
-        `Target`; an object that already is one is taken as it is. A function of arrays is handed over as
-        ``Target.from_callable(function)``.
+        ``torchvision:NAME``, ``onnx:FILE``, or a folder that `save_model` wrote. The callable is called without
+        arguments, except for the number of classes where it has a parameter ``num_classes`` or ``classes``, and returns
+        an ``nn.Module`` or a `Target`; an object that already is one is taken as it is. A function of arrays is handed
+        over as ``Target.from_callable(function)``.
     weights
         A safetensors file or a torch state dict; of torchvision's models also a name such as ``IMAGENET1K_V1`` or
         ``DEFAULT``, which is looked up in torch's cache. By default the model's own.
@@ -77,7 +79,7 @@ def load_target(
     if published is not None:
         weights, classes = published.file, published.classes
     try:
-        made = _make(spec, classes, seed)
+        made = _make(spec, classes, seed, device)
     except MissingModuleError as fault:
         if stored is None:
             raise
@@ -86,6 +88,8 @@ def load_target(
             f"{spec.partition(':')[0].partition('.')[0]}, or give the architecture as MODEL, with --weights {weights}"
         ) from None
     if weights is not None:
+        if made.predictor.opaque:
+            raise UserError(f"model {spec}: holds its own weights; leave --weights {weights} away")
         load_weights(made.module, weights)
     mean, std = (published.mean, published.std) if published else (made.mean, made.std)
     if normalize is not None:
@@ -95,7 +99,7 @@ def load_target(
     name = made.name if stored is None else folder.name
     spec = change_path(spec, Path.resolve)  # absolute, so that it outlives a change of directory
     target = Target(
-        made.module, name=name, mean=mean, std=std, preprocessing=made.preprocessing, device=device, spec=spec
+        made.predictor, name=name, mean=mean, std=std, preprocessing=made.preprocessing, device=device, spec=spec
     )
     target.classes = classes
     return target
@@ -134,19 +138,23 @@ def save_model(target: Target, folder: Path) -> None:
     write_atomically(folder / MODEL_FILE, stored.model_dump_json(indent=1) + "\n")
 
 
-def _make(spec: str, classes: int | None, seed: int) -> Target:
+def _make(spec: str, classes: int | None, seed: int, device: str | None) -> Target:
     """Make the target that a spec names, with its own normalisation, and its own weights or seeded fresh ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _made(spec, classes)
+        return _made(spec, classes, device)
 
 
-def _made(spec: str, classes: int | None) -> Target:
+def _made(spec: str, classes: int | None, device: str | None) -> Target:
     kind, colon, rest = spec.partition(":")
     if not kind:
         raise UserError(f"model {spec!r}: nothing stands before the colon; expected {_MODEL_FORMS}")
     if not colon or not rest:
         raise UserError(f"model {spec!r}: {_spec_advice(spec.removesuffix(':'))}")
+    if kind == "onnx":
+        from robustbench_lite.model.onnx import OnnxPredictor
+
+        return Target(OnnxPredictor(rest, device or "cpu"), name=Path(rest).name)
     if kind == "torchvision":
         mean, std = NORMALISATIONS["imagenet"]
         return Target(make_torchvision(rest, classes), name=spec, mean=mean, std=std)

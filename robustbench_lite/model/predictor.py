@@ -74,6 +74,10 @@ class Predictor(ABC):
         """What is done so that it can be asked, a line each; empty where nothing is."""
         return ()
 
+    def parameters(self) -> int:
+        """Numbers in its parameters; 0 where they aren't seen."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
     def size(self) -> Size:
         """Bytes and parameters.
 

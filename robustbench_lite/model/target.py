@@ -34,7 +34,7 @@ class Target:
     module
         Maps inputs to logits, to one logit z for two classes, or to something that holds the logits. Exported programs
         (``torch.export``), scripted and compiled modules will do. It isn't copied; with `device` given it is moved
-        there.
+        there. Or whatever else answers, as a `Predictor`.
     name
         What reports call it; by default the name of the module's class.
     mean, std
@@ -60,7 +60,7 @@ class Target:
 
     def __init__(
         self,
-        module: nn.Module,
+        module: nn.Module | Predictor,
         *,
         name: str | None = None,
         mean: Sequence[float] | None = None,
@@ -71,12 +71,12 @@ class Target:
         spec: str | None = None,
     ) -> None:
         module = module_of(module)
-        if not isinstance(module, nn.Module):
+        if not isinstance(module, nn.Module | Predictor):
             raise UserError(
                 f"the model is of type {type(module).__name__}: expected a torch.nn.Module that maps inputs in [0, 1], "
                 f"(N, C, H, W), to logits, (N, K); {FUNCTION_ADVICE}"
             )
-        self.predictor: Predictor = predictor_of(module, output)
+        self.predictor = module if isinstance(module, Predictor) else predictor_of(module, output)
         """Who answers: what it shows, and how it is batched."""
         self.name = name or type(module).__name__
         self.spec = spec
@@ -240,7 +240,7 @@ class Target:
         return TargetInfo(
             name=self.name,
             weights_sha256=self.weights_sha256(),
-            parameters=sum(parameter.numel() for parameter in self.module.parameters()),
+            parameters=self.predictor.parameters(),
             device=str(self.device),
             access=self.access,
         )
