@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from robustbench_lite.results.scorecard import Plot, Trace
+from robustbench_lite.results.scorecard import Interval, Plot, Scorecard, Trace
 
 from ._format import number
 from ._view import Against, plotted
@@ -94,6 +94,67 @@ def eps_chart(found: Against) -> EpsChart:
         bars=tuple((100 * place / _BINS, 100 * size / max(counts), size) for place, size in enumerate(counts) if size),
         beyond=len(curve.distances) - len(near),
     )
+
+
+@dataclass(frozen=True)
+class Place:
+    """A scorecard in the picture of clean against robust accuracy: its value and both ends, in percent of the box."""
+
+    x: tuple[float, float, float]
+    """Clean accuracy from the left: value, low, high."""
+    y: tuple[float, float, float]
+    """Robust accuracy from the top: value, low, high."""
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """Clean against robust accuracy of several scorecards, the axes as far as the intervals reach."""
+
+    places: tuple[Place, ...]
+    x_ticks: tuple[tuple[float, str], ...]
+    """From the left, in percent of the box, and the accuracy there."""
+    y_ticks: tuple[tuple[float, str], ...]
+    """From the top."""
+
+
+def trade_off(cards: Sequence[Scorecard]) -> TradeOff:
+    """Draw scorecards by clean accuracy, to the right, and robust accuracy, upwards."""
+    across = _Axis.around([card.clean_accuracy for card in cards])
+    up = _Axis.around([card.robust_accuracy for card in cards])
+
+    def place(card: Scorecard) -> Place:
+        clean, robust = card.clean_accuracy, card.robust_accuracy
+        x, low, high = (across.at(share) for share in (clean.value, clean.low, clean.high))
+        y, bottom, top = (100 - up.at(share) for share in (robust.value, robust.low, robust.high))
+        return Place((x, low, high), (y, bottom, top))
+
+    return TradeOff(
+        places=tuple(map(place, cards)),
+        x_ticks=tuple((across.at(share), f"{share:.0%}") for share in across.ticks),
+        y_ticks=tuple((100 - up.at(share), f"{share:.0%}") for share in up.ticks),
+    )
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A stretch of the shares from 0 to 1, between two tenths."""
+
+    low: int
+    high: int
+
+    @classmethod
+    def around(cls, shares: Sequence[Interval]) -> _Axis:
+        low = math.floor(10 * min(share.low for share in shares))
+        return cls(low, max(low + 1, math.ceil(10 * max(share.high for share in shares))))
+
+    def at(self, share: float) -> float:
+        """Where a share stands, in percent of the axis."""
+        return round(100 * (10 * share - self.low) / (self.high - self.low), 2)
+
+    @property
+    def ticks(self) -> list[float]:
+        step = 1 if self.high - self.low <= 5 else 2
+        return [tenth / 10 for tenth in range(self.low, self.high + 1, step)]
 
 
 @dataclass(frozen=True)

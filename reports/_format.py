@@ -7,6 +7,7 @@ import unicodedata
 from datetime import datetime
 
 from robustbench_lite.core.cost import Passes
+from robustbench_lite.results.ranking import TRAINING_SECONDS, Rank
 from robustbench_lite.results.scorecard import (
     AttackResult,
     DataInfo,
@@ -99,6 +100,14 @@ def seconds(value: float) -> str:
         return f"{minutes}m {rest:02d}s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours:,}h {minutes:02d}m"
+
+
+def cost(one: Rank, name: str) -> str:
+    """What a ranked model cost to make, such as ``1.2M`` passes or ``34s``; a dash where its card doesn't tell."""
+    value = one.cost(name)
+    if value is None:
+        return "–"
+    return seconds(value) if name == TRAINING_SECONDS else count(value)
 
 
 def moment(created: str) -> str:

@@ -12,6 +12,7 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import adversary
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.results.compare import Comparison, compare, differences, same_adversary
+from robustbench_lite.results.ranking import Ranking, rank
 from robustbench_lite.results.scorecard import AttackResult, Audit, Curve, Gate, Interval, Plot, Scorecard
 
 from ._format import count, gate_demand, gate_found, number, percent, plain, plural
@@ -192,6 +193,27 @@ def paired(cards: Sequence[Scorecard]) -> Comparison | str | None:
         return compare(cards[0], cards[1])
     except UserError as fault:
         return str(fault)
+
+
+def ranked(cards: Sequence[Scorecard]) -> Ranking | str | None:
+    """Three scorecards or more in order, or why they have none; None for fewer, which are compared as pairs."""
+    if len(cards) < 3:
+        return None
+    try:
+        return rank(cards)
+    except UserError as fault:
+        return str(fault)
+
+
+def winner(ranking: Ranking, names: Sequence[str]) -> str:
+    """Which is the best, and which can't be told from it, in a sentence."""
+    best = ranking.best
+    if best is None:
+        return "None of them is the best: no evaluation can be trusted to its end."
+    told = f"{names[best.position]} has the best robust accuracy, {percent(best.card.robust_accuracy.value)}"
+    if not (level := [names[one.position] for one in ranking.level]):
+        return f"{told}, and every other that can win is clearly below it."
+    return f"{told}; {_and(level)} can't be told from it on these samples."
 
 
 def unlike(cards: Sequence[Scorecard]) -> list[tuple[str, tuple[str, ...]]]:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.results.compare import Comparison
+from robustbench_lite.results.ranking import Ranking
 from robustbench_lite.results.scorecard import AttackResult, ClassResult, Example, Finding, Interval, Scorecard
 
 from . import _charts, _format, _repeat, _view
@@ -38,7 +39,7 @@ def render(cards: Sequence[Scorecard], *, title: str | None = None, story: Seque
     str
         One HTML document. All that comes from the scorecards is escaped, and the page forbids itself scripts.
     """
-    found = _view.paired(cards)
+    found, order = _view.paired(cards), _view.ranked(cards)
     named = zip(cards, _view.labels(cards), strict=True)
     page = _environment().get_template("report.html")
     return page.render(
@@ -49,6 +50,10 @@ def render(cards: Sequence[Scorecard], *, title: str | None = None, story: Seque
         paired=found if isinstance(found, Comparison) else None,
         unpaired=found if isinstance(found, str) else None,
         unlike=_view.unlike(cards),
+        ranking=order if isinstance(order, Ranking) else None,
+        unranked=order if isinstance(order, str) else None,
+        winner=_view.winner(order, _view.labels(cards)) if isinstance(order, Ranking) else "",
+        trade_off=_charts.trade_off(cards),
     )
 
 
@@ -164,6 +169,7 @@ def _environment() -> Environment:
     for function in (
         _format.about,
         _format.confidence,
+        _format.cost,
         _format.count,
         _format.gate_demand,
         _format.gate_found,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from robustbench_lite.results.compare import Change, Comparison
+from robustbench_lite.results.ranking import TRAINING_PASSES, TRAINING_SECONDS, Rank, Ranking
 from robustbench_lite.results.scorecard import AttackResult, Interval, Scorecard
 
 from . import _format as fmt
@@ -162,6 +163,15 @@ def _comparison(cards: Sequence[Scorecard]) -> Iterator[str]:
         told = "\n".join(f"> - {escape(sentence)}" for sentence in sentences)
         yield f"> [!WARNING]\n> Compare with care: {escape(pair)}\n{told}"
     yield _table(("Threat model", "Accuracy", *names), list(_stages(cards)), text=2)
+    order = view.ranked(cards)
+    if isinstance(order, Ranking):
+        yield escape(view.winner(order, view.labels(cards)))
+        yield _table(
+            ("Target", "Robust", "p", "Clean", "p", "Training passes", "Training time"),
+            [_rank(one, names[one.position]) for one in order.ranks],
+        )
+    elif order:
+        yield escape(order)
     found = view.paired(cards)
     if isinstance(found, Comparison):
         yield f"On the {fmt.plural(found.samples, 'sample')} that both have:"
@@ -171,6 +181,19 @@ def _comparison(cards: Sequence[Scorecard]) -> Iterator[str]:
         )
     elif found:
         yield escape(found)
+
+
+def _rank(one: Rank, name: str) -> tuple[str, ...]:
+    robust, clean, found = one.card.robust_accuracy, one.card.clean_accuracy, one.against
+    return (
+        f"{name} (can't win: {escape(one.out)})" if one.out else name,
+        f"**{fmt.percent(robust.value)}** {fmt.interval(robust)}",
+        escape(fmt.p_value(found.p_robust)) if found else "–",
+        f"{fmt.percent(clean.value)} {fmt.interval(clean)}",
+        escape(fmt.p_value(found.p_clean)) if found else "–",
+        fmt.cost(one, TRAINING_PASSES),
+        fmt.cost(one, TRAINING_SECONDS),
+    )
 
 
 def _stages(cards: Sequence[Scorecard]) -> Iterator[tuple[str, ...]]:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robustbench_lite.results.compare import Change
+from robustbench_lite.results.ranking import TRAINING_PASSES, TRAINING_SECONDS
 from robustbench_lite.results.scorecard import AttackResult, Finding, Interval, Plot, Scorecard, Severity, Verdict
 
 from . import _format as fmt
@@ -80,7 +81,7 @@ def comparison(cards: Sequence[Scorecard]) -> RenderableType:
     ]
     for start in range(0, len(cards), _ABREAST):
         parts.append(_overview(cards[start : start + _ABREAST], names[start : start + _ABREAST]))
-    return _Portable(Group(*_spaced([*parts, _paired(cards)])))
+    return _Portable(Group(*_spaced([*parts, _ranked(cards, names), _paired(cards)])))
 
 
 @dataclass(frozen=True)
@@ -306,6 +307,39 @@ def _folded(name: str) -> str:
 
 def _cell(accuracy: Interval | None) -> Text:
     return Text(fmt.percent(accuracy.value) if accuracy else "–")
+
+
+def _ranked(cards: Sequence[Scorecard], names: Sequence[str]) -> RenderableType | None:
+    order = view.ranked(cards)
+    if order is None or isinstance(order, str):
+        return Text(fmt.plain(order)) if order else None
+    told = any(one.cost(TRAINING_PASSES) is not None for one in order.ranks)
+    table = _table()
+    table.add_column("", justify="right")
+    table.add_column("", overflow="fold")
+    heads = ["robust", "clean", "p\nrobust", "p\nclean", *(["training\npasses", "training\ntime"] if told else [])]
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for place, one in enumerate(order.ranks, 1):
+        found = one.against
+        costs = [fmt.cost(one, name) for name in (TRAINING_PASSES, TRAINING_SECONDS)] if told else []
+        table.add_row(
+            "–" if one.out else str(place),
+            Text(_folded(names[one.position])),
+            *(
+                f"{fmt.percent(share.value)}\n{fmt.interval(share)}"
+                for share in (one.card.robust_accuracy, one.card.clean_accuracy)
+            ),
+            *(
+                fmt.p_value(p).removeprefix("p = ").removeprefix("p ")
+                for p in ((found.p_robust, found.p_clean) if found else ())
+            ),
+            *(() if found else ("–", "–")),
+            *costs,
+        )
+    notes = [view.winner(order, names), "p: exact McNemar against the best, Holm-corrected"]
+    notes += [f"{names[one.position]} can't win: {one.out}" for one in order.ranks if one.out]
+    return Group(Text(notes[0], style="bold"), Text(), table, Text("\n" + "\n".join(notes[1:]), style="dim"))
 
 
 def _paired(cards: Sequence[Scorecard]) -> RenderableType | None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from robustbench_lite.faces.asserts import assert_clean, assert_gates, assert_robust, assert_valid
     from robustbench_lite.hardening.pipeline import Hardened, harden
     from robustbench_lite.hardening.recipe import Recipe, load_recipe
+    from robustbench_lite.hardening.several import HardenedAll, harden_all
     from robustbench_lite.model.loading import load_target
     from robustbench_lite.model.target import Target
     from robustbench_lite.results.gates import Gates
@@ -33,6 +34,7 @@ _PUBLIC = {
     "Data": "data.dataset",
     "Gates": "results.gates",
     "Hardened": "hardening.pipeline",
+    "HardenedAll": "hardening.several",
     "Recipe": "hardening.recipe",
     "Scorecard": "results.scorecard",
     "Suite": "core.suite",
@@ -44,6 +46,7 @@ _PUBLIC = {
     "assert_valid": "faces.asserts",
     "evaluate": "evaluating.pipeline",
     "harden": "hardening.pipeline",
+    "harden_all": "hardening.several",
     "load_data": "data.load",
     "load_recipe": "hardening.recipe",
     "load_suite": "core.suite",
@@ -54,6 +57,7 @@ __all__ = [
     "Data",
     "Gates",
     "Hardened",
+    "HardenedAll",
     "Recipe",
     "Scorecard",
     "Suite",
@@ -65,6 +69,7 @@ __all__ = [
     "assert_valid",
     "evaluate",
     "harden",
+    "harden_all",
     "load_data",
     "load_recipe",
     "load_suite",

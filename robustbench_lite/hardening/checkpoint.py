@@ -43,6 +43,8 @@ class Epoch(NamedTuple):
     seconds: float
     note: str = ""
     """What is wrong with how the training goes."""
+    passes: int = 0
+    """Samples that went forward and backward to learn; not those that were measured."""
 
 
 class Kept(NamedTuple):
@@ -53,6 +55,27 @@ class Kept(NamedTuple):
     epochs: int
     """How many were done."""
     why: str
+
+
+def check_settings(path: Path, was: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Refuse to go on with a run under other settings.
+
+    Parameters
+    ----------
+    path
+        Where its settings are kept.
+    was, now
+        The settings by name.
+
+    Raises
+    ------
+    UserError
+        With each one that differs.
+    """
+    pairs = {name: (was.get(name, "not given"), now.get(name, "not given")) for name in sorted(was.keys() | now.keys())}
+    if differ := [f"  {name}: was {a}, is {b}" for name, (a, b) in pairs.items() if a != b]:
+        told = f"{path}: belongs to a run with other settings; resume it with its own, or start another"
+        raise UserError("\n".join([told, *differ]))
 
 
 @dataclass
@@ -126,12 +149,7 @@ class Checkpoint:
             )
         except Exception as fault:  # a damaged pickle can raise nearly anything
             raise UserError(f"{path}: can't be read as a checkpoint ({fault}); start again in another folder") from None
-        names = sorted(found.fingerprint.keys() | wanted.keys())
-        was, now = ([one.get(name, "not given") for name in names] for one in (found.fingerprint, wanted))
-        if was != now:
-            differ = [f"  {name}: was {a}, is {b}" for name, a, b in zip(names, was, now, strict=True) if a != b]
-            told = f"{path}: belongs to a run with other settings; resume it with its own, or start another"
-            raise UserError("\n".join([told, *differ]))
+        check_settings(path, found.fingerprint, wanted)
         return found
 
     def save(self) -> None:

@@ -17,6 +17,7 @@ from robustbench_lite.core.suite import Suite
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.evaluating.pipeline import evaluate
 from robustbench_lite.hardening.checkpoint import CHECKPOINT_FILE, Checkpoint, Epoch
+from robustbench_lite.hardening.cost import training_cost
 from robustbench_lite.hardening.folder import (
     AFTER_FILE,
     BEFORE_FILE,
@@ -32,7 +33,7 @@ from robustbench_lite.hardening.recipe import Recipe
 from robustbench_lite.hardening.training import train_step
 from robustbench_lite.model.loading import save_model
 from robustbench_lite.model.target import Target
-from robustbench_lite.results.scorecard import Scorecard
+from robustbench_lite.results.scorecard import Measured, Scorecard
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Hardened:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Listeners:
+class Listeners:
     """Whom the progress is told."""
 
     on_progress: Callable[[TrainingProgress], None] | None
@@ -164,9 +165,24 @@ def harden(
         Sampling(test_data=test_data, limit=limit, limit_train=limit_train, seed=seed),
         device,
     )
+    return run_plan(plan, out, resume, Listeners(on_progress=on_progress, on_attack=on_attack))
+
+
+def run_plan(
+    plan: Plan, out: str | Path | None, resume: bool, listeners: Listeners, before: Scorecard | None = None
+) -> Hardened:
+    """Run what was prepared.
+
+    Parameters
+    ----------
+    out, resume
+        As in `harden`.
+    before
+        The scorecard before the first step, where there is one already.
+    """
     with claimed(out, resume) as folder:
-        run = _Run(plan, folder, resume, _Listeners(on_progress=on_progress, on_attack=on_attack))
-        before = run.before()
+        run = _Run(plan, folder, resume, listeners)
+        before = run.before(before)
         artifact = Artifact(target=plan.target, threat=plan.recipe.threat)
         between = []
         for planned in plan.steps:
@@ -175,26 +191,51 @@ def harden(
                 between.append(run.scorecard(artifact.target, after_step_file(planned.place)))
         if folder is not None:
             save_model(artifact.target, folder)
-        after = run.scorecard(artifact.target, AFTER_FILE)
+        log = tuple(line for record in artifact.records for line in record.log)
+        after = run.scorecard(artifact.target, AFTER_FILE, training_cost(log))
         if folder is not None:
             (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
-    log = tuple(line for record in artifact.records for line in record.log)
     training, held_out = plan.split(plan.steps[0])
     sizes = Sizes(len(training), len(held_out), after.data.samples)
     return Hardened(artifact.target, before, after, log, folder, artifact.records, tuple(between), sizes)
 
 
+def judge(plan: Plan, target: Target, listeners: Listeners) -> Scorecard:
+    """Evaluate a target as a plan asks.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        At Ctrl-C: a part of a scorecard is of no use here.
+    """
+    sampling = plan.sampling
+    card = evaluate(
+        target,
+        plan.test,
+        plan.suite,
+        plan.recipe.threat,
+        seed=sampling.seed,
+        limit=sampling.limit,
+        on_progress=listeners.on_attack,
+    )
+    if card.interrupted:
+        raise KeyboardInterrupt
+    return card
+
+
 class _Run:
     """A plan under way: its steps and its scorecards, each written as soon as it is there."""
 
-    def __init__(self, plan: Plan, folder: Path | None, resume: bool, listeners: _Listeners) -> None:
+    def __init__(self, plan: Plan, folder: Path | None, resume: bool, listeners: Listeners) -> None:
         self.plan, self.folder, self.listeners = plan, folder, listeners
         self.checkpoint = Checkpoint.open(folder, plan.fingerprint(), resume=resume)
         self.resumed = folder is not None and (folder / CHECKPOINT_FILE).is_file()
 
-    def before(self) -> Scorecard:
-        """The scorecard before the first step; with it the recipe is written."""
-        card = self.scorecard(self.plan.target, BEFORE_FILE)
+    def before(self, known: Scorecard | None) -> Scorecard:
+        """The scorecard before the first step, where it isn't known; with it the recipe is written."""
+        card = known or self.scorecard(self.plan.target, BEFORE_FILE)
+        if known is not None and self.folder is not None:
+            known.save(self.folder / BEFORE_FILE)
         if self.folder is not None and not self.resumed:
             write_atomically(self.folder / RECIPE_FILE, self.plan.note + recipe_text(self.plan.recipe))
         return card
@@ -215,23 +256,14 @@ class _Run:
         )
         return planned.step.run(artifact, context)
 
-    def scorecard(self, target: Target, file: str) -> Scorecard:
-        """Evaluate a target, or read its scorecard where the run that is resumed had made it."""
+    def scorecard(self, target: Target, file: str, numbers: tuple[Measured, ...] = ()) -> Scorecard:
+        """Evaluate a target and add numbers to its scorecard, or read it where the run that is resumed had made it."""
         path = None if self.folder is None else self.folder / file
         if path is not None and self.resumed and path.is_file():
             return Scorecard.load(path)
-        sampling = self.plan.sampling
-        card = evaluate(
-            target,
-            self.plan.test,
-            self.plan.suite,
-            self.plan.recipe.threat,
-            seed=sampling.seed,
-            limit=sampling.limit,
-            on_progress=self.listeners.on_attack,
-        )
-        if card.interrupted:  # a part of a scorecard is of no use here
-            raise KeyboardInterrupt
+        card = judge(self.plan, target, self.listeners)
+        if numbers:
+            card = card.model_copy(update={"measures": (*card.measures, *numbers)})
         if path is not None:
             card.save(path)
         return card

@@ -32,6 +32,7 @@ from robustbench_lite.hardening.checkpoint import CHECKPOINT_FILE as CHECKPOINT_
 from robustbench_lite.hardening.checkpoint import LOG_FILE as LOG_FILE
 from robustbench_lite.hardening.checkpoint import Checkpoint, Epoch, Kept, Weights
 from robustbench_lite.hardening.choice import at_chance, better, collapsed, why_kept
+from robustbench_lite.hardening.cost import counted
 from robustbench_lite.hardening.interface import Artifact, Batch, Context, Defense, Stage, StepRecord, TrainingProgress
 from robustbench_lite.hardening.modifiers import Average, grown, make_optimizer, perturbed_weights
 from robustbench_lite.hardening.schedule import Schedule
@@ -198,7 +199,8 @@ class _Loop:
             key = zlib.crc32(f"{self.seed}|{stage.name}|{state.epoch}".encode())
             try:
                 with _seeded(key, stage.target.device):
-                    loss, lr = self._epoch(stage, optimizer, key)
+                    with counted(module) as count:
+                        loss, lr = self._epoch(stage, optimizer, key)
                     if average is not None:
                         deployed.module.load_state_dict(average.weights)
                     clean, robust, one_step = self._accuracies(dataclasses.replace(stage, target=deployed))
@@ -208,7 +210,9 @@ class _Loop:
                 break
             state.epoch += 1
             seconds = time.perf_counter() - started
-            line = Epoch(self.place, stage.name, state.epoch, loss, lr, clean, robust, one_step, seconds)
+            line = Epoch(
+                self.place, stage.name, state.epoch, loss, lr, clean, robust, one_step, seconds, passes=count.total
+            )
             state.weights = copy.deepcopy(module.state_dict())
             state.optimizer = optimizer.state_dict()
             if average is not None:

@@ -575,6 +575,24 @@ def test_harden_says_what_went_wrong_and_learns_from_a_part() -> None:
     assert sum(map(int, sizes.groups())) == 40
 
 
+def test_harden_ranks_several_recipes() -> None:
+    both = ("harden", "zoo.py:net", "--data", "npz:ok.npz", "--recipe", "short_recipe.toml,standard", "--out", "out")
+    options = ("--threat", "Linf 0.1", "--suite", "short.toml", "--epochs", "1", "--limit", "20")
+    result = rblite(*both, *options)
+    assert result.exit_code == 0, result.output
+    assert "Recipe 2 of 2: standard" in result.stderr
+    assert max(len(line) for line in result.stdout.splitlines()) <= 80
+    told = re.sub(r"\s+", " ", result.stdout)
+    assert re.search(r"(has the best robust accuracy|None of them is the best)", told)
+    assert "Holm-corrected" in told
+    assert "Ranking out/ranking.json" in told
+    assert "Holm-corrected" in Path("out/report.html").read_text()
+    assert "Training passes" in Path("out/ranking.md").read_text()
+    names = [one["name"] for one in json.loads(Path("out/ranking.json").read_text())["ranks"]]
+    assert sorted(names) == ["before", "short_recipe", "standard"]
+    assert rblite(*both, *options, "--resume", "--quiet").exit_code == 0
+
+
 def test_harden_takes_one_threat_model() -> None:
     result = rblite(*HARDEN, "--out", "out", "--threat", "Linf 0.1", "--threat", "Linf 0.2")
     assert result.exit_code == 2

@@ -103,6 +103,22 @@ def test_two_cards_are_paired(make_card):
     assert sum(shares) == pytest.approx(200, abs=0.02)  # clean and robust, each all the common samples
 
 
+def test_several_cards_are_ranked_with_a_picture_of_clean_against_robust(make_card):
+    cards = [make_card("weak", breaks={"pgd": 0.9}), make_card("strong", breaks={"pgd": 0.1}), make_card("third")]
+    text = html.render(cards)
+    page = Page(text)
+    assert "strong has the best robust accuracy" in page.text
+    assert "Holm-corrected" in page.text
+    [figure] = re.findall(r'<figure class="trade-off.*?</figure>', text, flags=re.DOTALL)
+    root = ElementTree.fromstring(figure)
+    marks = [one for one in root.iter("svg") if one.get("class") == "at"]
+    assert len(marks) == 3
+    heights = [float(one.get("y").rstrip("%")) for one in marks]
+    assert heights[1] < heights[2] < heights[0]  # from the top
+    for one in marks:
+        assert all(0 <= float(one.get(key).rstrip("%")) <= 100 for key in ("x", "y"))
+
+
 def test_unlike_cards_are_told(make_card):
     page = Page(html.render([make_card(), make_card(seed=3, samples=30)]))
     assert "Compare with care" in page.text
@@ -170,8 +186,10 @@ def test_small_images_are_enlarged_by_pixels(make_card):
 def test_charts_are_accessible_and_well_formed(make_card):
     text = html.render([make_card(), make_card("b")])
     charts = re.findall(r'<svg class="(?:lane|curve)".*?</svg>(?=</td>|\n<p)', text, flags=re.DOTALL)
-    assert len(charts) == text.count('role="img"') > 30
-    for chart in charts:
+    pictures = re.findall(r'<svg class="fall".*?</svg>(?=\n<span)', text, flags=re.DOTALL)  # clean against robust
+    assert len(charts) + len(pictures) == text.count('role="img"') > 30
+    assert len(pictures) == 1
+    for chart in [*charts, *pictures]:
         root = ElementTree.fromstring(chart)
         assert root.get("role") == "img"
         assert root.find("title").text

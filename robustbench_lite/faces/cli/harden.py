@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,9 @@ from robustbench_lite.faces.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from robustbench_lite.data.dataset import Data
     from robustbench_lite.hardening.pipeline import Hardened
+    from robustbench_lite.model.target import Target
     from robustbench_lite.results.scorecard import Scorecard
 
 _PASSED_ON = ("epochs", "lr", "batch_size", "seed", "suite", "limit", "limit_train", "resume")
@@ -35,7 +37,14 @@ _WIDTH = 80
 @data_options
 @run_options
 @click.option("--threat", "threats", multiple=True, metavar="T", help="'Linf 8/255', ...  [default: the recipe's]")
-@click.option("--recipe", default="pgd_training", show_default=True, metavar="R", help="Name, or a TOML file.")
+@click.option(
+    "--recipe",
+    "recipes",
+    default=("pgd_training",),
+    multiple=True,
+    metavar="R",
+    help="Name, or a TOML file. Several, as a,b,c, are run from the same start and ranked.  [default: pgd_training]",
+)
 @click.option("--out", required=True, metavar="DIR", help="Folder for the hardened model; new or empty.")
 @click.option("--suite", metavar="S", help="Evaluates before and after.  [default: the recipe's]")
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Instead of the recipe's.")
@@ -44,44 +53,95 @@ _WIDTH = 80
 @click.option("--limit-train", type=click.IntRange(min=1), metavar="N", help="Learn from N samples, drawn by class.")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in DIR.")
 @quiet_option
-def harden(model: str, out: str, recipe: str, quiet: bool, **given: Any) -> None:
+def harden(model: str, out: str, recipes: tuple[str, ...], quiet: bool, **given: Any) -> None:
     """Train MODEL to withstand an adversary.
 
-    With --weights it is fine-tuned from there, without from scratch. DIR then works as a MODEL of 'rblite evaluate'.
+    With --weights it is fine-tuned from there, without from scratch. DIR then works as a MODEL of 'rblite evaluate';
+    of several recipes each has a folder of its own in it.
     """
-    from robustbench_lite.faces import progress
-    from robustbench_lite.hardening import pipeline as hardening
-
     threats = given["threats"]
     if len(threats) > 1:
         raise UserError(f"{len(threats)} threat models were given: a recipe hardens against one")
+    names = [name for given_name in recipes for name in _apart(given_name)]
     data, test_data = load_samples(given, "train"), load_samples(given, "test")
     target = load_model(model, given, data)
+    asked = {name: given[name] for name in _PASSED_ON}
+    asked |= {"threat": threats[0] if threats else None, "out": out, "test_data": test_data}
     signals.raise_interrupts()
     try:
-        with progress.bars(quiet) as bars:
-            hardened = hardening.harden(
-                target,
-                data,
-                recipe,
-                threat=threats[0] if threats else None,
-                out=out,
-                test_data=test_data,
-                **{name: given[name] for name in _PASSED_ON},
-                on_progress=progress.training_bars(bars),
-                on_attack=progress.attack_bars(bars),
-            )
+        if len(names) == 1:
+            _one(target, data, names[0], asked, quiet)
+        else:
+            _several(target, data, names, asked, quiet)
     except KeyboardInterrupt:
         output.say(f"Interrupted. What is done is kept in {out}; the same command with --resume goes on.")
         sys.exit(signals.exit_code())
+
+
+def _one(target: Target, data: Data, recipe: str, asked: dict[str, Any], quiet: bool) -> None:
+    from robustbench_lite.faces import progress
+    from robustbench_lite.hardening import pipeline as hardening
+
+    with progress.bars(quiet) as bars:
+        hardened = hardening.harden(
+            target,
+            data,
+            recipe,
+            **asked,
+            on_progress=progress.training_bars(bars),
+            on_attack=progress.attack_bars(bars),
+        )
     cards = [_named(hardened.before, "before"), _named(hardened.after, "after")]
-    page = Path(out) / "report.html"
+    page = Path(asked["out"]) / "report.html"
     page = output.write_result(page, output.render("html", cards, title=f"{target.name}: before and after"))
     if not quiet:
         output.show(cards)
     for name, text in _told(hardened):
-        click.echo(textwrap.fill(text, _WIDTH, initial_indent=f"{name:11}", subsequent_indent=" " * 11))
-    click.echo(f"Model      {out}\nReport     {page}")
+        _say(name, text)
+    click.echo(f"Model      {asked['out']}\nReport     {page}")
+
+
+def _several(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, Any], quiet: bool) -> None:
+    from robustbench_lite.faces import progress
+    from robustbench_lite.hardening.several import BEFORE, RANKING_FILE, harden_all
+
+    def begin(name: str, number: int, total: int) -> None:
+        if not quiet:
+            output.say(f"Recipe {number} of {total}: {name}")
+
+    with progress.bars(quiet) as bars:
+        made = harden_all(
+            target,
+            data,
+            recipes,
+            **asked,
+            on_recipe=begin,
+            on_progress=progress.training_bars(bars),
+            on_attack=progress.attack_bars(bars),
+        )
+    title = f"{target.name}: {len(recipes)} recipes from the same start"
+    page = output.write_result(made.folder / "report.html", output.render("html", made.cards, title=title))
+    output.write_result(made.folder / "ranking.md", output.render("markdown", made.cards, title=title))
+    if not quiet:
+        output.show(made.cards, title=title)
+    for name, why in made.failed.items():
+        _say("Failed", f"{name}: {why}")
+    best = made.best
+    if best is None or best == BEFORE:
+        _say("Best", "none: no evaluation can be trusted" if best is None else "the model as it was before")
+    else:
+        _say("Best", best)
+        click.echo(f"Model      {made.folder / best}")
+    click.echo(f"Ranking    {made.folder / RANKING_FILE}\nReport     {page}")
+
+
+def _apart(recipes: str) -> list[str]:
+    """Names that commas part; a file's name may hold some."""
+    return [recipes] if Path(recipes).is_file() else [name.strip() for name in recipes.split(",") if name.strip()]
+
+
+def _say(name: str, text: str) -> None:
+    click.echo(textwrap.fill(text, _WIDTH, initial_indent=f"{name:11}", subsequent_indent=" " * 11))
 
 
 def _told(hardened: Hardened) -> Iterator[tuple[str, str]]:
