@@ -281,7 +281,18 @@ def test_one_line_of_the_log_an_epoch(tmp_path: Path) -> None:
     assert [(line["stage"], line["epoch"]) for line in lines] == [
         (s, e) for s in ("first", "second") for e in (1, 2, 3)
     ]
-    assert set(lines[0]) == {"step", "stage", "epoch", "loss", "lr", "clean", "robust", "one_step", "seconds", "note"}
+    assert set(lines[0]) == {
+        "step",
+        "stage",
+        "epoch",
+        "loss",
+        "lr",
+        "clean",
+        "robust",
+        "one_step",
+        "seconds",
+        "note",
+    } | {"passes"}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
