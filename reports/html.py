@@ -1,9 +1,12 @@
-"""Scorecards as one HTML file: self-contained, no script, no network. The page itself is in ``templates/``."""
+"""Scorecards as one HTML file: self-contained, no network, readable without its few lines of script."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,54 @@ from robustbench_lite.results.compare import Comparison
 from robustbench_lite.results.ranking import Ranking
 from robustbench_lite.results.scorecard import AttackResult, ClassResult, Example, Finding, Interval, Scorecard
 
-from . import _charts, _format, _repeat, _view
+from . import _again, _charts, _codes, _format, _repeat, _spread, _view, _words
 from ._png import Picture, picture
 
+_TEMPLATES = Path(__file__).parent / "templates"
 _SERIES = 6  # colours and marks that the style sheet has
 _CLASSES = 30  # more than that and the least robust are shown
+_PICTURES = 1_200_000  # bytes of pictures on a page, so that it stays under 2 MB
+
+_FILTERS: tuple[Callable[..., Any], ...] = (
+    _again.command,
+    _again.how,
+    _again.python,
+    _codes.code_anchor,
+    _format.about,
+    _format.confidence,
+    _format.cost,
+    _format.count,
+    _format.gate_demand,
+    _format.gate_found,
+    _format.gate_state,
+    _format.inside,
+    _format.interval,
+    _format.measure_name,
+    _format.measured,
+    _format.moment,
+    _format.number,
+    _format.p_value,
+    _format.parameters,
+    _format.per_sample,
+    _format.percent,
+    _format.plural,
+    _format.points,
+    _format.seconds,
+    _format.shape,
+    _repeat.requirements,
+    _repeat.suite_toml,
+    _spread.fates,
+    _spread.overlaps,
+    _view.checked,
+    _view.left_out,
+    _view.reservations,
+    _words.causes,
+    _words.gates_first,
+    _words.knowledge,
+    _words.meaning,
+    _words.ruling,
+)
+"""What the templates say of a value, by the function's name."""
 
 
 def render(cards: Sequence[Scorecard], *, title: str | None = None, story: Sequence[str] = ()) -> str:
@@ -37,15 +83,17 @@ def render(cards: Sequence[Scorecard], *, title: str | None = None, story: Seque
     Returns
     -------
     str
-        One HTML document. All that comes from the scorecards is escaped, and the page forbids itself scripts.
+        One HTML document. All that comes from the scorecards is escaped, and the page allows itself no script but its
+        own, by its hash.
     """
     found, order = _view.paired(cards), _view.ranked(cards)
     named = zip(cards, _view.labels(cards), strict=True)
+    script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
     page = _environment().get_template("report.html")
     return page.render(
         title=_view.heading(cards, title),
         story=story,
-        sections=[_section(place, card, name) for place, (card, name) in enumerate(named)],
+        sections=[_section(place, card, name, _PICTURES // len(cards)) for place, (card, name) in enumerate(named)],
         stages=_view.stages(cards),
         paired=found if isinstance(found, Comparison) else None,
         unpaired=found if isinstance(found, str) else None,
@@ -54,6 +102,9 @@ def render(cards: Sequence[Scorecard], *, title: str | None = None, story: Seque
         unranked=order if isinstance(order, str) else None,
         winner=_view.winner(order, _view.labels(cards)) if isinstance(order, Ranking) else "",
         trade_off=_charts.trade_off(cards),
+        codes=_codes.explained(cards),
+        script=Markup(script),
+        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
     )
 
 
@@ -65,19 +116,13 @@ class Section:
     name: str
     place: int
     """Position among the scorecards, from 0."""
-    reasons: list[str]
-    reservations: list[str]
-    left_out: list[str]
+    gallery: list[Exhibit]
     threats: list[tuple[ThreatModel, Interval, list[AttackResult]]]
     classes: list[ClassResult]
     classes_left_out: int
-    gallery: list[Exhibit]
     courses: list[Course]
     findings: list[tuple[Finding, _charts.Sketch | None]]
-    checked: list[tuple[str, list[str]]]
     against: list[tuple[_view.Against, _charts.EpsChart]]
-    suite: str
-    requirements: str
 
     @property
     def anchor(self) -> str:
@@ -89,12 +134,53 @@ class Section:
         """Its colour and mark, from 1."""
         return self.place % _SERIES + 1
 
+    @property
+    def asked(self) -> list[tuple[ThreatModel, str, Interval]]:
+        """Each threat model, in words, with its robust accuracy."""
+        rows = self.card.threats
+        return [(row.threat, _words.threat_words(row.threat, self.card.data), row.robust_accuracy) for row in rows]
+
+    @property
+    def hidden(self) -> int:
+        """Examples that would make the page too large."""
+        return len(self.card.gallery) - len(self.gallery)
+
+    @property
+    def filters(self) -> list[tuple[str, str, list[str]]]:
+        """By what the examples can be chosen: label, key and choices; nothing that has one choice alone."""
+        told = (
+            ("Class", "class", [one.of_class for one in self.gallery]),
+            ("Attack", "attack", [_format.plain(one.example.attack) for one in self.gallery]),
+        )
+        return [(label, key, sorted(set(found))) for label, key, found in told if len(set(found)) > 1]
+
+    @cached_property
+    def confusion(self) -> _spread.Confusion | None:
+        """True class against class under attack."""
+        return _spread.confusion(self.card)
+
+    @property
+    def parts(self) -> Iterator[tuple[str, str]]:
+        """The parts of the page: what a link leads to, and its name."""
+        there = {
+            "curve": (self.against, "Curve"),
+            "attacks": (True, "Attacks"),
+            "classes": (len(self.classes) > 1, "Classes"),
+            "examples": (self.gallery, "Examples"),
+            "findings": (True, "Findings"),
+            "measures": (self.card.measures, "Measures"),
+            "cost": (True, "Cost"),
+            "again": (True, "Run it again"),
+        }
+        return ((name, heading) for name, (shown, heading) in there.items() if shown)
+
 
 @dataclass(frozen=True)
 class Exhibit:
     """An example of the gallery, its images checked."""
 
     example: Example
+    of_class: str
     pictures: tuple[tuple[str, str, Picture | None], ...]
     """What it is, what the model says of it, and the image."""
 
@@ -111,32 +197,37 @@ class Course:
     """Share of the gradients that were exactly zero."""
 
 
-def _section(place: int, card: Scorecard, name: str) -> Section:
+def _section(place: int, card: Scorecard, name: str, room: int) -> Section:
     classes = card.by_class()
     shown = sorted(classes, key=lambda row: row.robust_accuracy.value)[:_CLASSES]
     return Section(
         card=card,
         name=name,
         place=place,
-        reasons=_view.reasons(card),
-        reservations=_view.reservations(card),
-        left_out=_view.left_out(card),
+        gallery=list(_gallery(card, room)),
         threats=_view.results_by_threat(card),
         classes=list(classes) if len(classes) <= _CLASSES else shown,
         classes_left_out=max(0, len(classes) - _CLASSES),
-        gallery=[_exhibit(card, example) for example in card.gallery],
         courses=[_course(result) for result in card.attacks if len(result.trace.loss) > 1],
         findings=[(finding, _charts.sketch(finding.plot) if finding.plot else None) for finding in card.validity],
-        checked=_view.checked(card),
         against=[(found, _charts.eps_chart(found)) for found in _view.against_eps(card)],
-        suite=_repeat.suite_toml(card.suite),
-        requirements=_repeat.requirements(card),
     )
+
+
+def _gallery(card: Scorecard, room: int) -> Iterator[Exhibit]:
+    """Examples as long as there is room for their pictures."""
+    for example in card.gallery:
+        exhibit = _exhibit(card, example)
+        room -= sum(len(one.uri) for _, _, one in exhibit.pictures if one)
+        if room < 0:
+            return
+        yield exhibit
 
 
 def _exhibit(card: Scorecard, example: Example) -> Exhibit:
     return Exhibit(
         example,
+        _format.plain(card.class_name(example.label)),
         (
             ("original", card.class_name(example.prediction), picture(example.original)),
             ("perturbation", "scaled up", picture(example.perturbation)),
@@ -159,37 +250,15 @@ def _course(result: AttackResult) -> Course:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_printed,
     )
-    for function in (
-        _format.about,
-        _format.confidence,
-        _format.cost,
-        _format.count,
-        _format.gate_demand,
-        _format.gate_found,
-        _format.measured,
-        _format.measure_name,
-        _format.gate_state,
-        _format.inside,
-        _format.interval,
-        _format.moment,
-        _format.number,
-        _format.p_value,
-        _format.parameters,
-        _format.per_sample,
-        _format.percent,
-        _format.plural,
-        _format.points,
-        _format.seconds,
-        _format.shape,
-    ):
-        environment.filters[function.__name__] = function
+    for filter_ in _FILTERS:
+        environment.filters[filter_.__name__] = filter_
     return environment
 
 
