@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +42,17 @@ class Budget(BaseModel):
     """Forward and backward passes of all samples together."""
 
 
+class Forecast(NamedTuple):
+    """What the attacks of an evaluation may take, told before the first of them."""
+
+    attacks: int
+    samples: int
+    passes: Passes
+    """At most: as if no attack broke a sample."""
+    seconds: float | None
+    """For so many passes, at the speed that was measured on clean samples; None where nothing was measured."""
+
+
 class Progress(NamedTuple):
     """Where an attack stands."""
 
@@ -50,6 +62,29 @@ class Progress(NamedTuple):
     total: int
     broken: int
     passes: Passes
+    forecast: Forecast | None = None
+    """Of all the attacks of the evaluation."""
+
+
+class Speed:
+    """Seconds that a pass takes, as the fastest batch so far took them."""
+
+    def __init__(self) -> None:
+        self._forward = self._gradient = math.inf
+
+    def measured(self, samples: int, gradients: int, seconds: float) -> None:
+        """Learn from a batch that went forward once, and backward so many times."""
+        each = seconds / samples
+        if gradients:
+            self._gradient = min(self._gradient, max(each - self._forward, each / 2) / gradients)
+        else:
+            self._forward = min(self._forward, each)
+
+    def seconds(self, passes: Passes) -> float | None:
+        """What passes take; None where too little is known."""
+        if not math.isfinite(self._forward) or (passes.backward and not math.isfinite(self._gradient)):
+            return None
+        return passes.forward * self._forward + (passes.backward * self._gradient if passes.backward else 0.0)
 
 
 class Stop(Exception):  # noqa: N818 - not an error: a reason to end
@@ -64,6 +99,8 @@ class BudgetTracker:
         self.passes = Passes()
         self.batch_limit = sys.maxsize  # most samples at once that memory was found to hold
         self.interrupted = False  # by Ctrl-C, outside of an attack
+        self.speed = Speed()
+        self.forecast: Forecast | None = None
         self._started, self._earlier = time.perf_counter(), 0.0
         self._on_progress = on_progress
 
@@ -98,4 +135,4 @@ class BudgetTracker:
     def tell(self, progress: Progress) -> None:
         """Hand progress on to whoever shows it."""
         if self._on_progress is not None:
-            self._on_progress(progress)
+            self._on_progress(progress._replace(forecast=self.forecast))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, NamedTuple, Protocol, TypeVar
@@ -210,8 +211,10 @@ def _clean_pass(plan: Plan) -> CleanPass:
     with target.attacking():
         for rows, x in _batches(data, plan.batch_size):
             labels = data.labels[rows].to(target.device)
+            start = time.perf_counter()
             with _told(target, rows):
                 logits = query(x.to(target.device), labels, gradient=False).logits.cpu()
+            plan.budget.speed.measured(len(rows), 0, time.perf_counter() - start)
             if not logits.isfinite().all():
                 bad = rows[~logits.isfinite().all(1)].tolist()
                 raise UserError(

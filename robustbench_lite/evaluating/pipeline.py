@@ -23,6 +23,7 @@ from robustbench_lite.evaluating.adapt.reevaluate import adaptively, advised
 from robustbench_lite.evaluating.assemble import assemble
 from robustbench_lite.evaluating.clean_pass import check_target
 from robustbench_lite.evaluating.evidence.collect import collect_evidence
+from robustbench_lite.evaluating.forecast import forecast
 from robustbench_lite.evaluating.measures.interface import Subject
 from robustbench_lite.evaluating.measures.take import take_measures
 from robustbench_lite.evaluating.plan import Options, Plan, make_plan
@@ -157,6 +158,7 @@ def evaluate_plan(plan: Plan) -> Scorecard:
         if card is None:
             plan = replace(plan, slot=slot)
             checked = check_target(plan)
+            plan.budget.forecast = forecast(plan, int(checked.clean.correct.sum()))
             attacked = run_suite(plan, checked)
             evidence = collect_evidence(plan, checked, attacked)
             remember_witnesses(plan, checked, evidence.runs)

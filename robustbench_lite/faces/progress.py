@@ -5,6 +5,7 @@ On a terminal there are bars; elsewhere, as in the log of a CI job, a line for e
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from robustbench_lite.core.cost import Forecast
     from robustbench_lite.core.cost import Progress as AttackProgress
     from robustbench_lite.hardening.interface import TrainingProgress
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 _COLUMNS, _BAR, _WIDEST_BAR = 80, 18, 40
 _ATTACK, _STAGE = 28, 10  # longest names
 _SECONDS = 30.0  # between two lines of an attack that is under way
+_MEASURED = 5.0  # seconds of training after which its speed is known
+_LONG = 60.0  # seconds from which on it is told beforehand how long it takes
 
 
 @contextmanager
@@ -42,9 +46,45 @@ def bars(quiet: bool = False) -> Iterator[Progress]:
 
 
 def attack_bars(progress: Progress) -> Callable[[AttackProgress], None]:
-    """One bar an attack: samples done, and how many it broke. It goes when another begins."""
-    if not progress.console.is_terminal:
-        return _attack_lines(progress.console)
+    """One bar an attack: samples done, and how many it broke. It goes when another begins.
+
+    Before a run of minutes a line tells how long it takes at most.
+    """
+    show = _attack_bars(progress) if progress.console.is_terminal else _attack_lines(progress.console)
+    return announcing(lambda text: _line(progress.console, text), show)
+
+
+def announcing(tell: Callable[[str], None], show: Callable[[AttackProgress], None]) -> Callable[[AttackProgress], None]:
+    """Tell the forecast of each evaluation that may take minutes, once, and then show what comes."""
+    told: list[Forecast] = []
+
+    def announce(event: AttackProgress) -> None:
+        if event.forecast is not None and not any(event.forecast is one for one in told):
+            told.append(event.forecast)
+            if (event.forecast.seconds or 0.0) >= _LONG:
+                tell(_ahead(event.forecast))
+        show(event)
+
+    return announce
+
+
+def _ahead(forecast: Forecast) -> str:
+    runs = "1 attack" if forecast.attacks == 1 else f"{forecast.attacks} attacks"
+    return (
+        f"Ahead: {runs} on {forecast.samples:,} samples, at most {forecast.passes.total:,} passes. At the speed of the "
+        f"clean samples that is {_about(forecast.seconds or 0.0)} at most; what is broken early takes less."
+    )
+
+
+def _about(seconds: float) -> str:
+    """A time for people, rounded up: ``3 minutes``, ``2.5 hours``."""
+    if seconds <= 90 * 60:
+        return f"{math.ceil(seconds / 60)} minute{'s' if seconds > 60 else ''}"
+    hours = math.ceil(seconds / 360) / 10
+    return f"{hours:g} hours" if hours <= 48 else f"{math.ceil(hours / 24)} days"
+
+
+def _attack_bars(progress: Progress) -> Callable[[AttackProgress], None]:
     tasks: dict[tuple[str, str], TaskID] = {}
 
     def show(event: AttackProgress) -> None:
@@ -114,15 +154,24 @@ def _attack_lines(console: Console) -> Callable[[AttackProgress], None]:
 def _training_lines(console: Console) -> Callable[[TrainingProgress], None]:
     """A line for each epoch, with the time left; accuracies are those after the epoch before."""
     begun: dict[str, tuple[float, int]] = {}
+    told: set[str] = set()
 
     def show(event: TrainingProgress) -> None:
         before = (event.epoch - 1) * event.steps + event.step - 1
         now = time.monotonic()
         since, first = begun.setdefault(event.stage, (now, before))
-        if event.step < event.steps:
-            return
         done, total = before + 1, event.epochs * event.steps
         passed = now - since
+        if event.step < event.steps:
+            if passed >= _MEASURED and event.stage not in told and done > first + 1:
+                told.add(event.stage)
+                left = passed * (total - done) / (done - first - 1)
+                if left >= _LONG:
+                    batches = f"{event.epochs} epochs of {event.steps} batches"
+                    when = f"about {_about(left)} at the speed of the first ones"
+                    _line(console, f"{_stage(event)}: {batches}, {when}, and the held-out samples after each")
+            return
+        told.add(event.stage)
         measured = f", held out: {_accuracies(event)}" if _accuracies(event) else ""
         when = f"about {_duration(passed * (total - done) / (done - first))} left" if done < total else "done"
         _line(console, f"{_stage(event)}: epoch {event.epoch}/{event.epochs}, {_loss(event)}{measured}, {when}")

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from robustbench_lite.core.cost import Passes
+from robustbench_lite.core.cost import Forecast, Passes
 from robustbench_lite.core.cost import Progress as Attacked
 from robustbench_lite.faces import progress as module
 from robustbench_lite.faces.progress import attack_bars, bars, training_bars
@@ -284,3 +284,62 @@ def test_the_widest_numbers_of_a_training_fit_80_columns(screen: io.StringIO) ->
     with bars() as progress:
         training_bars(progress)(TrainingProgress("a-long-stage", 100, 100, 10, 10, 12.3456, 1.0, 1.0))
     assert re.search(r"━{16} epoch 100/100 clean 100\.0% robust 100\.0% \d:\d\d:\d\d$", last(screen, "a-long-st… "))
+
+
+# -- how long it takes ---------------------------------------------------------------------------------------------
+
+
+def ahead(seconds: float | None, *, attacks: int = 3) -> Attacked:
+    return attacked(0)._replace(forecast=Forecast(attacks, 1500, PASSES, seconds))
+
+
+@pytest.mark.usefixtures("pipe")
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(60.0, "1 minute"), (61.0, "2 minutes"), (5000.0, "84 minutes"), (9001.0, "2.6 hours"), (3e6, "35 days")],
+)
+def test_before_a_run_of_minutes_its_length_is_told_once(
+    seconds: float, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with bars() as progress:
+        show = attack_bars(progress)
+        first = ahead(seconds)
+        for _ in range(3):
+            show(first)
+    line = (
+        "Ahead: 3 attacks on 1,500 samples, at most 20 passes. At the speed of the clean samples that is "
+        f"{told} at most; what is broken early takes less.\n"
+    )
+    assert capsys.readouterr() == ("", line)
+
+
+@pytest.mark.usefixtures("pipe")
+@pytest.mark.parametrize("seconds", [None, 0.0, 59.0])
+def test_of_a_run_of_seconds_or_unknown_length_nothing_is_told(
+    seconds: float | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with bars() as progress:
+        attack_bars(progress)(ahead(seconds))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_is_told_above_the_bars(screen: io.StringIO) -> None:
+    with bars() as progress:
+        attack_bars(progress)(ahead(600.0, attacks=1))
+    assert last(screen, "Ahead").startswith("Ahead: 1 attack on 1,500 samples")
+
+
+@pytest.mark.usefixtures("pipe")
+def test_a_long_training_is_told_at_its_first_batches(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 3.0, 6.0, 9.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    with bars() as progress:
+        show = training_bars(progress)
+        for step in range(1, 5):
+            show(trained(1, step, epochs=10))
+    assert capsys.readouterr().err == (
+        "training: 10 epochs of 10 batches, about 5 minutes at the speed of the first ones, and the held-out samples "
+        "after each\n"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ _CLIMB = 0.2
 def gradients(model: CountedModel, rows: Tensor, x: Tensor, logits: Tensor, *, slopes: bool) -> Iterator[Check]:
     """Gradients of cross-entropy and margin on clean samples; with ``slopes`` finite differences, too."""
     name = "gradients reach the input"
+    start = time.perf_counter()
     try:
         grads = model.in_parts(lambda rows, x: both_gradients(model, rows, x), rows, x)
     except (UserError, Stop):
@@ -43,6 +45,7 @@ def gradients(model: CountedModel, rows: Tensor, x: Tensor, logits: Tensor, *, s
     zero = steepest == 0
     total, least = len(rows), max(2.0, _NO_GRADIENT * len(rows))
     told = [int(one.sum()) for one in zero]
+    model.budget.speed.measured(total, len(by_loss), time.perf_counter() - start)
     saw = f"zero for {told[0]} (cross-entropy) and {told[1]} (margin) of {total} samples"
     brief = f"of {total} samples {told[0]} (cross-entropy), {told[1]} (margin) zero"
     findings = []

@@ -167,6 +167,7 @@ def evaluate(
     whether it is adaptive, the plan does.
     """
     from robustbench_lite.evaluating import pipeline as evaluation
+    from robustbench_lite.faces.progress import announcing
 
     counted = {gate: value for gate, value in gates.items() if gate != "max_regression"}
     told: list[object] = []
@@ -181,7 +182,7 @@ def evaluate(
         cache=plan.cache,
         corpus=plan.corpus,
         keep_witnesses=plan.corpus is not None,  # an answer in the cache that kept none is none: the corpus lacks them
-        on_progress=told.append,
+        on_progress=announcing(plan.tell, told.append),
         **options,
     )
     cached = not told  # every attack tells when it starts

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,8 @@ class Plan:
     """Whether a gate fails where it is undecided, too."""
     adapt: bool
     """Whether what hides from the attacks is evaluated once more, past it."""
+    tell: Callable[[str], None] = field(default=lambda _: None)
+    """Writes a line to the terminal while the session runs."""
 
     @property
     def root(self) -> Path:
@@ -97,7 +100,8 @@ class Plan:
             options = Options.of(config)
             try:
                 table = read_table(raw_table(options.root) or {})
-                plan = config.stash[_PLAN] = _plan(options, table)
+                plan = replace(_plan(options, table), tell=partial(_tell, config))
+                config.stash[_PLAN] = plan
             except UserError as fault:
                 raise pytest.UsageError(str(fault)) from None
             if plan.cache is None and table.cache and not options.no_cache:
@@ -158,6 +162,14 @@ class Plan:
                 "no data: give --data, set data in [tool.robustbench_lite], or override the fixture robust_data"
             )
         return load_data(self.data, split="test", root=self.data_root)
+
+
+def _tell(config: pytest.Config, text: str) -> None:
+    """Write a line to pytest's terminal, where it has one: the workers of xdist have none."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and config.get_verbosity() >= 0:
+        reporter.ensure_newline()
+        reporter.write_line(text)
 
 
 def _plan(options: Options, table: Table) -> Plan:

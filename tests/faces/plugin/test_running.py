@@ -137,3 +137,9 @@ def test_the_summary_fits_how_pytest_was_asked(run, said):
     assert ("MEASURED" in text) == (said[0] not in ("--no-summary", "-p"))
     assert ("\x1b[" in text) == (said == ["--color=yes"])
     assert ("Clean" in text or "clean accuracy" in text) == (said == ["-v"])
+
+
+def test_before_a_run_of_minutes_its_length_is_told(run, monkeypatch):
+    monkeypatch.setattr("robustbench_lite.faces.progress._LONG", 0.0)
+    run(*PLAIN).stdout.fnmatch_lines(["Ahead: * at most * passes. *"])
+    assert "Ahead" not in run(*PLAIN, "-q").stdout.str()
