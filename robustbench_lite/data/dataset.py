@@ -31,6 +31,10 @@ class Data:
     """Samples, (B, *shape), float32, on the CPU, from their positions in the source, (B,), int64."""
     index: Tensor
     """Position in the source of each sample, (N,), int64: a part keeps the positions of the whole."""
+    notes: tuple[str, ...] = ()
+    """What was done so that they could be read: which entries were taken, how labels were read, a change of size."""
+    steady: bool = True
+    """False where it was seen, when they were read, that another reading gives other samples."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -126,6 +130,33 @@ def check_inputs(x: Tensor, name: str) -> None:
     raise UserError(f"{name}: values range from {low:.6g} to {high:.6g}, expected [0, 1]; {guess}")
 
 
+_READ_TWICE = 16
+
+
+def check_steady(data: Data) -> None:
+    """Refuse data that give another picture each time a sample is read; a few are read twice.
+
+    Raises
+    ------
+    UserError
+        With how many did, and by how much.
+    """
+    rows = torch.arange(len(data))[:: max(1, len(data) // _READ_TWICE)][:_READ_TWICE]
+    with torch.random.fork_rng(devices=[]):  # what a random transform draws here is not missing elsewhere
+        first, second = data.fetch(rows), data.fetch(rows)
+    away = (first - second).abs().flatten(1).amax(1)
+    changed = int((~(away == 0)).sum()) if first.isfinite().all() else 0
+    if data.steady and not changed:
+        return
+    moved = f"{changed} of {len(rows)} samples that were read twice differ, by up to {float(away.max()):.2g}"
+    seen = moved if changed else "the same samples were read twice and differ"
+    raise UserError(
+        f"{data.name}: the data change from one reading to the next ({seen}); "
+        "expected the same picture each time. Take random transforms (crops, flips, jitter, as for training) out of "
+        "their transform, or fix their draws by the sample's number"
+    )
+
+
 def check_labels(labels: Tensor, classes: int) -> None:
     """Refuse labels that the model has no logit for.
 
@@ -146,7 +177,12 @@ def check_labels(labels: Tensor, classes: int) -> None:
         return
     row = int(wrong[0])
     shifted = int(labels.min()) == 1 and int(labels.max()) == classes
-    cure = "they look counted from 1: subtract 1" if shifted else "take a model and data with the same classes"
+    if shifted:
+        cure = "they look counted from 1: subtract 1"
+    elif classes == 2 and set(labels.tolist()) == {-1, 1}:
+        cure = "they are -1 and 1: give (labels + 1) // 2"
+    else:
+        cure = "take a model and data with the same classes, or say which is which (--label-map, label_map=)"
     raise UserError(
         f"{len(wrong)} of {len(labels)} labels have no logit (row {row} has label {int(labels[row])}): "
         f"the model has {classes} logits, so labels are 0 to {classes - 1}; {cure}"

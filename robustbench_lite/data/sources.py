@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
@@ -17,27 +17,45 @@ from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.files import NPZ_LIMIT, unpacked_size
 from robustbench_lite.core.usercode import import_object, users_code
-from robustbench_lite.data.convert import convert, from_arrays, from_dataset
+from robustbench_lite.data.convert import Reading, convert, from_arrays, from_dataset
 from robustbench_lite.data.dataset import Data, Split
+from robustbench_lite.data.sizes import viewed
 
 
-def read_source(source: str, split: Split, root: Path | None, download: bool) -> Data:
+class Asked(NamedTuple):
+    """What is to be read, and how."""
+
+    source: str
+    """The name, or, of a form, what stands after the colon."""
+    split: Split
+    root: Path | None
+    download: bool
+    reading: Reading
+
+
+def read_source(source: str, split: Split, root: Path | None, download: bool, reading: Reading | None = None) -> Data:
     """Read all the data of a source, with names and errors as in `load_data`."""
     kind, colon, rest = source.partition(":")
+    reading = reading or Reading()
+    asked = Asked(source, split, root, download, reading)
     if kind in _FORMS and rest:
-        return replace(_FORMS[kind](Path(rest).expanduser(), split), name=source)
-    if source in _BUILT_IN:
-        return replace(_BUILT_IN[source](source, split, root, download), name=f"{source}/{split}")
-    if colon and rest:
-        return _call(source, split)
-    forms = [f"{form}:{source if Path(source).exists() else 'PATH'}" for form in _FORMS]
-    raise UserError(
-        registry.unknown("data source", source, [*_BUILT_IN, *forms, "module:callable", "file.py:callable"])
-    )
+        data = _FORMS[kind](asked._replace(source=str(Path(rest).expanduser())))
+    elif source in _BUILT_IN:
+        data = replace(_BUILT_IN[source](asked), name=f"{source}/{split}")
+    elif colon and rest:
+        data = _call(asked)
+    else:
+        forms = [f"{form}:{source if Path(source).exists() else 'PATH'}" for form in _FORMS]
+        raise UserError(
+            registry.unknown("data source", source, [*_BUILT_IN, *forms, "module:callable", "file.py:callable"])
+        )
+    told = (*data.notes, f"each picture is {reading.view}") if reading.view else data.notes
+    return replace(data, notes=tuple(dict.fromkeys(told)))
 
 
-def _call(source: str, split: Split) -> Data:
+def _call(asked: Asked) -> Data:
     """Call the user's code that makes the data."""
+    source = asked.source
     with users_code(source):
         found = import_object(source, prefixes=_FORMS)
         if callable(found) and not isinstance(found, Dataset):
@@ -45,42 +63,49 @@ def _call(source: str, split: Split) -> Data:
                 takes_split = "split" in inspect.signature(found).parameters
             except (ValueError, TypeError):  # some builtins tell no signature
                 takes_split = False
-            found = found(split=split) if takes_split else found()
-    data = read_source(found, split, None, False) if isinstance(found, str) else convert(found)
+            found = found(split=asked.split) if takes_split else found()
+    if isinstance(found, str):
+        return replace(read_source(found, asked.split, None, False, asked.reading), name=source)
+    data = convert(found, asked.reading)
     return data if isinstance(found, Data) else replace(data, name=source)
 
 
-def _digits(source: str, split: Split, root: Path | None, download: bool) -> Data:
+def _in_memory(asked: Asked, x: Any, y: Any, classes: Sequence[Any] = ()) -> Data:
+    return viewed(from_arrays(x, y, asked.source, classes), asked.reading.view)
+
+
+def _digits(asked: Asked) -> Data:
     """The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn brings along."""
     import numpy as np
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     x = (digits.images / 16).astype(np.float32)[:, None]
-    train, test = from_arrays(x, digits.target, source, [str(name) for name in digits.target_names]).split(0.3, seed=0)
-    return test if split == "test" else train
+    train, test = _in_memory(asked, x, digits.target, [str(name) for name in digits.target_names]).split(0.3, seed=0)
+    return test if asked.split == "test" else train
 
 
-def _mnist(source: str, split: Split, root: Path | None, download: bool) -> Data:
+def _mnist(asked: Asked) -> Data:
     """MNIST: handwritten digits, 28 x 28 grey; packed (.gz) or unpacked below the data root."""
     from torchvision import datasets
 
-    return _mnist_like(datasets.MNIST, source, split, root, download)
+    return _mnist_like(datasets.MNIST, asked)
 
 
-def _fashion_mnist(source: str, split: Split, root: Path | None, download: bool) -> Data:
+def _fashion_mnist(asked: Asked) -> Data:
     """Fashion-MNIST: clothes, 28 x 28 grey; packed (.gz) or unpacked below the data root."""
     from torchvision import datasets
 
-    return _mnist_like(datasets.FashionMNIST, source, split, root, download)
+    return _mnist_like(datasets.FashionMNIST, asked)
 
 
-def _mnist_like(maker: Any, source: str, split: Split, root: Path | None, download: bool) -> Data:
-    with _torchvision_root(source, root) as folder, tempfile.TemporaryDirectory() as unpacked:
+def _mnist_like(maker: Any, asked: Asked) -> Data:
+    with _torchvision_root(asked) as folder, tempfile.TemporaryDirectory() as unpacked:
+        download = asked.download
         if _unpack_mnist(maker, folder, Path(unpacked)):
             folder, download = Path(unpacked), False
-        dataset = maker(folder, train=split == "train", download=download)
-    return from_arrays(dataset.data[:, None], dataset.targets, source, dataset.classes)
+        dataset = maker(folder, train=asked.split == "train", download=download)
+    return _in_memory(asked, dataset.data[:, None], dataset.targets, dataset.classes)
 
 
 def _unpack_mnist(maker: Any, packed: Path, unpacked: Path) -> bool:
@@ -97,42 +122,43 @@ def _unpack_mnist(maker: Any, packed: Path, unpacked: Path) -> bool:
     return True
 
 
-def _cifar10(source: str, split: Split, root: Path | None, download: bool) -> Data:
+def _cifar10(asked: Asked) -> Data:
     """CIFAR-10: photographs of 10 classes, 32 x 32 RGB."""
     from torchvision import datasets
 
-    return _cifar(datasets.CIFAR10, source, split, root, download)
+    return _cifar(datasets.CIFAR10, asked)
 
 
-def _cifar100(source: str, split: Split, root: Path | None, download: bool) -> Data:
+def _cifar100(asked: Asked) -> Data:
     """CIFAR-100: photographs of 100 classes, 32 x 32 RGB."""
     from torchvision import datasets
 
-    return _cifar(datasets.CIFAR100, source, split, root, download)
+    return _cifar(datasets.CIFAR100, asked)
 
 
-def _cifar(maker: Any, source: str, split: Split, root: Path | None, download: bool) -> Data:
-    with _torchvision_root(source, root) as folder:
-        dataset = maker(folder, train=split == "train", download=download)
-    return from_arrays(dataset.data.transpose(0, 3, 1, 2), dataset.targets, source, dataset.classes)
+def _cifar(maker: Any, asked: Asked) -> Data:
+    with _torchvision_root(asked) as folder:
+        dataset = maker(folder, train=asked.split == "train", download=asked.download)
+    return _in_memory(asked, dataset.data.transpose(0, 3, 1, 2), dataset.targets, dataset.classes)
 
 
-def _imagenet(source: str, split: Split, root: Path | None, download: bool) -> Data:
-    """ImageNet 2012: resized to 256, centre crop of 224."""
+def _imagenet(asked: Asked) -> Data:
+    """ImageNet 2012: resized to 256, centre crop of 224, unless --resize and --crop say otherwise."""
     from torchvision import datasets, transforms
 
-    if download:
+    if asked.download:
         raise UserError(
             "imagenet can't be downloaded freely: get it from image-net.org, and give its folder as --data-root"
         )
-    view = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])
-    with _torchvision_root(source, root) as folder:
-        dataset = datasets.ImageNet(folder, split="train" if split == "train" else "val", transform=view)
-    return from_dataset(dataset, source)
+    usual = [] if asked.reading.view else [transforms.Resize(256), transforms.CenterCrop(224)]
+    view = transforms.Compose([*usual, transforms.ToTensor()])
+    with _torchvision_root(asked) as folder:
+        dataset = datasets.ImageNet(folder, split="train" if asked.split == "train" else "val", transform=view)
+    return from_dataset(dataset, asked.source, asked.reading)
 
 
 @contextmanager
-def _torchvision_root(source: str, root: Path | None) -> Iterator[Path]:
+def _torchvision_root(asked: Asked) -> Iterator[Path]:
     """Read one of torchvision's data sets inside.
 
     Raises
@@ -140,6 +166,7 @@ def _torchvision_root(source: str, root: Path | None) -> Iterator[Path]:
     UserError
         Without a root, and for whatever torchvision raises.
     """
+    source, root = asked.source, asked.root
     cure = "give the folder that holds it in torchvision's layout as root (--data-root)"
     if source != "imagenet":
         cure += ", or let it be downloaded there (download=True, --download); nothing is downloaded unless you ask"
@@ -151,21 +178,65 @@ def _torchvision_root(source: str, root: Path | None) -> Iterator[Path]:
         raise UserError(f"{source}: can't be read from {root}: {type(fault).__name__}: {fault}\n{cure}") from fault
 
 
-def _image_folder(folder: Path, split: Split) -> Data:
+def _image_folder(asked: Asked) -> Data:
     """Images in one folder a class, read when they are used; train/ and test/ or val/ where there."""
     from torchvision import datasets, transforms
 
+    whole = Path(asked.source)
+    if not whole.is_dir():
+        raise UserError(
+            f"imagefolder:{whole}: no such folder; expected one that holds a folder of images for each class"
+        )
+    folder = split_folder(whole, asked.split)
     name = f"imagefolder:{folder}"
-    if not folder.is_dir():
-        raise UserError(f"{name}: no such folder; expected one that holds a folder of images for each class")
-    tests = [folder / part for part in ("test", "val") if (folder / part).is_dir()]
-    if tests and (folder / "train").is_dir():
-        folder = folder / "train" if split == "train" else tests[0]
     try:
         dataset = datasets.ImageFolder(folder, transform=transforms.ToTensor(), loader=_picture)
     except (OSError, ValueError) as fault:
         raise UserError(f"{name}: {fault}; expected a folder of images for each class") from None
-    return from_dataset(dataset, name)
+    data = from_dataset(dataset, name, asked.reading)
+    if folder != whole:
+        return replace(data, notes=(f"the images are those of {folder.name}/", *data.notes))
+    return data
+
+
+SPLITS: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "val", "valid", "validation"),
+}
+"""What folders that hold a split are called; the first that is there is taken."""
+
+
+def split_folder(folder: Path, split: Split) -> Path:
+    """Folder with the images of a split: one within that is called so and holds folders of classes, or all of it.
+
+    A folder called ``train`` that holds images is a class, such as one of vehicles.
+
+    Raises
+    ------
+    UserError
+        Where there is another split, and not this one.
+    """
+    within = {one.name.lower(): one for one in sorted(folder.iterdir()) if one.is_dir()}
+    there = {
+        part: next((within[name] for name in names if name in within and _holds_classes(within[name])), None)
+        for part, names in SPLITS.items()
+    }
+    wanted, other = there[split], there["train" if split == "test" else "test"]
+    if wanted is None and other is not None:
+        raise UserError(
+            f"imagefolder:{folder}: holds {other.name}/ and no {' or '.join(f'{one}/' for one in SPLITS[split])} with "
+            f"a folder of images for each class, and the {split} images were asked for; to use those of {other.name}/ "
+            f"all the same, give imagefolder:{other}"
+        )
+    return wanted or folder
+
+
+def _holds_classes(folder: Path) -> bool:
+    entries = list(folder.iterdir())
+    return any(one.is_dir() for one in entries) and not any(one.suffix.lower() in _IMAGES for one in entries)
+
+
+_IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def _picture(path: str) -> Any:
@@ -178,10 +249,11 @@ def _picture(path: str) -> Any:
             return image.convert("RGB")
 
 
-def _npz(path: Path, split: Split) -> Data:
+def _npz(asked: Asked) -> Data:
     """Arrays x (NCHW, in [0, 1] or uint8) and y of one npz file."""
     import numpy as np
 
+    path = Path(asked.source)
     name = f"npz:{path}"
     if not path.is_file():
         raise UserError(f"{name}: no such file; expected what numpy.savez(FILE, x=x, y=y) writes")
@@ -213,10 +285,10 @@ def _npz(path: Path, split: Split) -> Data:
         raise UserError(
             f"{name}: x has shape {x.shape}, channels last; expected (N, C, H, W): save x.transpose(0, 3, 1, 2)"
         )
-    return from_arrays(x, y, name)
+    return _in_memory(asked._replace(source=name), x, y)
 
 
-_BUILT_IN: dict[str, Callable[[str, Split, Path | None, bool], Data]] = {
+_BUILT_IN: dict[str, Callable[[Asked], Data]] = {
     "digits": _digits,
     "mnist": _mnist,
     "fashion-mnist": _fashion_mnist,
@@ -224,7 +296,7 @@ _BUILT_IN: dict[str, Callable[[str, Split, Path | None, bool], Data]] = {
     "cifar100": _cifar100,
     "imagenet": _imagenet,
 }
-_FORMS: dict[str, Callable[[Path, Split], Data]] = {"imagefolder": _image_folder, "npz": _npz}
+_FORMS: dict[str, Callable[[Asked], Data]] = {"imagefolder": _image_folder, "npz": _npz}
 
 
 def described() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.data.dataset import Data
+from robustbench_lite.data.dataset import Data, check_steady
 from robustbench_lite.evaluating.preflight import THOROUGH, Preflight, preflight
 from robustbench_lite.model.target import Target
 
@@ -25,8 +25,9 @@ def examine(target: Target, data: Data, *, seed: int = 0, limit: int | None = No
     Raises
     ------
     UserError
-        For a model that gives no row of logits a sample, and data that don't fit it.
+        For a model that gives no row of logits a sample, data that don't fit it, and data that change.
     """
+    check_steady(data)
     target.predictor.expect(max(len(data.classes), int(data.labels.max()) + 1))
     try:
         target.probe(data.fetch(range(min(2, len(data)))))

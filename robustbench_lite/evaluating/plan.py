@@ -17,7 +17,7 @@ from robustbench_lite.core.cost import Budget, BudgetTracker, Progress
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import Suite, load_suite, once_each
 from robustbench_lite.core.threat import NORMS, Access, ThreatModel
-from robustbench_lite.data.dataset import Data, check_inputs
+from robustbench_lite.data.dataset import Data, check_inputs, check_steady
 from robustbench_lite.data.load import as_data
 from robustbench_lite.evaluating import corpus
 from robustbench_lite.evaluating.cache import Slot
@@ -114,6 +114,7 @@ def make_plan(model: Any, data: Any, suite: Any, threat: Any, options: Options) 
         raise UserError(f"batch size is {batch_size}: expected at least 1")
     if not 0 <= options.seed < 2**63:
         raise UserError(f"seed is {options.seed}: expected a number from 0 to 2^63 - 1")
+    check_steady(samples)
     fit = fitting(asked, target, samples)
     if options.corpus is not None:
         corpus.claim(options.corpus)

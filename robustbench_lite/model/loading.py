@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from robustbench_lite.core.files import write_atomically
 from robustbench_lite.core.usercode import MissingModuleError, change_path, import_object, users_code
 from robustbench_lite.model.normalisation import NORMALISATIONS, parse_normalisation
 from robustbench_lite.model.own_code import keep_code
-from robustbench_lite.model.target import FUNCTION_ADVICE, Target, module_of
+from robustbench_lite.model.target import FUNCTION_ADVICE, Target, class_names, module_of
 from robustbench_lite.model.torchvision_models import make_torchvision, published_weights
 from robustbench_lite.model.weights import (
     MODEL_FILE,
@@ -35,7 +36,7 @@ def load_target(
     *,
     weights: str | Path | None = None,
     normalize: str | None = None,
-    classes: int | None = None,
+    classes: int | Sequence[str] | None = None,
     device: str | None = None,
     seed: int = 0,
 ) -> Target:
@@ -56,7 +57,7 @@ def load_target(
         ``imagenet``, ``cifar10``, ``mnist``, ``none``, or ``m1,m2,m3/s1,s2,s3``; by default none, except for
         torchvision's models (``imagenet``) and for a folder (as it was saved).
     classes
-        Number of classes, where the architecture leaves it open.
+        Number of classes, where the architecture leaves it open; or what the model calls them, in its order.
     device
         As in `Target`.
     seed
@@ -69,17 +70,19 @@ def load_target(
     """
     if not str(spec).strip():
         raise UserError(f"model {str(spec)!r}: is empty; expected {_MODEL_FORMS}")
+    names = class_names(()) if classes is None or isinstance(classes, int) else class_names(classes)
+    number = classes if classes is None or isinstance(classes, int) else len(names)
     spec, stored, folder = str(spec), None, Path(spec).resolve()
     if folder.is_dir():
         if not (folder / MODEL_FILE).is_file():
             raise UserError(f"model {folder}: holds no {MODEL_FILE}; expected {_MODEL_FORMS}")
         spec, stored = read_model_file(folder)
-        weights, classes = weights or folder / WEIGHTS_FILE, classes or stored.classes
+        weights, number = weights or folder / WEIGHTS_FILE, number or stored.classes
     published = published_weights(spec, weights)
     if published is not None:
-        weights, classes = published.file, published.classes
+        weights, number = published.file, len(published.classes)
     try:
-        made = _make(spec, classes, seed, device)
+        made = _make(spec, number, seed, device)
     except MissingModuleError as fault:
         if stored is None:
             raise
@@ -101,7 +104,8 @@ def load_target(
     target = Target(
         made.predictor, name=name, mean=mean, std=std, preprocessing=made.preprocessing, device=device, spec=spec
     )
-    target.classes = classes
+    target.classes = number
+    target.class_names = names or (published.classes if published else made.class_names)
     return target
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,6 +50,9 @@ class Target:
         ``cpu``, ``cuda``, ``cuda:1``, ..., or ``auto`` (a GPU where there is one); by default where the module is.
     spec
         How the model can be made again, in the words of `load_target`; None where only the live object is known.
+    classes
+        What the outputs stand for, in their order, such as ``["cat", "dog"]``: labels of data are compared with it by
+        name. By default what the module itself says (``config.id2label``), or nothing.
 
     Raises
     ------
@@ -69,6 +72,7 @@ class Target:
         output: str | int | None = None,
         device: str | torch.device | None = None,
         spec: str | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
         module = module_of(module)
         if not isinstance(module, nn.Module | Predictor):
@@ -82,6 +86,8 @@ class Target:
         self.spec = spec
         self.classes: int | None = None
         """Number of logits, once it is known: from `load_target` or `probe`."""
+        self.class_names: tuple[str, ...] = class_names(classes) or _own_names(module)
+        """What the outputs stand for, in their order; empty where that isn't known."""
         self.mean: Channels | None
         self.std: Channels | None
         self.mean, self.std = mean_and_std(mean, std)
@@ -273,6 +279,11 @@ class Target:
             told = f"{self.name}: on inputs of shape {tuple(x.shape)} {complaint}"
             raise UserError(told + (f"; NaN stands in {nan}" if nan else ""))
         self.classes = logits.shape[1]
+        if self.class_names and len(self.class_names) != self.classes:
+            raise UserError(
+                f"{self.name}: has {self.classes} outputs, and {len(self.class_names)} names of classes were given "
+                f"({', '.join(self.class_names[:4])}, ...): expected a name for each output, in their order"
+            )
         return self.classes
 
 
@@ -290,6 +301,30 @@ def module_of(model: Any) -> Any:
     """The module of an exported program (``torch.export``); anything else as it is."""
     # Looked at by name: to import its class takes long.
     return model.module() if type(model).__name__ == "ExportedProgram" else model
+
+
+def class_names(given: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes, checked.
+
+    Raises
+    ------
+    UserError
+        For what are no names, one for each of two classes or more, all different.
+    """
+    names = () if isinstance(given, str) else tuple(given)
+    wrong = isinstance(given, str) or not all(isinstance(name, str) for name in names)
+    if wrong or len(names) == 1 or len(set(names)) < len(names):
+        raise UserError(f"classes are {given!r}: expected the names of the outputs, in their order, each one once")
+    return names
+
+
+def _own_names(module: nn.Module) -> tuple[str, ...]:
+    """What a module says of its outputs, as those of Hugging Face do; nothing where these are mere numbers."""
+    named = getattr(getattr(module, "config", None), "id2label", None)
+    if not isinstance(named, Mapping) or sorted(named) != list(range(len(named))):
+        return ()
+    names = tuple(str(named[number]) for number in range(len(named)))
+    return () if all(name.startswith("LABEL_") for name in names) or len(set(names)) < len(names) else names
 
 
 def _checked_device(given: str | torch.device) -> torch.device:

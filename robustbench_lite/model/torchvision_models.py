@@ -24,7 +24,8 @@ class Published(NamedTuple):
     file: Path
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    classes: int
+    classes: tuple[str, ...]
+    """What the outputs stand for; of ImageNet's, two names stand twice."""
 
 
 def make_torchvision(name: str, classes: int | None) -> nn.Module:
@@ -84,7 +85,7 @@ def published_weights(spec: str, weights: str | Path | None) -> Published | None
         _cached(f"{among.__name__}.{found.name}", found.url),
         tuple(transforms.mean),
         tuple(transforms.std),
-        len(found.meta["categories"]),
+        tuple(found.meta["categories"]),
     )
 
 

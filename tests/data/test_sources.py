@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.data import sources
@@ -256,3 +257,38 @@ def test_a_callable_may_return_anything_and_is_told_the_split(tmp_path: Path, mo
         load_data("rblite_mine_3:nothing")
     with pytest.raises(UserError, match="did you mean broken"):
         load_data("rblite_mine_3:brokn")
+
+
+# --- splits of a folder of images
+
+
+def folder_of(root: Path, *names: str) -> Path:
+    for number, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        pixels = np.full((4, 4, 3), 10 * number, np.uint8)
+        Image.fromarray(pixels).save(root / name / "0.png")
+    return root
+
+
+@pytest.mark.parametrize("test", ["test", "val", "Validation", "TEST"])
+def test_the_name_of_a_folder_says_which_split_was_read(tmp_path: Path, test: str) -> None:
+    folder_of(tmp_path, "train/ant", "train/bee", f"{test}/ant", f"{test}/bee", f"{test}/cat")
+    known, judged = load_data(f"imagefolder:{tmp_path}", split="train"), load_data(f"imagefolder:{tmp_path}")
+    assert (known.name, len(known)) == (f"imagefolder:{tmp_path / 'train'}", 2)
+    assert (judged.name, len(judged)) == (f"imagefolder:{tmp_path / test}", 3)
+    assert judged.notes == (f"the images are those of {test}/",)
+    assert load_data(f"imagefolder:{tmp_path / 'train'}").name == f"imagefolder:{tmp_path / 'train'}"
+
+
+@pytest.mark.parametrize(("there", "asked"), [("train", "test"), ("test", "train"), ("val", "train")])
+def test_a_split_that_is_missing_is_not_made_of_another(tmp_path: Path, there: str, asked: Any) -> None:
+    folder_of(tmp_path, f"{there}/ant", f"{there}/bee")
+    with pytest.raises(UserError, match=rf"holds {there}/ and no .*give imagefolder:.*/{there}$"):
+        load_data(f"imagefolder:{tmp_path}", split=asked)
+    assert load_data(f"imagefolder:{tmp_path / there}", split=asked).classes == ("ant", "bee")
+
+
+def test_a_class_may_be_called_as_a_split_is(tmp_path: Path) -> None:
+    folder_of(tmp_path, "bus", "train")
+    data = load_data(f"imagefolder:{tmp_path}")
+    assert (data.classes, data.notes) == (("bus", "train"), ())

@@ -148,9 +148,21 @@ def _failed(fault: Exception, severity: Severity) -> Finding:
     )
 
 
+def _read(notes: tuple[str, ...]) -> Finding | None:
+    if not notes:
+        return None
+    return found(
+        "RB142",
+        "info",
+        f"how the data were read: {'; '.join(notes)}",
+        "nothing to do where this is what is meant",
+    )
+
+
 def _checks(model: CountedModel, rows: Tensor, prediction: NDArray[np.int64] | None) -> Iterator[Check]:
     x = model.inputs(rows)
     check_inputs(x.cpu(), model.data.name)
+    yield check("the data are read as they are", model.data.name, _read(model.data.notes))
     before = {} if model.function else digests(model.target.module)
     with modes(model.target.module) as training:
         logits = model.logits(rows, x)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from robustbench_lite.faces.cli import output, signals
-from robustbench_lite.faces.cli.options import data_options, load_model, load_samples, model_options, run_options
+from robustbench_lite.faces.cli.options import data_options, load_both, model_options, run_options
 
 
 @click.command()
@@ -26,8 +26,7 @@ def doctor(model: str, as_json: bool, **given: Any) -> None:
     from robustbench_lite.evaluating import doctor as examination
     from robustbench_lite.faces.cli.tables import doctor as table
 
-    data = load_samples(given, "test")
-    target = load_model(model, given, data)
+    target, (data,) = load_both(model, given, "test")
     signals.raise_interrupts()
     found = examination.examine(target, data, seed=given["seed"], limit=given["limit"])
     output.print_rendered((examination.as_json if as_json else table.report)(target, data, found))

@@ -15,9 +15,8 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.faces.cli import output, signals
 from robustbench_lite.faces.cli.options import (
     data_options,
-    load_model,
+    load_both,
     load_other,
-    load_samples,
     model_options,
     quiet_option,
     run_options,
@@ -106,8 +105,7 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
             raise UserError(f"--{option} is about gates: give one, such as --max-drop 0.3")
     asked = load_suite(suite)
     threats: list[str | ThreatModel] = [ThreatModel.parse(threat) for threat in given["threats"]]
-    data = load_samples(given, "test")
-    target = load_model(model, given, data)
+    target, (data,) = load_both(model, given, "test")
     signals.raise_interrupts()
     with progress.bars(quiet) as bars:
         card = evaluation.evaluate(

@@ -14,8 +14,7 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.faces.cli import output, signals
 from robustbench_lite.faces.cli.options import (
     data_options,
-    load_model,
-    load_samples,
+    load_both,
     model_options,
     quiet_option,
     run_options,
@@ -63,8 +62,7 @@ def harden(model: str, out: str, recipes: tuple[str, ...], quiet: bool, **given:
     if len(threats) > 1:
         raise UserError(f"{len(threats)} threat models were given: a recipe hardens against one")
     names = [name for given_name in recipes for name in _apart(given_name)]
-    data, test_data = load_samples(given, "train"), load_samples(given, "test")
-    target = load_model(model, given, data)
+    target, (data, test_data) = load_both(model, given, "train", "test")
     asked = {name: given[name] for name in _PASSED_ON}
     asked |= {"threat": threats[0] if threats else None, "out": out, "test_data": test_data}
     signals.raise_interrupts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -17,6 +18,28 @@ Given = dict[str, Any]
 """Options by name. Those of `model_options` and `data_options` are read by `load_model` and `load_samples`."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Classes(click.ParamType[Any]):
+    """How many classes a model has, or what it calls them, in its order."""
+
+    name = "classes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[str, ...]:
+        """A number, names with commas between, or a file with a name a line."""
+        text = str(value).strip()
+        if text.isascii() and text.isdigit():
+            if int(text) < 2:
+                self.fail(f"{text} classes: expected 2 or more", param, ctx)
+            return int(text)
+        if "," in text:
+            names = [name.strip() for name in text.split(",")]
+        else:
+            try:
+                names = [line.strip() for line in Path(text).read_text(encoding="utf-8-sig").splitlines()]
+            except (OSError, ValueError) as fault:
+                self.fail(f"{text!r} can't be read ({fault}): expected a number, names, or a file of them", param, ctx)
+        return tuple(name for name in names if name)
 
 
 def _together(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
@@ -36,7 +59,10 @@ model_options = _together(
     ),
     click.option("--normalize", metavar="NAME", help="imagenet, cifar10, mnist, none, or 'm1,m2,m3/s1,s2,s3'."),
     click.option(
-        "--classes", type=click.IntRange(min=2), metavar="N", help="Number of classes, if MODEL must be told."
+        "--classes",
+        type=Classes(),
+        metavar="N|NAMES",
+        help="Number of classes, if MODEL must be told; or their names, 'ant,bee,cat' or a file of lines.",
     ),
     click.option("--name", metavar="NAME", help="What MODEL is called on the scorecard and in reports."),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; by default a GPU where there is one."),
@@ -52,6 +78,9 @@ data_options = _together(
     ),
     click.option("--data-root", metavar="DIR", help="Where torchvision's data sets lie."),
     click.option("--download", is_flag=True, help="Download the data set where it is missing."),
+    click.option("--resize", metavar="N|HxW", help="Resize to a shorter side of N, or to HxW, with antialiasing."),
+    click.option("--crop", metavar="N|HxW", help="Then keep the centre of so many pixels."),
+    click.option("--label-map", metavar="M", help="Labels as the model numbers them: '0=3,1=5', 'cat=3', or a file."),
 )
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="Seed."
@@ -63,12 +92,22 @@ run_options = _together(
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bars and no table.")
 
 
+def load_both(model: str, given: Given, *splits: Split) -> tuple[Target, tuple[Data, ...]]:
+    """Load the target that the options name, and the data, by split, labelled as it numbers its classes."""
+    from robustbench_lite.data.label_map import relabelled
+
+    samples = [load_samples(given, split) for split in splits]
+    target = load_model(model, given, samples[0])
+    return target, tuple(relabelled(data, given["label_map"], target.class_names) for data in samples)
+
+
 def load_model(model: str, given: Given, data: Data) -> Target:
     """Load the target that the options name."""
     from robustbench_lite.model.loading import load_target
 
     options = {name: given[name] for name in ("weights", "normalize", "seed")} | {"device": given["device"] or "auto"}
-    classes = given["classes"] or len(data.classes) or None
+    by_data = 0 if given["label_map"] else len(data.classes)  # with a map the model has classes of its own
+    classes = given["classes"] or by_data or None
     try:
         target = load_target(model, classes=classes, **options)
     except UserError as fault:
@@ -90,7 +129,14 @@ def load_other(model: str | None, given: Given, data: Data) -> Target | None:
 
 
 def load_samples(given: Given, split: Split) -> Data:
-    """Load the data that the options name."""
+    """Load the data that the options name, with their own labels."""
     from robustbench_lite.data.load import load_data
 
-    return load_data(given["source"], split=split, root=given["data_root"], download=given["download"])
+    return load_data(
+        given["source"],
+        split=split,
+        root=given["data_root"],
+        download=given["download"],
+        resize=given["resize"],
+        crop=given["crop"],
+    )
