@@ -86,7 +86,7 @@ class Target:
         self.spec = spec
         self.classes: int | None = None
         """Number of logits, once it is known: from `load_target` or `probe`."""
-        self.class_names: tuple[str, ...] = class_names(classes) or _own_names(module)
+        self.class_names: tuple[str, ...] = class_names(classes) or _own_names(self.module)
         """What the outputs stand for, in their order; empty where that isn't known."""
         self.mean: Channels | None
         self.std: Channels | None
