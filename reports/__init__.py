@@ -8,6 +8,8 @@ CATALOGUE: dict[str, str] = {
     "terminal": "terminal:render",
     "html": "html:render",
     "markdown": "markdown:render",
+    "csv": "csv:render",
+    "badge": "badge:render",
     "github": "github:render",
     "annotations": "github:annotate",
     "sarif": "sarif:render",

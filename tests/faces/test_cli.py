@@ -623,6 +623,34 @@ def test_report_in_every_format(make_card: Callable[..., Any]) -> None:
     assert "Week 47" in Path("new/page.html").read_text()
 
 
+def test_report_writes_several_files_of_cards_that_a_quoted_pattern_means(make_card: Callable[..., Any]) -> None:
+    make_card("plain").save("cards/a.json")
+    make_card("hardened").save("cards/deep/b.json")
+    files = ("--html", "new/page.html", "--markdown", "new/page.md", "--csv", "new/rows.csv")
+    result = rblite("report", "cards/**/*.json", "cards/a.json", *files)
+    assert result.exit_code == 0, result.output
+    told = [line.split() for line in result.output.splitlines()]
+    assert told == [["Report", "new/page.html"], ["Summary", "new/page.md"], ["Table", "new/rows.csv"]]
+    assert Path("new/page.html").read_text().startswith("<!doctype html>")
+    assert Path("new/page.md").read_text().startswith("#")
+    assert len(Path("new/rows.csv").read_text().splitlines()) == 401  # the card that is given twice counts once
+    assert rblite("report", "cards/a.json", "--badge", "badge.svg").exit_code == 0
+    assert Path("badge.svg").read_text().startswith("<svg")
+
+
+def test_report_opens_its_page(make_card: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    browser = Path("browser").absolute()
+    browser.write_text("#!/bin/sh\necho $1 > opened\n")
+    browser.chmod(0o755)
+    monkeypatch.setattr("webbrowser._tryorder", None)
+    monkeypatch.setenv("BROWSER", f"{browser} %s")
+    make_card().save("card.json")
+    result = rblite("report", "card.json", "--open")
+    [page] = Path(".robustbench").glob("report-*.html")
+    assert str(page) in result.output
+    assert Path("opened").read_text().strip() == page.absolute().as_uri()
+
+
 def test_compare(make_card: Callable[..., Any]) -> None:
     make_card("plain").save("a.json")
     make_card("hardened", breaks={"pgd": 0.1}).save("b.json")
@@ -644,6 +672,12 @@ def test_compare(make_card: Callable[..., Any]) -> None:
         (("report", "card.json", "--out", "x.txt"), ["terminal", "html"]),
         (("report", "card.json", "--format", "html", "--out", "ok.npz/x.html"), ["ok.npz/x.html", "written"]),
         (("report", "card.json", "--format", "html", "--out", "folder"), ["folder", "written"]),
+        (("report", "no*.json"), ["no*.json", "no file fits"]),
+        (("report", "card.json", "card.json", "old.json", "--badge", "b.svg"), ["old.json"]),
+        (("report", "card.json", "other.json", "--badge", "b.svg"), ["a badge shows one scorecard, and 2"]),
+        (("report", "card.json", "--html", "x.html", "--csv", "x.html"), ["x.html", "a file of its own"]),
+        (("report", "card.json", "--html", "x.html", "--out", "y.txt"), ["--out", "--format"]),
+        (("report", "card.json", "--csv", "folder"), ["folder", "expected the name of a file"]),
         (("compare", "card.json", "none.json"), ["none.json", "no such file"]),
         (("compare", "card.json"), ["AFTER.json"]),
         (("compare", "card.json", "card.json", "--html", "folder"), ["folder", "written"]),
@@ -656,6 +690,7 @@ def test_wrong_input_to_the_other_commands(
     here: Path, make_card: Callable[..., Any], arguments: tuple[str, ...], told: list[str]
 ) -> None:
     make_card().save("card.json")
+    make_card("other").save("other.json")
     Path("old.json").write_text(Path("card.json").read_text().replace('"schema_version": 1', '"schema_version": 99'))
     Path("empty.json").write_text("{}")
     Path("folder").mkdir()

@@ -166,7 +166,7 @@ def test_a_page_has_no_element_and_no_attribute_more(named, harmless, name):
     assert not steering(text)
 
 
-@pytest.mark.parametrize("form", ["terminal", "markdown", "github", "annotations", "sarif"])
+@pytest.mark.parametrize("form", ["terminal", "markdown", "github", "annotations", "sarif", "csv"])
 @given(name=names)
 @some_cases
 def test_no_report_has_characters_that_steer(named, form, name):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import webbrowser
+from collections.abc import Iterator, Sequence
+from glob import glob, has_magic
 from pathlib import Path
 
 import click
@@ -10,21 +13,69 @@ import click
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.faces.cli import output
 
+_CALLED = {"html": "Report", "markdown": "Summary", "csv": "Table", "badge": "Badge"}
+
 
 @click.command()
 @click.argument("cards", nargs=-1, required=True, metavar="CARD.json...")
-@click.option("--format", "form", default="terminal", show_default=True, help="terminal, html, markdown, or your own.")
-@click.option("--out", metavar="FILE", help="Write to a file instead of the terminal.")
+@click.option("--html", metavar="FILE", help="Write a page.")
+@click.option("--markdown", metavar="FILE", help="Write a summary for a pull request.")
+@click.option("--csv", metavar="FILE", help="Write a table, one row a sample.")
+@click.option("--badge", metavar="FILE", help="Write an SVG image for a README; of one scorecard.")
+@click.option("--open", "open_", is_flag=True, help="Show the page in the browser.")
+@click.option("--format", "form", metavar="NAME", help="Any format, or your own.  [default: terminal]")
+@click.option("--out", metavar="FILE", help="Write that format to a file instead of the terminal.")
 @click.option("--title", help="Headline of the report.")
-def report(cards: tuple[str, ...], form: str, out: str | None, title: str | None) -> None:
-    """Show scorecards: one by itself, several side by side."""
-    rendered = output.render(form, output.load_cards(cards), title=title)
+def report(
+    cards: tuple[str, ...], title: str | None, open_: bool, form: str | None, out: str | None, **files: str | None
+) -> None:
+    """Show scorecards: one by itself, several side by side.
+
+    Patterns such as 'cards/*.json' are expanded, quoted or not. Formats: terminal, html, markdown, csv, badge, github,
+    annotations, sarif.
+    """
+    asked = {name: Path(path) for name in _CALLED if (path := files[name]) is not None}
+    if open_ and "html" not in asked and not (form == "html" and out):
+        asked["html"] = output.fresh("report", ".html")
+    output.check_writable(*asked.values(), *([Path(out)] if out and asked else []))
+    paths = list(dict.fromkeys(path for given in cards for path in _expanded(given)))
+    loaded = output.load_cards(paths)
+    rendered = {name: output.render(name, loaded, title=title) for name in asked}  # all, before any is written
+    if form or not asked:
+        _in_form(form or "terminal", output.render(form or "terminal", loaded, title=title), out)
+    elif out:
+        raise UserError("--out goes with --format; for more files give --html, --markdown, --csv, --badge")
+    for name, file in asked.items():
+        output.write(file, rendered[name])
+        click.echo(f"{_CALLED[name]:10} {file}")
+    if open_:
+        _open(asked["html"] if "html" in asked else Path(out or ""))
+
+
+def _in_form(form: str, rendered: object, out: str | None) -> None:
+    """Print a format, or write it to a file."""
     if out is None:
         if form == "html" and sys.stdout.isatty():
-            raise UserError("a page is not for the terminal; give --out FILE, or pipe it into one")
+            raise UserError("a page is not for the terminal; give --html FILE or --out FILE, or pipe it into one")
         output.print_rendered(rendered)
         return
     if not isinstance(rendered, str):
         raise UserError(f"the format {form!r} is for the terminal and can't be written to a file; try html")
     output.write(Path(out), rendered)
     click.echo(f"Report     {out}")
+
+
+def _expanded(given: str) -> Iterator[str]:
+    """The files that a pattern means, for shells that don't expand it; a file that is there is meant as it is."""
+    if Path(given).exists() or not has_magic(given):
+        yield given
+        return
+    found: Sequence[str] = sorted(glob(given, recursive=True))  # noqa: PTH207  # it may be absolute
+    if not found:
+        raise UserError(f"{given}: no file fits this pattern")
+    yield from found
+
+
+def _open(page: Path) -> None:
+    if not webbrowser.open(page.resolve().as_uri()):
+        output.say(f"No browser was found; open {page} in one.")
