@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,6 +119,8 @@ class Checkpoint:
     log: list[Epoch] = field(default_factory=list)
     state: StageState = field(default_factory=StageState)
     """The network under way."""
+    on_epoch: Callable[[Epoch], None] | None = None
+    """Told each new line of the log."""
 
     @classmethod
     def open(
@@ -151,6 +153,12 @@ class Checkpoint:
             raise UserError(f"{path}: can't be read as a checkpoint ({fault}); start again in another folder") from None
         check_settings(path, found.fingerprint, wanted)
         return found
+
+    def note(self, line: Epoch) -> None:
+        """Add a line to the log."""
+        self.log.append(line)
+        if self.on_epoch is not None:
+            self.on_epoch(line)
 
     def save(self) -> None:
         """Write log and checkpoint; a kill at any moment leaves a whole checkpoint, the old one or the new."""

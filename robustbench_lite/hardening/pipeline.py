@@ -80,8 +80,9 @@ class Hardened:
 class Listeners:
     """Whom the progress is told."""
 
-    on_progress: Callable[[TrainingProgress], None] | None
-    on_attack: Callable[[Progress], None] | None
+    on_progress: Callable[[TrainingProgress], None] | None = None
+    on_attack: Callable[[Progress], None] | None = None
+    on_epoch: Callable[[Epoch], None] | None = None
 
 
 def harden(
@@ -103,6 +104,7 @@ def harden(
     resume: bool = False,
     on_progress: Callable[[TrainingProgress], None] | None = None,
     on_attack: Callable[[Progress], None] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Hardened:
     """Train a copy of a model to withstand an adversary, and evaluate it before and after.
 
@@ -145,6 +147,8 @@ def harden(
         is none yet, start one.
     on_progress, on_attack
         Called after each step of the training, and now and then while the scorecards are made.
+    on_epoch
+        Called after each epoch with its line of the log.
 
     Returns
     -------
@@ -165,7 +169,8 @@ def harden(
         Sampling(test_data=test_data, limit=limit, limit_train=limit_train, seed=seed),
         device,
     )
-    return run_plan(plan, out, resume, Listeners(on_progress=on_progress, on_attack=on_attack))
+    listeners = Listeners(on_progress=on_progress, on_attack=on_attack, on_epoch=on_epoch)
+    return run_plan(plan, out, resume, listeners)
 
 
 def run_plan(
@@ -229,6 +234,7 @@ class _Run:
     def __init__(self, plan: Plan, folder: Path | None, resume: bool, listeners: Listeners) -> None:
         self.plan, self.folder, self.listeners = plan, folder, listeners
         self.checkpoint = Checkpoint.open(folder, plan.fingerprint(), resume=resume)
+        self.checkpoint.on_epoch = listeners.on_epoch
         self.resumed = folder is not None and (folder / CHECKPOINT_FILE).is_file()
 
     def before(self, known: Scorecard | None) -> Scorecard:

@@ -18,7 +18,7 @@ from robustbench_lite.core.files import read_json, write_atomically
 from robustbench_lite.core.suite import Suite
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.load import as_data
-from robustbench_lite.hardening.checkpoint import CHECKPOINT_FILE, check_settings
+from robustbench_lite.hardening.checkpoint import CHECKPOINT_FILE, Epoch, check_settings
 from robustbench_lite.hardening.folder import AFTER_FILE, BEFORE_FILE
 from robustbench_lite.hardening.interface import TrainingProgress
 from robustbench_lite.hardening.pipeline import Listeners, judge, run_plan
@@ -49,6 +49,7 @@ class Options(TypedDict, total=False):
     limit_train: int | None
     on_progress: Callable[[TrainingProgress], None] | None
     on_attack: Callable[[Progress], None] | None
+    on_epoch: Callable[[Epoch], None] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,9 @@ def harden_all(
     plans = _plans(model, data, recipes, given)
     folder = Path(out)
     _claim(folder, {name: plan.fingerprint() for name, plan in plans.items()}, resume)
-    listeners = Listeners(on_progress=given.get("on_progress"), on_attack=given.get("on_attack"))
+    listeners = Listeners(
+        on_progress=given.get("on_progress"), on_attack=given.get("on_attack"), on_epoch=given.get("on_epoch")
+    )
     before = _before(next(iter(plans.values())), folder, listeners)
     after, failed = {}, {}
     for number, (name, plan) in enumerate(plans.items(), 1):

@@ -223,7 +223,7 @@ class _Loop:
 
     def _take_in(self, stage: Stage, line: Epoch) -> None:
         """Add an epoch to the log, keep its weights where it is the best so far, and see whether all is well."""
-        state, log, samples = self.checkpoint.state, self.checkpoint.log, len(self.held_out)
+        state, samples = self.checkpoint.state, len(self.held_out)
         before = self._epochs(stage)
         # Who always gives the same answer is right by chance, and withstands everything.
         best = max((one.robust for one in before if not self._at_chance(one)), default=0.0)
@@ -238,7 +238,7 @@ class _Loop:
         note = state.ended
         if not note and line.epoch == min(_FIRST_EPOCHS, self.schedule.epochs) and self._at_chance(line):
             note = f"at chance after {line.epoch} epochs: {line.clean:.1%} of {samples} held-out samples are right"
-        log.append(line._replace(note=note))
+        self.checkpoint.note(line._replace(note=note))
 
     def _better(self, line: Epoch, before: list[Epoch], best: float) -> bool:
         kept = before[self.checkpoint.state.kept_epoch - 1]

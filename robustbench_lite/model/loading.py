@@ -167,7 +167,7 @@ def _made(spec: str, classes: int | None, device: str | None) -> Target:
         if not isinstance(found, nn.Module | Target):
             if not callable(found):
                 raise UserError(f"{spec}: is of type {type(found).__name__}; expected a callable that makes the model")
-            found = module_of(found(**_arguments(found, spec, classes)))
+            found = module_of(found(**arguments(found, spec, classes)))
     if not isinstance(found, nn.Module | Target):
         raise UserError(
             f"{spec}: returned {type(found).__name__}; expected a torch.nn.Module or a Target; {FUNCTION_ADVICE}"
@@ -183,7 +183,8 @@ def _spec_advice(spec: str) -> str:
     return f"no such folder; expected {_MODEL_FORMS}"
 
 
-def _arguments(factory: Any, spec: str, classes: int | None) -> dict[str, int]:
+def arguments(factory: Any, spec: str, classes: int | None) -> dict[str, int]:
+    """What a callable that makes a model is to be given; refused where it needs more than the number of classes."""
     try:
         parameters = inspect.signature(factory).parameters
     except (ValueError, TypeError):  # some builtins tell no signature

@@ -532,12 +532,17 @@ def test_harden_from_scratch_then_evaluate_its_folder_then_fine_tune() -> None:
     assert re.search(r"Hardening (gained|lost|not shown): .*robust under the suite .*% to .*% \(p = .*\); clean", told)
     assert re.search(r"Samples \d+ learnt from, \d+ held out, \d+ evaluated", told)
     assert re.search(r"Kept epoch \d of 3 \(pgd_training\): .* held-out samples", told)
-    assert max(len(line) for line in result.stdout.splitlines()) <= 80
+    assert max(len(line) for line in result.stdout.splitlines() if not line.startswith("In torch")) <= 80
     assert "(before) (before)" not in told
     written = {"model.safetensors", "model.json", "recipe.toml", "log.jsonl", "before.json", "after.json"}
     assert {path.name for path in Path("first").iterdir()} == written | {"report.html", "zoo.py"}
     after = Scorecard.load("first/after.json")
     assert (after.seed, [str(threat) for threat in after.suite.threats]) == (3, ["Linf 0.2"])
+    [line] = re.findall(r"^In torch   (.*)$", result.stdout, re.MULTILINE)
+    used = f"{line}\nimport torch; assert model(torch.rand(2, 1, 4, 4)).shape == (2, 3); print(type(model).__name__)"
+    plainly = subprocess.run([sys.executable, "-c", used], capture_output=True, text=True, check=False)
+    assert (plainly.returncode, plainly.stdout.strip()) == (0, "Net"), plainly.stderr
+    assert "robustbench_lite" not in line
     barely = evaluate("first", "--allow-invalid", "three epochs leave it near chance")
     assert barely.exit_code == 0, barely.output
     assert Scorecard.load("out/card.json").target.weights_sha256 == after.target.weights_sha256
@@ -581,7 +586,7 @@ def test_harden_ranks_several_recipes() -> None:
     result = rblite(*both, *options)
     assert result.exit_code == 0, result.output
     assert "Recipe 2 of 2: standard" in result.stderr
-    assert max(len(line) for line in result.stdout.splitlines()) <= 80
+    assert max(len(line) for line in result.stdout.splitlines() if not line.startswith("In torch")) <= 80
     told = re.sub(r"\s+", " ", result.stdout)
     assert re.search(r"(has the best robust accuracy|None of them is the best)", told)
     assert "Holm-corrected" in told

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,7 @@ from robustbench_lite.faces.cli.options import (
 
 if TYPE_CHECKING:
     from robustbench_lite.data.dataset import Data
+    from robustbench_lite.faces.tensorboard import Board
     from robustbench_lite.hardening.pipeline import Hardened
     from robustbench_lite.model.target import Target
     from robustbench_lite.results.scorecard import Scorecard
@@ -50,6 +54,7 @@ _WIDTH = 80
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Instead of the recipe's.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Instead of the recipe's.")
 @click.option("--limit-train", type=click.IntRange(min=1), metavar="N", help="Learn from N samples, drawn by class.")
+@click.option("--tensorboard", metavar="DIR", help="Write each epoch's numbers for TensorBoard (an extra).")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in DIR.")
 @quiet_option
 def harden(model: str, out: str, recipes: tuple[str, ...], quiet: bool, **given: Any) -> None:
@@ -66,61 +71,86 @@ def harden(model: str, out: str, recipes: tuple[str, ...], quiet: bool, **given:
     asked = {name: given[name] for name in _PASSED_ON}
     asked |= {"threat": threats[0] if threats else None, "out": out, "test_data": test_data}
     signals.raise_interrupts()
-    try:
-        if len(names) == 1:
-            _one(target, data, names[0], asked, quiet)
-        else:
-            _several(target, data, names, asked, quiet)
-    except KeyboardInterrupt:
-        output.say(f"Interrupted. What is done is kept in {out}; the same command with --resume goes on.")
-        sys.exit(signals.exit_code())
+    with _telling(given, quiet) as telling:
+        try:
+            run = _one if len(names) == 1 else _several
+            run(target, data, names, asked, telling)
+        except KeyboardInterrupt:
+            output.say(f"Interrupted. What is done is kept in {out}; the same command with --resume goes on.")
+            sys.exit(signals.exit_code())
 
 
-def _one(target: Target, data: Data, recipe: str, asked: dict[str, Any], quiet: bool) -> None:
-    from robustbench_lite.faces import progress
+@dataclass(frozen=True, kw_only=True)
+class _Telling:
+    """What is told while it runs, and after."""
+
+    quiet: bool
+    board: Board | None
+    data: tuple[str, ...]
+    """The options that name the data."""
+
+    @contextmanager
+    def listeners(self) -> Iterator[dict[str, Any]]:
+        """Bars while the block runs: those whom the training and the attacks tell."""
+        from robustbench_lite.faces import progress
+
+        with progress.bars(self.quiet) as bars:
+            yield {
+                "on_progress": progress.training_bars(bars),
+                "on_attack": progress.attack_bars(bars),
+                "on_epoch": self.board,
+            }
+
+    def begin(self, recipe: str, number: int, total: int) -> None:
+        """Tell that another recipe begins."""
+        if not self.quiet:
+            output.say(f"Recipe {number} of {total}: {recipe}")
+        if self.board is not None:
+            self.board.begin(recipe)
+
+    def model(self, folder: Path) -> None:
+        """Tell where the model is, and how it is used from now on."""
+        from robustbench_lite.model.plain_torch import plain_torch
+
+        click.echo(f"Model      {folder}\nEvaluate   {shlex.join(['rblite', 'evaluate', str(folder), *self.data])}")
+        if line := plain_torch(folder):
+            click.echo(f"In torch   {line}")
+
+
+@contextmanager
+def _telling(given: dict[str, Any], quiet: bool) -> Iterator[_Telling]:
+    from robustbench_lite.faces.tensorboard import board
+
+    root = ("--data-root", given["data_root"]) if given["data_root"] else ()
+    with board(given["tensorboard"]) as made:
+        yield _Telling(quiet=quiet, board=made, data=("--data", given["source"], *root))
+
+
+def _one(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, Any], telling: _Telling) -> None:
     from robustbench_lite.hardening import pipeline as hardening
 
-    with progress.bars(quiet) as bars:
-        hardened = hardening.harden(
-            target,
-            data,
-            recipe,
-            **asked,
-            on_progress=progress.training_bars(bars),
-            on_attack=progress.attack_bars(bars),
-        )
+    with telling.listeners() as listeners:
+        hardened = hardening.harden(target, data, recipes[0], **asked, **listeners)
     cards = [_named(hardened.before, "before"), _named(hardened.after, "after")]
     page = Path(asked["out"]) / "report.html"
     page = output.write_result(page, output.render("html", cards, title=f"{target.name}: before and after"))
-    if not quiet:
+    if not telling.quiet:
         output.show(cards)
     for name, text in _told(hardened):
         _say(name, text)
-    click.echo(f"Model      {asked['out']}\nReport     {page}")
+    telling.model(Path(asked["out"]))
+    click.echo(f"Report     {page}")
 
 
-def _several(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, Any], quiet: bool) -> None:
-    from robustbench_lite.faces import progress
+def _several(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, Any], telling: _Telling) -> None:
     from robustbench_lite.hardening.several import BEFORE, RANKING_FILE, harden_all
 
-    def begin(name: str, number: int, total: int) -> None:
-        if not quiet:
-            output.say(f"Recipe {number} of {total}: {name}")
-
-    with progress.bars(quiet) as bars:
-        made = harden_all(
-            target,
-            data,
-            recipes,
-            **asked,
-            on_recipe=begin,
-            on_progress=progress.training_bars(bars),
-            on_attack=progress.attack_bars(bars),
-        )
+    with telling.listeners() as listeners:
+        made = harden_all(target, data, recipes, **asked, **listeners, on_recipe=telling.begin)
     title = f"{target.name}: {len(recipes)} recipes from the same start"
     page = output.write_result(made.folder / "report.html", output.render("html", made.cards, title=title))
     output.write_result(made.folder / "ranking.md", output.render("markdown", made.cards, title=title))
-    if not quiet:
+    if not telling.quiet:
         output.show(made.cards, title=title)
     for name, why in made.failed.items():
         _say("Failed", f"{name}: {why}")
@@ -129,7 +159,7 @@ def _several(target: Target, data: Data, recipes: Sequence[str], asked: dict[str
         _say("Best", "none: no evaluation can be trusted" if best is None else "the model as it was before")
     else:
         _say("Best", best)
-        click.echo(f"Model      {made.folder / best}")
+        telling.model(made.folder / best)
     click.echo(f"Ranking    {made.folder / RANKING_FILE}\nReport     {page}")
 
 

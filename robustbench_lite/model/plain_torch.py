@@ -1,0 +1,76 @@
+"""How a saved model is loaded with torch alone: the line of Python, for those who deploy it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.usercode import import_object, users_code
+from robustbench_lite.model.loading import arguments
+from robustbench_lite.model.weights import WEIGHTS_FILE, ModelFile, read_model_file
+
+
+def plain_torch(folder: Path) -> str | None:
+    """Line of Python that makes the module of a saved model, without this library.
+
+    Parameters
+    ----------
+    folder
+        What `save_model` wrote; in the line it stands as it is given here.
+
+    Returns
+    -------
+    str or None
+        None where no such line is known: the architecture was a live object, or what makes it is no plain module.
+    """
+    try:
+        spec, stored = read_model_file(folder.resolve())
+        make = _make(spec, stored, folder)
+    except UserError:
+        return None
+    if make is None:
+        return None
+    line = (
+        f"from safetensors.torch import load_file; {make}; "
+        f'model.load_state_dict(load_file("{(folder / WEIGHTS_FILE).as_posix()}")); model.eval()'
+    )
+    return line if stored.normalize is None else f"{line}  # takes (x - mean) / std: {_normalisation(stored)}"
+
+
+def _make(spec: str, stored: ModelFile, folder: Path) -> str | None:
+    """Statement that makes the module, called ``model``."""
+    place, _, name = spec.rpartition(":")
+    if place == "torchvision":
+        given = _given({"num_classes": stored.classes} if stored.classes else {})
+        return f'import torchvision; model = torchvision.models.get_model("{name}"{given and f", {given}"})'
+    if not name.isidentifier():
+        return None
+    made: Any
+    with users_code(spec):
+        found = import_object(spec)
+        if isinstance(found, nn.Module):
+            made, call = found, name
+        else:
+            given_here = arguments(found, spec, stored.classes)
+            made, call = found(**given_here), f"{name}({_given(given_here)})"
+    if not isinstance(made, nn.Module):
+        return None
+    if not place.endswith(".py"):
+        return f"from {place} import {name}; model = {call}"
+    path = Path(place)  # absolute; the folder holds its code
+    where = folder / path.parent.relative_to(folder.resolve())
+    return f'import sys; sys.path.insert(0, "{where.as_posix()}"); from {path.stem} import {name}; model = {call}'
+
+
+def _given(values: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _normalisation(stored: ModelFile) -> str:
+    assert stored.normalize is not None
+    mean, std = (", ".join(f"{value:g}" for value in one) for one in (stored.normalize.mean, stored.normalize.std))
+    return f"mean {mean}, std {std}"
