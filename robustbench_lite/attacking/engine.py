@@ -140,7 +140,9 @@ class _Loop:
     def _read_journal(self) -> None:
         journal = self.options.journal
         for entry in journal.entries() if journal is not None else ():
-            if all(row in self.queue for row in entry.rows.tolist()):
+            # Another process may have run the same samples: a start that is added already doesn't count twice.
+            starts = zip(entry.rows.tolist(), entry.restart.tolist(), strict=True)
+            if all(self.queue.get(row) == restart for row, restart in starts):
                 self.budget.spend(int(entry.forward.sum()), int(entry.backward.sum()), entry.seconds)
                 self._add(entry)
 

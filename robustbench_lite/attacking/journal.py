@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,14 @@ def _unsealed(line: str) -> str:
     return text
 
 
+def _entry(line: bytes) -> Entry | None:
+    """Read a line; None where it is cut off or damaged."""
+    try:
+        return Entry.from_line(line.decode()) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+
+
 class Journal:
     """Entries of one attack in a file.
 
@@ -139,36 +147,36 @@ class Journal:
     ----------
     path
         The file; a link in its place is not followed.
+    others
+        Files of processes that ran a part of this attack, and have ended: read, and never written.
     on_fault
         Called once, where the file can't be written any more: the run goes on, and can't be resumed from here. Without
         it the `OSError` is raised.
     """
 
-    def __init__(self, path: Path, on_fault: Callable[[OSError], None] | None = None) -> None:
-        self._path, self._on_fault = path, on_fault
+    def __init__(
+        self, path: Path, on_fault: Callable[[OSError], None] | None = None, others: Sequence[Path] = ()
+    ) -> None:
+        self._path, self._on_fault, self._others = path, on_fault, others
         self._closed = False
 
     def entries(self) -> Iterator[Entry]:
         """Entries so far; a damaged line and what follows it are cut off, so that new lines stand on whole ones."""
-        if not self._path.is_file():
-            return
-        whole = 0
-        try:
-            with open_own(self._path, "r+b") as stream:
-                for line in stream:
-                    try:
-                        if not line.endswith(b"\n"):
+        for path in (self._path, *self._others):
+            if not path.is_file():
+                continue
+            try:
+                with open_own(path, "r+b" if path == self._path else "rb") as stream:
+                    whole = 0
+                    for line in stream:
+                        if (entry := _entry(line)) is None:
                             break
-                        entry = Entry.from_line(line.decode())
-                    except ValueError:
-                        break
-                    whole += len(line)
-                    yield entry
-                else:
-                    return
-                stream.truncate(whole)
-        except OSError as fault:
-            self._close(fault)
+                        whole += len(line)
+                        yield entry
+                    if path == self._path:
+                        stream.truncate(whole)
+            except OSError as fault:
+                self._close(fault)
 
     def add(self, entry: Entry) -> None:
         """Append an entry; once this returns, a kill of the process doesn't lose it."""

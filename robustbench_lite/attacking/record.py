@@ -126,7 +126,7 @@ class RunResult:
             denial_reasons=self.denial_reasons | other.denial_reasons,
             float64_held=self.float64_held and other.float64_held,
             **{name: getattr(self, name) + getattr(other, name) for name in _SUMS},
-            stopped=other.stopped,
+            stopped=other.stopped or self.stopped,
             fault=self.fault or other.fault,
         )
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -91,8 +91,29 @@ class Stop(Exception):  # noqa: N818 - not an error: a reason to end
     """A limit of the budget is reached; the text says which."""
 
 
+class Ledger(Protocol):
+    """What processes that spend from one budget know of one another."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether all of them are to end."""
+        ...
+
+    @property
+    def spent_elsewhere(self) -> int:
+        """Passes that the others have spent."""
+        ...
+
+    def write(self, passes: int) -> None:
+        """Write down the passes of this process, all together."""
+        ...
+
+
 class BudgetTracker:
-    """Counts what an evaluation spends, and ends it when the budget is spent."""
+    """Counts what an evaluation spends, and ends it when the budget is spent.
+
+    A copy of it goes to each worker process, with a ledger in which it sees what the others spend.
+    """
 
     def __init__(self, budget: Budget | None = None, on_progress: Callable[[Progress], None] | None = None) -> None:
         self.budget = budget or Budget()
@@ -101,6 +122,7 @@ class BudgetTracker:
         self.interrupted = False  # by Ctrl-C, outside of an attack
         self.speed = Speed()
         self.forecast: Forecast | None = None
+        self.ledger: Ledger | None = None
         self._started, self._earlier = time.perf_counter(), 0.0
         self._on_progress = on_progress
 
@@ -111,17 +133,24 @@ class BudgetTracker:
 
     def check(self, upcoming: int) -> None:
         """Raise `Stop` where this many further passes, or time, are over the budget, and after Ctrl-C."""
-        if self.interrupted:
+        if self.interrupted or (self.ledger is not None and self.ledger.stopped):
             raise Stop("interrupt")
         if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
             raise Stop("seconds")
-        if self.budget.passes is not None and self.passes.total + upcoming > self.budget.passes:
+        elsewhere = 0 if self.ledger is None else self.ledger.spent_elsewhere
+        if self.budget.passes is not None and self.passes.total + elsewhere + upcoming > self.budget.passes:
             raise Stop("passes")
 
     def spend(self, forward: int, backward: int, seconds: float = 0.0) -> None:
         """Count passes, and time that an earlier process took for them."""
         self._earlier += seconds
         self.passes += Passes(forward=forward, backward=backward)
+        if self.ledger is not None:
+            self.ledger.write(self.passes.total)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Progress is shown, and a ledger is open, in one process alone.
+        return self.__dict__ | {"_on_progress": None, "ledger": None}
 
     @contextmanager
     def quietly(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ import errno
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 import time
@@ -35,6 +36,7 @@ CARD_FILE = "scorecard.json"
 _WITNESS_FILE = "scorecard.witnesses.npz"
 _ANSWER_FILE = "answer.json"
 _ABOUT_FILE = "question.json"
+_JOURNAL = ".jsonl"
 _LOCKS = ".locks"
 _NAME = re.compile(r"[0-9a-f]{32}")
 _USERS_MISTAKES = (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)  # a file where a folder is to be, and the like
@@ -53,6 +55,13 @@ class Slot:
 
     def __init__(self, folder: Path | None, with_witnesses: bool = False) -> None:
         self.folder, self._with_witnesses = folder, with_witnesses
+        self._owner = os.getpid()
+        self._earlier: tuple[Path, ...] = ()
+
+    def look_back(self) -> None:
+        """Find the journals of an evaluation that was killed."""
+        if self.folder is not None:
+            self._earlier = tuple(sorted(self.folder.glob(f"*{_JOURNAL}")))
 
     def answer(self, corpus: str = "") -> Scorecard | None:
         """The scorecard that was kept, where the corpus that it replayed is still this one; a damaged one is none."""
@@ -86,7 +95,7 @@ class Slot:
             card.save(self.folder / CARD_FILE)
             digests = {name: hashlib.sha256(read_own(self.folder / name)).hexdigest() for name in names}
             write_sealed(self.folder / _ANSWER_FILE, json.dumps({"corpus": corpus, "files": digests}).encode())
-            for part in (*self.folder.glob("*.jsonl"), *self.folder.glob("*.part")):
+            for part in (*self.folder.glob(f"*{_JOURNAL}"), *self.folder.glob("*.part")):
                 part.unlink()
         except OSError as fault:
             self.give_up(fault)
@@ -97,7 +106,11 @@ class Slot:
             return None
         mark = hashlib.sha256(f"{attack}|{threat}".encode()).hexdigest()[:8]
         name = re.sub("[^a-z0-9]+", "-", attack.lower())[:64]
-        return Journal(self.folder / f"{name}-{mark}.jsonl", on_fault=self.give_up)
+        # Processes that share an evaluation write a file each: no line of one is cut off by another.
+        writer = "" if os.getpid() == self._owner else f".{os.getpid()}"
+        path = self.folder / f"{name}-{mark}{writer}{_JOURNAL}"
+        others = [one for one in self._earlier if one.name.startswith(f"{name}-{mark}") and one != path]
+        return Journal(path, on_fault=self.give_up, others=others)
 
     def read(self, name: str) -> bytes | None:
         """What `write` kept; None where there is nothing, or where it is damaged."""
@@ -147,6 +160,7 @@ def slot(folder: str | Path, question: dict[str, Any]) -> Iterator[Slot]:
             if path.is_symlink():
                 raise OSError(errno.ELOOP, f"{path.name} is a link")
         write_atomically(here / _ABOUT_FILE, text)
+        opened.look_back()
     except OSError as fault:
         if fault.errno in _USERS_MISTAKES:
             if lock is not None:

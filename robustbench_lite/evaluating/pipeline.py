@@ -57,6 +57,7 @@ def evaluate(
     adapt: bool = False,
     measures: Sequence[str] = (),
     reference: nn.Module | Target | Callable[..., Any] | None = None,
+    workers: int = 1,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Scorecard:
     """Attack a model with a suite and say how much of its accuracy survives.
@@ -111,6 +112,9 @@ def evaluate(
         taken without being named.
     reference
         Another model, that measures may compare this one with, as ``slowdown`` does.
+    workers
+        Processes that attack a part of the samples each, and share the processor's cores. What breaks is the same for
+        any number of them. The model and the data are sent to each once: both must be such that they can be pickled.
     on_progress
         Called now and then with a `Progress`.
 
@@ -140,6 +144,7 @@ def evaluate(
         adapt=adapt,
         measures=tuple(measures),
         reference=reference,
+        workers=workers,
         on_progress=on_progress,
     )
     with no_exit():

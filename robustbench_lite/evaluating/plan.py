@@ -28,6 +28,7 @@ from robustbench_lite.results.gates import Gates
 from robustbench_lite.results.scorecard import Skipped
 from robustbench_lite.workers import Executor
 from robustbench_lite.workers.local import LocalExecutor
+from robustbench_lite.workers.processes import ProcessExecutor
 
 _BATCH = {"cpu": 128, "cuda": 512}
 
@@ -59,6 +60,7 @@ class Options:
     adapt: bool = False
     measures: tuple[str, ...] = ()
     reference: Any = None
+    workers: int = 1
     on_progress: Callable[[Progress], None] | None = None
 
 
@@ -136,6 +138,7 @@ def make_plan(model: Any, data: Any, suite: Any, threat: Any, options: Options) 
         cache=None if options.cache is None else Path(options.cache),
         corpus=None if options.corpus is None else Path(options.corpus),
         budget=BudgetTracker(asked.budget, options.on_progress),
+        executor=LocalExecutor() if options.workers == 1 else ProcessExecutor(options.workers),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustbench_lite.attacking.engine import RunOptions, run_attack
 from robustbench_lite.attacking.record import RunResult, Samples
+from robustbench_lite.core.cost import Progress
 from robustbench_lite.core.errors import ModelError, UserError
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.suite import adversary
@@ -26,9 +27,12 @@ from robustbench_lite.evaluating.clean_pass import Checked, CleanPass
 from robustbench_lite.evaluating.plan import Plan, PlannedAttack
 from robustbench_lite.model.float64 import Ask
 from robustbench_lite.results.gates import Counts, settled
+from robustbench_lite.workers import Lost
 
 _log = logging.getLogger(__name__)
+_SAMPLES_SHOWN = 8  # in a message
 _GALLERY_BYTES = 1 << 26
+_SHARES = 2  # parts for each worker at least, so that none waits long for the last one
 _PART = 128  # samples of a part where gates may end the run: then it ends at the same sample on whatever machine
 
 
@@ -49,10 +53,27 @@ class _Round(NamedTuple):
     attacks: tuple[PlannedAttack, ...]
 
 
+@dataclass(frozen=True)
+class PartOfSuite:
+    """The whole suite on a part of the samples: what an executor runs, here or in another process."""
+
+    plan: Plan
+    clean: CleanPass
+    float64_model: Ask | None
+    rounds: tuple[_Round, ...]
+    keep: Container[int]
+    """Positions whose witness is kept."""
+
+    def __call__(self, part: NDArray[np.int64]) -> list[AttackRun]:
+        """Attack the samples at these positions."""
+        return list(_run_part(self, part))
+
+
 def run_suite(plan: Plan, checked: Checked) -> SuiteResult:
     """Run every attack under every threat model.
 
-    All samples at once, or a part at a time until the gates are settled; it ends early where an attack was stopped.
+    All samples at once, shared out to the workers where there are several, or a part at a time until the gates are
+    settled. It ends early where an attack was stopped.
     """
     runs: dict[tuple[ThreatModel, str], AttackRun] = {}
     standing = checked.clean.correct
@@ -61,26 +82,39 @@ def run_suite(plan: Plan, checked: Checked) -> SuiteResult:
     everything = plan.keep_witnesses or plan.corpus is not None
     keep = range(len(plan.data)) if everything else frozenset(_shown(plan.data, checked.clean))
     parts = _parts(plan, checked.clean)
-    results = plan.executor.map(lambda part: list(_run_part(plan, checked, rounds, keep, part)), parts)
-    for part, found in zip(parts, results, strict=True):
+    function = PartOfSuite(replace(plan, measures={}), checked.clean, checked.float64_model, tuple(rounds), keep)
+    results = plan.executor.map(function, parts, plan.budget, until=_stopped)
+    lost: list[NDArray[np.int64]] = []
+    for part, found in zip(parts, results, strict=False):  # fewer results than parts where it was stopped
+        if isinstance(found, Lost):
+            lost.append(part)
+            found = list(_given_up(rounds, len(plan.data), part, found))
         rows = np.concatenate([rows, part])
         for run in found:
             known = runs.get((run.threat, run.name))
             runs[run.threat, run.name] = run if known is None else known.merge(run)
             standing &= ~run.result.broken
-        if any(run.result.stopped is not None for run in found):
-            break
         if plan.sequential and settled(plan.gates, _counts(plan, checked.clean, standing, rows), len(plan.data)):
             break
+        _tell(plan, len(rows), standing, checked.clean)
+    if not plan.sequential:  # where it was stopped, what no attack has seen is told with the rest
+        rows = np.arange(len(plan.data))
+    if lost:
+        rows = np.setdiff1d(rows, np.concatenate(lost))
+        if not len(rows):
+            raise UserError(f"no sample could be attacked: {next(run.result.fault for run in runs.values())}")
+    if plan.budget.interrupted and not any(run.result.stopped for run in runs.values()):  # between two parts
+        runs = {key: run._replace(result=replace(run.result, stopped="interrupt")) for key, run in runs.items()}
     ordered = sorted(runs.values(), key=lambda run: plan.suite.threats.index(run.threat))
     return SuiteResult(np.sort(rows), ordered)
 
 
 def _parts(plan: Plan, clean: CleanPass) -> list[NDArray[np.int64]]:
     """Positions of the samples that are attacked together; where gates may settle early, in a random order."""
-    everything = np.arange(len(plan.data))
+    everything, workers = np.arange(len(plan.data)), plan.executor.workers
     if not plan.sequential:
-        return [everything]
+        size = min(_PART, -(-len(everything) // (_SHARES * workers))) if workers > 1 else len(everything)
+        return np.split(everything, range(size, len(everything), size))
     draws = Noise(torch.from_numpy(clean.sample_keys)).at(plan.seed).uniform(()).numpy()
     order = np.lexsort((clean.sample_keys, draws))
     return np.split(order, range(_PART, len(order), _PART))
@@ -109,20 +143,43 @@ def _rounds(plan: Plan, clean: CleanPass) -> Iterator[_Round]:
         yield _Round(threat, samples, (*_replayed(plan, threat, clean), *attacks))
 
 
-def _run_part(
-    plan: Plan, checked: Checked, rounds: list[_Round], keep: Container[int], part: NDArray[np.int64]
-) -> Iterator[AttackRun]:
+def _stopped(runs: list[AttackRun]) -> bool:
+    """Whether an attack was stopped, by Ctrl-C or a spent budget."""
+    return any(run.result.stopped is not None for run in runs)
+
+
+def _given_up(rounds: list[_Round], size: int, part: NDArray[np.int64], lost: Lost) -> Iterator[AttackRun]:
+    """In the place of results: every attack failed on the samples of a part."""
+    shown = ", ".join(map(str, part[:_SAMPLES_SHOWN].tolist())) + (", ..." if len(part) > _SAMPLES_SHOWN else "")
+    fault = f"{len(part)} samples were not attacked ({shown}): {lost.reason}"
+    nothing = np.empty(0, np.int64)
+    for threat, _, attacks in rounds:
+        for planned in attacks:
+            result = replace(RunResult.empty(size, planned.attack.steps), fault=fault)
+            yield AttackRun(planned.name, planned.algorithm, planned.attack, threat, nothing, result)
+
+
+def _tell(plan: Plan, done: int, standing: NDArray[np.bool_], clean: CleanPass) -> None:
+    """Tell how far the workers are: what they do together is told by part, not by attack."""
+    if plan.executor.workers > 1:
+        threats = ", ".join(str(threat) for threat in plan.suite.threats)
+        broken = int(clean.correct.sum() - standing.sum())
+        name = f"{plan.executor.workers} workers"
+        plan.budget.tell(Progress(name, threats, done, len(plan.data), broken, plan.budget.passes))
+
+
+def _run_part(job: PartOfSuite, part: NDArray[np.int64]) -> Iterator[AttackRun]:
     """Run the suite on some samples.
 
     Once an attack was stopped, what is known of the attacks that follow is still handed out: witnesses at a smaller
     eps.
     """
-    clean = checked.clean
+    plan, clean = job.plan, job.clean
     right = part[clean.correct[part]]
-    widest = {adversary(one.threat): one.threat for one in rounds}
+    widest = {adversary(one.threat): one.threat for one in job.rounds}
     found: dict[tuple[str, str, str], dict[str, AttackRun]] = {}
     stopped: str | None = None
-    for threat, samples, attacks in rounds:
+    for threat, samples, attacks in job.rounds:
         before = found.setdefault(adversary(threat), {})
         known = {name: run.at(threat) for name, run in before.items()}
         standing = right[~_broken(known, len(plan.data))[right]]
@@ -144,8 +201,8 @@ def _run_part(
                 samples,
                 rows,
                 limit,
-                keep=keep,
-                float64_model=checked.float64_model,
+                keep=job.keep,
+                float64_model=job.float64_model,
                 early_stop=not nearest,
             )
             run = AttackRun(planned.name, planned.algorithm, planned.attack, limit, rows, result)

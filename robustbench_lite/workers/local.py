@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from robustbench_lite.workers import Part, Result
+from robustbench_lite.core.cost import BudgetTracker
+from robustbench_lite.workers import Lost, Part, Result
 
 
 class LocalExecutor:
     """Runs a part when its result is asked for, and not before."""
 
-    def map(self, function: Callable[[Part], Result], parts: Iterable[Part]) -> Iterator[Result]:
+    workers = 1
+
+    def map(
+        self,
+        function: Callable[[Part], Result],
+        parts: Iterable[Part],
+        budget: BudgetTracker,
+        until: Callable[[Result], bool],
+    ) -> Iterator[Result | Lost]:
         """Run a function on each part, see `Executor.map`."""
-        return map(function, parts)
+        for part in parts:
+            result = function(part)
+            yield result
+            if until(result):
+                return

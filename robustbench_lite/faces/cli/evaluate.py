@@ -37,6 +37,7 @@ _PASSED_ON = (
     "corpus",
     "adapt",
     "measures",
+    "workers",
 )
 
 
@@ -48,6 +49,7 @@ _PASSED_ON = (
 @click.option("--threat", "threats", multiple=True, metavar="T", help="'Linf 8/255', 'L2 0.5', ...; repeatable.")
 @click.option("--suite", default="linf_standard", show_default=True, metavar="S", help="Name, or a TOML file.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Most samples in flight.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, metavar="N", help="Processes that share the samples.")
 @click.option("--independent/--cascade", default=None, help="Each attack sees all samples, or those still standing.")
 @click.option("--curve/--no-curve", default=None, help="Find the nearest example, for accuracy at every eps, or don't.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Stop early after this time.")

@@ -1,0 +1,276 @@
+"""Parts of a job in several processes on this machine.
+
+Each worker is sent the function once and then one part after the other. A worker that dies takes only the part in
+flight with it: a new worker takes that up. A part that ends several workers is given up, and told.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from robustbench_lite.core.cost import BudgetTracker, Passes
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.workers import Lost, Part, Result
+from robustbench_lite.workers.ledger import FileLedger
+from robustbench_lite.workers.worker import RAISED
+
+_TRIES = 3  # workers that a part may end
+_PATIENCE = 10.0  # seconds that an idle worker is given to end
+
+
+class ProcessExecutor:
+    """Runs parts in worker processes.
+
+    Parameters
+    ----------
+    workers
+        How many, 1 or more.
+    threads
+        Of each worker; by default the processor's cores, shared out.
+
+    Raises
+    ------
+    UserError
+        For fewer than one worker or thread.
+    """
+
+    def __init__(self, workers: int, threads: int | None = None) -> None:
+        if workers < 1:
+            raise UserError(f"workers is {workers}: expected the number of processes, 1 or more")
+        if threads is not None and threads < 1:
+            raise UserError(f"threads is {threads}: expected those of each worker, 1 or more")
+        self.workers = workers
+        self.threads = threads or max(1, (os.cpu_count() or 1) // workers)
+
+    def map(
+        self,
+        function: Callable[[Part], Result],
+        parts: Iterable[Part],
+        budget: BudgetTracker,
+        until: Callable[[Result], bool],
+    ) -> Iterator[Result | Lost]:
+        """Run a function on each part, see `Executor.map`.
+
+        After Ctrl-C the workers end their parts early, with what they have, and the results end with those.
+
+        Raises
+        ------
+        UserError
+            For a function that can't be sent to a process, and where no worker can start.
+        Exception
+            What the function raised.
+        """
+        parts = list(parts)
+        if not parts:
+            return
+        with tempfile.TemporaryDirectory(prefix="rblite-workers-", ignore_cleanup_errors=True) as folder:
+            crew = _Crew(Path(folder), parts, min(self.workers, len(parts)), self.threads, until)
+            crew.send((function, budget))
+            with crew.at_work():
+                yield from _in_order(crew, budget)
+
+
+def _in_order(crew: _Crew, budget: BudgetTracker) -> Iterator[Any]:
+    """Results in the order of the parts, until every part that was started has come in."""
+    found: dict[int, Any] = {}
+    received = handed_on = 0
+    while received < crew.expected:
+        try:
+            number, result, spent = crew.results.get()
+        except KeyboardInterrupt:
+            if budget.interrupted:  # a second time: nobody waits for the rest
+                return
+            budget.interrupted = True
+            crew.start_no_more()
+            crew.ledger.stop()
+            continue
+        received += 1
+        budget.spend(spent.forward, spent.backward)
+        if isinstance(result, BaseException):
+            raise result
+        found[number] = result
+        while handed_on in found:
+            yield found.pop(handed_on)
+            handed_on += 1
+
+
+class _Crew:
+    """The workers of one job: a thread of this process looks after each."""
+
+    def __init__(
+        self, folder: Path, parts: list[Any], workers: int, threads: int, until: Callable[[Any], bool]
+    ) -> None:
+        self.folder, self.parts, self.threads, self.until = folder, parts, threads, until
+        self.ledger = FileLedger.create(folder / "ledger", workers)
+        self.results: queue.Queue[tuple[int, Any, Passes]] = queue.Queue()
+        self._waiting = deque(range(len(parts)))
+        self._started: set[int] = set()
+        self._deaths = dict.fromkeys(self._waiting, 0)
+        self._lock = threading.Lock()
+        self._over = False
+        self._paths: list[str] = []
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._keepers = [threading.Thread(target=self._look_after, args=(place,)) for place in range(workers)]
+
+    @property
+    def expected(self) -> int:
+        """Parts whose result has come or is to come."""
+        with self._lock:
+            return len(self._started.union(self._waiting))
+
+    def send(self, content: Any) -> None:
+        """Write down, once for all workers, what they run.
+
+        Raises
+        ------
+        UserError
+            For what can't be pickled.
+        """
+        import cloudpickle
+
+        self._paths, by_value = _users_modules()
+        for module in by_value:
+            cloudpickle.register_pickle_by_value(module)
+        try:
+            with (self.folder / "function").open("wb") as stream:
+                cloudpickle.dump(content, stream)
+        except OSError:
+            raise
+        except Exception as fault:
+            raise UserError(
+                f"the model or its data can't be sent to worker processes ({type(fault).__name__}: {fault}): give a "
+                "model and data that can be pickled, or evaluate with one worker"
+            ) from fault
+        finally:
+            for module in by_value:
+                cloudpickle.unregister_pickle_by_value(module)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Have the workers start; afterwards they end, whatever they are at."""
+        for keeper in self._keepers:
+            keeper.start()
+        try:
+            yield
+        finally:
+            self.start_no_more()
+            self._over = True
+            while any(keeper.is_alive() for keeper in self._keepers):
+                for process in list(self._processes.values()):
+                    process.kill()
+                for keeper in self._keepers:
+                    keeper.join(0.05)
+
+    def start_no_more(self) -> None:
+        """Hand out no further part."""
+        with self._lock:
+            self._waiting.clear()
+
+    def _take(self) -> int | None:
+        """The number of a part to run; None where no part waits."""
+        with self._lock:
+            number = self._waiting.popleft() if self._waiting else None
+            if number is not None:
+                self._started.add(number)
+            return number
+
+    def _look_after(self, place: int) -> None:
+        """Keep one worker busy; start another in its place where it dies."""
+        process = None
+        while not self._over and (number := self._take()) is not None:
+            try:
+                process = process or self._start(place)
+                pickle.dump(self.parts[number], process.stdin)
+                process.stdin.flush()
+                _, result, spent = pickle.load(process.stdout)
+            except UserError as fault:
+                self.results.put((number, fault, Passes()))
+            except (EOFError, OSError, pickle.UnpicklingError):
+                self._died(number, _ended(self._processes[place]))
+                process = None
+            else:
+                if not isinstance(result, BaseException) and self.until(result):
+                    self.start_no_more()
+                self.results.put((number, result, spent))
+        if process is not None:
+            _ended(process)
+
+    def _died(self, number: int, code: int) -> None:
+        """Have another worker take up the part, or give it up."""
+        with self._lock:
+            self._deaths[number] += 1
+            if self._deaths[number] < _TRIES:
+                self._waiting.appendleft(number)
+                return
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        self.results.put((number, Lost(f"it ended {_TRIES} worker processes, the last one by {how}"), Passes()))
+
+    def _start(self, place: int) -> Any:
+        """Start a worker, and wait until it has read what it runs.
+
+        Raises
+        ------
+        UserError
+            Where it can't read it.
+        EOFError
+            Where it dies before.
+        """
+        threads = str(self.threads)
+        process = self._processes[place] = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, str(self.folder), str(place), *self._paths],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            start_new_session=True,  # Ctrl-C in a terminal goes to this process alone
+        )
+        kind, fault, _ = pickle.load(process.stdout)  # type: ignore[arg-type]
+        if kind == RAISED:
+            raise fault
+        return process
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Have a worker end, and return its exit code. It ends by itself where it reads no more."""
+    for stream in (process.stdin, process.stdout):
+        with suppress(OSError):  # what was not written yet can't be any more
+            stream.close()  # type: ignore[union-attr]
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(_PATIENCE)
+    process.kill()
+    return process.wait()
+
+
+_PROGRAM = "import sys; sys.path[:] = sys.argv[3:]; from robustbench_lite.workers.worker import main; main()"
+
+
+def _users_modules() -> tuple[list[str], list[ModuleType]]:
+    """Where a worker finds the modules that are loaded here, and those that it can't find: they go there by value."""
+    installed = tuple(os.path.join(sysconfig.get_path(key), "") for key in ("stdlib", "purelib", "platlib"))  # noqa: PTH118
+    paths = [path or str(Path.cwd()) for path in sys.path]
+    by_value = []
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name in ("__main__", "__mp_main__") or not file or not file.endswith(".py") or file.startswith(installed):
+            continue
+        place = Path(file).with_suffix("")
+        parts = name.split(".")
+        tail = (*parts, "__init__") if place.name == "__init__" else tuple(parts)
+        if place.parts[-len(tail) :] != tail:
+            by_value.append(module)
+        elif (root := str(Path(*place.parts[: -len(tail)]))) not in paths:
+            paths.append(root)
+    return paths, by_value

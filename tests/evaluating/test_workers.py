@@ -1,0 +1,167 @@
+"""Evaluations shared out to worker processes: the same card, whatever happens to a worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor, nn
+
+from robustbench_lite import Scorecard, evaluate, load_data
+from robustbench_lite.core.cost import Budget, Progress
+from robustbench_lite.core.errors import UserError
+
+SAMPLES = 40
+SUITE = ["fgsm", "pgd"]
+THREAT = "Linf 0.1"
+
+
+@pytest.fixture(scope="module")
+def network(train_on_digits: Callable[..., Any]) -> nn.Module:
+    network, *_ = train_on_digits(600, epochs=3)
+    return network
+
+
+def found(card: Scorecard) -> dict[str, Any]:
+    """All that a card says but for the time."""
+    plain = card.model_dump(mode="json", exclude={"created", "seconds", "environment"})
+    for attack in plain["attacks"]:
+        del attack["seconds"]
+        trace = attack["trace"]  # sums of losses differ by the order in which they are added up
+        trace["loss"] = [round(loss, 5) for loss in trace["loss"]]
+        trace["late"] = round(trace["late"], 5)
+    return plain
+
+
+class Marked(nn.Module):
+    """Does something else on a worker's first pass, of all workers with this marker."""
+
+    def __init__(self, network: nn.Module, marker: Path, then: Callable[[], None]) -> None:
+        super().__init__()
+        self.network, self.marker, self.then = network, marker, then
+        self.home = os.getpid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if os.getpid() != self.home:
+            try:
+                self.marker.touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                self.then()
+        return self.network(x)
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_workers_find_the_same_also_where_one_is_killed(network: nn.Module, tmp_path: Path) -> None:
+    marker = tmp_path / "killed"
+    told: list[Progress] = []
+    model = Marked(network, marker, kill)
+    shared = evaluate(model, "digits", SUITE, THREAT, limit=SAMPLES, workers=2, on_progress=told.append)
+    assert marker.exists()
+    assert found(shared) == found(evaluate(model, "digits", SUITE, THREAT, limit=SAMPLES))
+    assert shared.verdict == "MEASURED"
+    assert (told[-1].name, told[-1].done, told[-1].total) == ("2 workers", SAMPLES, SAMPLES)
+
+
+class Deadly(nn.Module):
+    """Ends any worker that asks about one sample."""
+
+    def __init__(self, network: nn.Module, sample: Tensor) -> None:
+        super().__init__()
+        self.network, self.sample, self.home = network, sample, os.getpid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if os.getpid() != self.home and bool(((x - self.sample).abs().amax((1, 2, 3)) <= 0.11).any()):
+            kill()
+        return self.network(x)
+
+
+def test_samples_that_kill_every_worker_are_told_and_the_rest_is_attacked(network: nn.Module) -> None:
+    data = load_data("digits", split="test").stratified(SAMPLES, 0)
+    right = network(data.fetch(range(SAMPLES))).argmax(1) == data.labels
+    row = int(right.nonzero()[-1])  # in the last part
+    card = evaluate(Deadly(network, data.fetch([row])), data, SUITE, THREAT, workers=2)
+    assert card.verdict == "INVALID"
+    assert len(card.outcomes) == SAMPLES - SAMPLES // 4
+    faults = [attack.fault for attack in card.attacks]
+    assert all("10 samples were not attacked (30, 31, 32, 33, 34, 35, 36, 37, ...)" in fault for fault in faults)
+    assert "it ended 3 worker processes, the last one by signal SIGKILL" in str(faults[0])
+
+
+def test_a_budget_holds_for_all_workers_together(network: nn.Module) -> None:
+    enough = evaluate(network, "digits", SUITE, THREAT, limit=SAMPLES)
+    limit = enough.passes.total // 2
+    card = evaluate(network, "digits", SUITE, THREAT, limit=SAMPLES, workers=2, budget=Budget(passes=limit))
+    assert card.interrupted == "passes"
+    assert len(card.outcomes) == SAMPLES  # those that were not attacked stand: the number is an upper bound
+    assert card.robust_accuracy.value >= enough.robust_accuracy.value
+    assert card.passes.total <= limit + 2 * SAMPLES // 4  # of two that check at the same moment one may be over it
+
+
+def test_a_model_that_can_not_be_sent_is_told(network: nn.Module) -> None:
+    network = nn.Sequential(network)
+    network.lock = threading.Lock()
+    with pytest.raises(UserError, match="can't be sent to worker processes"):
+        evaluate(network, "digits", SUITE, THREAT, limit=SAMPLES, workers=2)
+
+
+def test_workers_is_a_number_from_one(network: nn.Module) -> None:
+    with pytest.raises(UserError, match="workers is 0"):
+        evaluate(network, "digits", SUITE, THREAT, limit=SAMPLES, workers=0)
+
+
+MODEL = """
+import time, torch
+from torch import nn
+
+class Slow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(64, 10)
+    def forward(self, x):
+        time.sleep(0.02)
+        return self.layer(x.flatten(1))
+
+def build():
+    return Slow()
+"""
+
+
+def _command(folder: Path, cache: str, workers: int) -> list[str]:
+    (folder / "models.py").write_text(MODEL)
+    return [
+        *(sys.executable, "-m", "robustbench_lite", "evaluate", f"{folder / 'models.py'}:build", "--data", "digits"),
+        *("--suite", "linf_quick", "--threat", "Linf 0.02", "--limit", "60", "--allow-invalid", "untrained", "--quiet"),
+        *("--cache", str(folder / cache), "--json", str(folder / f"{cache}.json"), "--workers", str(workers)),
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_with_another_number_of_workers(tmp_path: Path) -> None:
+    run = subprocess.Popen(_command(tmp_path, "killed", 2), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed").glob("*/*.*.jsonl")):  # what a worker has settled
+        assert time.monotonic() < deadline
+        assert run.poll() is None
+        time.sleep(0.02)
+    run.kill()
+    run.communicate()
+    for cache in ("killed", "whole"):
+        done = subprocess.run(_command(tmp_path, cache, 1), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    cards = [Scorecard.load(tmp_path / f"{name}.json") for name in ("killed", "whole")]
+    assert cards[0].outcomes == cards[1].outcomes
+    assert not list((tmp_path / "killed").glob("*/*.jsonl"))
