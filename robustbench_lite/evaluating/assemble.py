@@ -84,7 +84,7 @@ def assemble(plan: Plan, checked: Checked, evidence: Evidence) -> Scorecard:
         suite=plan.suite,
         seed=plan.seed,
         batch_size=plan.batch_size,
-        environment=environment(),
+        environment=environment(plan.executor.workers),
         clean_accuracy=Interval.of(int(right.sum()), len(data)),
         robust_accuracy=Interval.of(int(standing.sum()), len(data)),
         threats=threats,

@@ -16,14 +16,15 @@ _WHERE_USED = ("onnxruntime", "torchao")
 _PACKAGES = ("robustbench_lite", "torch", "torchvision", "numpy", "foolbox", "adversarial-robustness-toolbox")
 
 
-def environment() -> Environment:
-    """Describe this process and its machine."""
+def environment(workers: int = 1) -> Environment:
+    """Describe this process and its machine, and how many workers there were."""
     used = (*_PACKAGES, *(name for name in _WHERE_USED if name in sys.modules))
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
         processor=processor(),
         threads=torch.get_num_threads(),
+        workers=workers,
         packages={name: metadata.version(name) for name in used if _installed(name)},
     )
 

@@ -82,7 +82,9 @@ def run_suite(plan: Plan, checked: Checked) -> SuiteResult:
     everything = plan.keep_witnesses or plan.corpus is not None
     keep = range(len(plan.data)) if everything else frozenset(_shown(plan.data, checked.clean))
     parts = _parts(plan, checked.clean)
-    function = PartOfSuite(replace(plan, measures={}), checked.clean, checked.float64_model, tuple(rounds), keep)
+    function = PartOfSuite(
+        replace(plan, measures={}, reference=None), checked.clean, checked.float64_model, tuple(rounds), keep
+    )
     results = plan.executor.map(function, parts, plan.budget, until=_stopped)
     lost: list[NDArray[np.int64]] = []
     for part, found in zip(parts, results, strict=False):  # fewer results than parts where it was stopped

@@ -181,6 +181,7 @@ def evaluate(
         adapt=plan.adapt if adapt is None else adapt,
         cache=plan.cache,
         corpus=plan.corpus,
+        workers=plan.workers,
         keep_witnesses=plan.corpus is not None,  # an answer in the cache that kept none is none: the corpus lacks them
         on_progress=announcing(plan.tell, told.append),
         **options,

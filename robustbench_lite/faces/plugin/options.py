@@ -51,6 +51,8 @@ class Options:
     """Folder of the witnesses that are replayed; None where it was not asked for."""
     sequential: bool
     """Whether an evaluation ends as soon as its gates are settled."""
+    workers: int
+    """Processes that share the samples of an evaluation."""
     strict: bool
     """Whether a gate fails where it is undecided, too."""
     adapt: bool
@@ -105,6 +107,7 @@ class Options:
             no_cache=cache is False,
             corpus=config.rootpath / CORPUS if corpus == "" else path("corpus"),
             sequential=config.getoption("robustness_sequential"),
+            workers=config.getoption("robustness_workers"),
             strict=config.getoption("robustness_strict"),
             adapt=config.getoption("robustness_adapt"),
             root=config.rootpath,
@@ -153,6 +156,13 @@ def register(parser: pytest.Parser) -> None:
         type=_at_least_one,
         metavar="N",
         help="Evaluate N samples, drawn by class. Short: --limit.",
+    )
+    group.addoption(
+        "--robustness-workers",
+        type=_at_least_one,
+        default=1,
+        metavar="N",
+        help="Share the samples of an evaluation out to N processes.",
     )
     group.addoption(
         "--robustness-allow-invalid",

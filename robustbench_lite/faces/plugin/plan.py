@@ -75,6 +75,8 @@ class Plan:
     """Folder of witnesses to replay and to add to; None for neither."""
     sequential: bool
     """Whether an evaluation ends as soon as its gates are settled, where they can be."""
+    workers: int
+    """Processes that share the samples of an evaluation."""
     strict: bool
     """Whether a gate fails where it is undecided, too."""
     adapt: bool
@@ -191,6 +193,7 @@ def _plan(options: Options, table: Table) -> Plan:
         cache=_cache(options, table),
         corpus=options.corpus or _corpus(options.root, table),
         sequential=options.sequential or table.sequential,
+        workers=options.workers,
         strict=options.strict or table.strict,
         adapt=options.adapt or table.adapt,
     )

@@ -52,5 +52,11 @@ class Environment(Frozen):
     platform: str
     processor: str
     threads: int
+    workers: int = 1
+    """Processes that attacked a part of the samples each; 1: all were attacked in one."""
     packages: dict[str, str]
     """Versions of what the result depends on."""
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if (key, value) != ("workers", 1)}

@@ -6,6 +6,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from robustbench_lite import Scorecard
+
 SUITE = ("robustness.toml", "--data", "digits", "--limit", "40")
 PLAIN = (*SUITE, "--target", "models.py:plain")
 
@@ -143,3 +145,10 @@ def test_before_a_run_of_minutes_its_length_is_told(run, monkeypatch):
     monkeypatch.setattr("robustbench_lite.faces.progress._LONG", 0.0)
     run(*PLAIN).stdout.fnmatch_lines(["Ahead: * at most * passes. *"])
     assert "Ahead" not in run(*PLAIN, "-q").stdout.str()
+
+
+def test_workers_share_the_samples_of_an_evaluation(project, run):
+    done = run(*PLAIN, "--robustness-no-cache", "--robustness-workers", "2", "--robustness-json", "card.json")
+    done.assert_outcomes(passed=5)
+    card = Scorecard.load(project.path / "card.json")
+    assert (card.environment.workers, len(card.outcomes)) == (2, 40)
