@@ -14,22 +14,25 @@ import torch
 from torch import nn
 
 from robustbench_lite.core.cost import Budget, BudgetTracker, Progress
-from robustbench_lite.core.suite import Suite
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.suite import Suite, load_suite
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.core.usercode import no_exit
+from robustbench_lite.data.load import as_data
 from robustbench_lite.evaluating import corpus as witness_corpus
 from robustbench_lite.evaluating import validity
 from robustbench_lite.evaluating.adapt.reevaluate import adaptively, advised
+from robustbench_lite.evaluating.adapt.twin import with_twin
 from robustbench_lite.evaluating.assemble import assemble
 from robustbench_lite.evaluating.clean_pass import check_target
 from robustbench_lite.evaluating.evidence.collect import collect_evidence
 from robustbench_lite.evaluating.forecast import forecast
 from robustbench_lite.evaluating.measures.interface import Subject
 from robustbench_lite.evaluating.measures.take import take_measures
-from robustbench_lite.evaluating.plan import Options, Plan, make_plan
+from robustbench_lite.evaluating.plan import Options, Plan, make_plan, resolve
 from robustbench_lite.evaluating.question import open_slot
 from robustbench_lite.evaluating.run_suite import remember_witnesses, run_suite
-from robustbench_lite.model.target import Target
+from robustbench_lite.model.target import Target, as_target
 from robustbench_lite.results.gates import Counts, Gates, decide
 from robustbench_lite.results.scorecard import Scorecard, verdict_of
 
@@ -55,6 +58,7 @@ def evaluate(
     cache: str | Path | None = None,
     corpus: str | Path | None = None,
     adapt: bool = False,
+    twin: nn.Module | Target | None = None,
     measures: Sequence[str] = (),
     reference: nn.Module | Target | Callable[..., Any] | None = None,
     workers: int = 1,
@@ -107,6 +111,10 @@ def evaluate(
         Whether it is evaluated once more, adaptively, where a finding has a cure (`adapt`): random answers averaged,
         masked gradients replaced, saturated losses rescaled. The card is then that of the second evaluation, with what
         the first one found under ``Scorecard.adaptation``. A budget holds for each of them.
+    twin
+        The model of floats that an artefact (quantised, exported, served) came from. The artefact is evaluated alone
+        and then, again, with attacks that follow the twin's gradient; its own answers decide. The card is that of the
+        second evaluation, as with ``adapt``.
     measures
         Names of further numbers to put on the card, from the catalogue ``measures``; those that a gate is about are
         taken without being named.
@@ -141,19 +149,38 @@ def evaluate(
         sequential=sequential,
         cache=cache,
         corpus=corpus,
-        adapt=adapt,
+        adapt=adapt or twin is not None,
         measures=tuple(measures),
         reference=reference,
         workers=workers,
         on_progress=on_progress,
     )
     with no_exit():
+        if twin is not None:
+            card = _with_twin(model, data, suite, threat, options, as_target(twin))
+            return card if keep_witnesses else card.with_witnesses(None)
         plan = make_plan(model, data, suite, threat, options)
         card = evaluate_plan(plan)
         if not adapt:
             return advised(card, plan.target)
         card = adaptively(plan, card, evaluate_plan, lambda: BudgetTracker(plan.suite.budget, on_progress))
         return card if keep_witnesses else card.with_witnesses(None)
+
+
+def _with_twin(model: Any, data: Any, suite: Any, threat: Any, options: Options, twin: Target) -> Scorecard:
+    """Evaluate an artefact alone and with its twin; alone by the suite black_box where nothing of the suite fits."""
+    asked, target, samples = (
+        resolve(load_suite(suite), threat, options),
+        as_target(model, options.device),
+        as_data(data),
+    )
+    try:
+        plan = make_plan(target, samples, asked, None, options)
+    except UserError:
+        alone = load_suite("black_box").attacks
+        plan = make_plan(target, samples, asked.model_copy(update={"attacks": alone}), None, options)
+    fresh = replace(plan, suite=asked, budget=BudgetTracker(asked.budget, options.on_progress))
+    return with_twin(plan, twin, evaluate_plan(plan), evaluate_plan, fresh)
 
 
 def evaluate_plan(plan: Plan) -> Scorecard:

@@ -91,7 +91,7 @@ class OnnxFile:
         self.__init__(state["path"], state["device"])  # type: ignore[misc]
 
     def _open(self) -> None:
-        onnxruntime = _library("onnxruntime")
+        onnxruntime = library("onnxruntime")
         self._beside = checked(self.path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what matters is raised
@@ -154,18 +154,14 @@ class OnnxFile:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the file and of those beside it that hold its tensors, by name."""
-        digest = hashlib.sha256()
-        for file in (self.path, *self._beside):
-            digest.update(f"{file.name} {file.stat().st_size}\n".encode())
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-        return digest.hexdigest()
+        """Hash of the file, as any tool gives it; with those beside it, where it has its tensors there."""
+        digests = [_sha256(file) for file in (self.path, *self._beside)]
+        return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
     @cached_property
     def size(self) -> Size:
         """What it takes."""
-        onnx = _library("onnx")
+        onnx = library("onnx")
         model = onnx.load(self.path)
         total = nonzero = 0
         for tensor in _tensors(model):
@@ -177,7 +173,7 @@ class OnnxFile:
 
     def multiply_adds(self, shape: tuple[int, ...]) -> int:
         """Of one sample of a shape."""
-        onnx = _library("onnx")
+        onnx = library("onnx")
         model = onnx.load(self.path)
         dims = model.graph.input[0].type.tensor_type.shape.dim
         if len(dims) == len(shape) + 1:
@@ -211,7 +207,7 @@ def checked(path: Path) -> tuple[Path, ...]:
     UserError
         For a file that is missing, damaged, or wants files that aren't in its folder or more memory than is sane.
     """
-    onnx = _library("onnx")
+    onnx = library("onnx")
     if not path.is_file():
         raise UserError(f"onnx:{path}: no such file; expected one that an export wrote, such as model.onnx")
     if path.stat().st_size >= _LARGEST:
@@ -296,6 +292,11 @@ def _shape(value: Any) -> tuple[int, ...]:
     return tuple(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim)
 
 
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def _words(shape: Sequence[Any]) -> str:
     return f"({', '.join('any' if one is None else str(one) for one in shape)})"
 
@@ -305,7 +306,7 @@ def _line(fault: Exception) -> str:
     return f"{type(fault).__name__}: {text.splitlines()[0] if text else 'no message'}"[:300]
 
 
-def _library(name: str) -> Any:
+def library(name: str) -> Any:
     """Import a library of the extra."""
     from importlib import import_module
 

@@ -177,6 +177,18 @@ class ModulePredictor(Predictor):
                 raise
             return self.batching.ask(rows, x)
 
+    def bare(self, x: Tensor) -> Tensor:
+        """What `answer` gives, without looking at it: for what follows the computation, as an export does.
+
+        Its form is that of the first answer, which must have been asked for before.
+        """
+        picked, _ = output_form.pick(self.module(x), self._output)
+        logits: Tensor = picked
+        if self.form is not None and self.form.single:
+            logits = logits.reshape(-1, 1)
+            logits = torch.cat([torch.zeros_like(logits), logits], 1)
+        return logits
+
     def _rows(self, found: Any, samples: int) -> Tensor:
         picked, entry = output_form.pick(found, self._output)
         if isinstance(picked, Tensor) and picked.is_inference() and not torch.is_inference_mode_enabled():

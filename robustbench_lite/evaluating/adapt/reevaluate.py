@@ -32,7 +32,7 @@ def adaptively(
     """
     card, findings = plain, plain.validity
     taken: tuple[Countermeasure, ...] = ()
-    earlier = _witnesses_of(plain)
+    earlier = witnesses_of(plain)
     for _ in range(_ROUNDS):
         if card.interrupted is not None:
             break
@@ -66,7 +66,7 @@ def adaptively(
         card = evaluate_plan(
             replace(plan, target=found.target, attacks=attacks, budget=spent, earlier=earlier, suspect=True)
         )
-        card = card.model_copy(update={"target": plain.target, "adaptation": _adaptation(plain, told)})
+        card = card.model_copy(update={"target": plain.target, "adaptation": adaptation_of(plain, told)})
         findings = (*findings, *card.validity)
     return card
 
@@ -101,7 +101,7 @@ def _surrogate(plan: Plan, target: Target, budget: BudgetTracker) -> _Helper | N
     return _Helper(measure, PlannedAttack(name, "transfer", attack))
 
 
-def _witnesses_of(card: Scorecard) -> dict[str, dict[int, NDArray[np.float32]]]:
+def witnesses_of(card: Scorecard) -> dict[str, dict[int, NDArray[np.float32]]]:
     """By threat model and sample key, what broke each sample."""
     found: dict[str, dict[int, NDArray[np.float32]]] = {}
     if card.witnesses is not None:
@@ -112,7 +112,8 @@ def _witnesses_of(card: Scorecard) -> dict[str, dict[int, NDArray[np.float32]]]:
     return found
 
 
-def _adaptation(plain: Scorecard, measures: tuple[Countermeasure, ...]) -> Adaptation:
+def adaptation_of(plain: Scorecard, measures: tuple[Countermeasure, ...]) -> Adaptation:
+    """What was done, and what was found without."""
     return Adaptation(
         measures=measures,
         clean_accuracy=plain.clean_accuracy,

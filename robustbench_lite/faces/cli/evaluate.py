@@ -66,13 +66,14 @@ _PASSED_ON = (
     "--gate", "demands", multiple=True, metavar="G", help="'NAME >= X' or 'NAME <= X' on a measure; repeatable."
 )
 @click.option("--measure", "measures", multiple=True, metavar="NAME", help="A further number on the card; repeatable.")
-@click.option("--reference", metavar="MODEL", help="Another model; the measure slowdown compares with it.")
+@click.option("--reference", metavar="MODEL", help="Model that the measure slowdown compares with.  [default: --twin]")
 @click.option("--strict", is_flag=True, help="A gate fails where it is undecided, too.")
 @click.option("--allow-invalid", metavar="REASON", help="Let an INVALID evaluation through, and say why on the card.")
 @click.option("--sequential", is_flag=True, help="End as soon as every gate is settled.")
 @click.option("--cache", metavar="DIR", help="Answer an unchanged question from here; go on after a kill.")
 @click.option("--corpus", metavar="DIR", help="Replay the witnesses kept here first, and keep new ones.")
 @click.option("--adapt", is_flag=True, help="Evaluate once more past what hides from the attacks; show both.")
+@click.option("--twin", metavar="MODEL", help="The model of floats that MODEL came from; attacks follow its gradient.")
 @click.option("--json", "json_path", metavar="FILE", help="Scorecard.  [default: a new file in .robustbench]")
 @click.option("--html", "html_path", metavar="FILE", help="Report.  [default: beside the scorecard]")
 @click.option("--markdown", "markdown_path", metavar="FILE", help="Summary, for a pull request.")
@@ -105,9 +106,12 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     for option in ("sequential", "strict"):
         if given[option] and not gates.demanded:
             raise UserError(f"--{option} is about gates: give one, such as --max-drop 0.3")
+    if given["twin"] and given["adapt"]:
+        raise UserError("--twin brings the gradient that --adapt would look for: give one of the two")
     asked = load_suite(suite)
     threats: list[str | ThreatModel] = [ThreatModel.parse(threat) for threat in given["threats"]]
     target, (data,) = load_both(model, given, "test")
+    twin = load_other(given["twin"], given, data)
     signals.raise_interrupts()
     with progress.bars(quiet) as bars:
         card = evaluation.evaluate(
@@ -118,7 +122,8 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
             **{name: given[name] for name in _PASSED_ON},
             gates=gates,
             budget=budget,
-            reference=load_other(given["reference"], given, data),
+            twin=twin,
+            reference=load_other(given["reference"], given, data) or twin,
             on_progress=progress.attack_bars(bars),
         )
     if given["allow_invalid"] is not None:

@@ -18,6 +18,7 @@ from robustbench_lite.faces.cli.compare import compare
 from robustbench_lite.faces.cli.demo import demo
 from robustbench_lite.faces.cli.doctor import doctor
 from robustbench_lite.faces.cli.evaluate import evaluate
+from robustbench_lite.faces.cli.export import export
 from robustbench_lite.faces.cli.harden import harden
 from robustbench_lite.faces.cli.init import init
 from robustbench_lite.faces.cli.list import list_
@@ -80,5 +81,5 @@ def main(debug: bool) -> None:  # noqa: D103 - _HELP says it
     pass
 
 
-for _command in (demo, evaluate, doctor, calibrate, harden, report, compare, list_, init, cache):
+for _command in (demo, evaluate, doctor, calibrate, harden, export, report, compare, list_, init, cache):
     main.add_command(_command)

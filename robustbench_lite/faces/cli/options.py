@@ -122,10 +122,10 @@ def load_model(model: str, given: Given, data: Data) -> Target:
 
 
 def load_other(model: str | None, given: Given, data: Data) -> Target | None:
-    """Load another model of the same task, where one is named: with its own weights, on the target's device."""
+    """Load another model of the same task, where one is named: with its own weights and normalisation."""
     if model is None:
         return None
-    return load_model(model, {**given, "weights": None, "name": None}, data)
+    return load_model(model, {**given, "weights": None, "normalize": None, "name": None}, data)
 
 
 def load_samples(given: Given, split: Split) -> Data:
