@@ -38,8 +38,7 @@ class NFGSM(Defense):
     """Length of the step, as a share of eps; the paper's alpha."""
 
     def loss(self, batch: Batch, stage: Stage) -> Tensor:
-        with stage.target.attacking():
-            moved = self._moved(batch, stage)
+        moved = stage.once("n_fgsm", lambda: self._moved(batch, stage))
         return batch.cross_entropy(stage.target(moved))
 
     def _moved(self, batch: Batch, stage: Stage) -> Tensor:

@@ -47,8 +47,7 @@ class TRADES(Defense):
     """Length of a step, in the units of eps; by default ``2.5 * eps / steps``."""
 
     def loss(self, batch: Batch, stage: Stage) -> Tensor:
-        with stage.target.attacking():
-            moved = self._farthest(batch, stage)
+        moved = stage.once(self._attack, lambda: self._farthest(batch, stage))
         clean = stage.target(batch.x)
         return batch.cross_entropy(clean) + self.beta * divergence(clean, stage.target(moved)).mean()
 

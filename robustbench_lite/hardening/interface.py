@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -50,8 +50,10 @@ class Stage:
     """Those of the earlier stages, in evaluation mode."""
     threat: ThreatModel
     """The ball that the adversary may use."""
-    found: dict[Attack, Tensor] | None = None
-    """What `perturbed` found for the batch of the moment, where the loop asks for its loss more than once."""
+    given: Target | None = None
+    """The network as the step got it, for those who look back; not to be changed."""
+    found: dict[Hashable, Tensor] | None = None
+    """What `once` found for the batch of the moment, where the loop asks for its loss more than once."""
 
     def perturbed(self, attack: Attack, batch: Batch) -> Tensor:
         """Take every sample of a batch through all steps of an attack, with the network in evaluation mode.
@@ -63,13 +65,25 @@ class Stage:
         Tensor
             The last candidates, in ball and box, shape (B, *shape).
         """
-        if self.found is not None and attack in self.found:
-            return self.found[attack]
+        return self.once(attack, lambda: perturb(attack, self.target, batch.x, batch.y, self.threat, batch.draw_keys))
+
+    def once(self, key: Hashable, find: Callable[[], Tensor]) -> Tensor:
+        """Find something with the network in evaluation mode, its parameters frozen: once a batch.
+
+        Parameters
+        ----------
+        key
+            What is found, among all that the step's loss looks for.
+        find
+            Finds it. Where the loop asks for the loss of a batch again, as with ``awp``, it isn't called again.
+        """
+        if self.found is not None and key in self.found:
+            return self.found[key]
         with self.target.attacking():
-            worst = perturb(attack, self.target, batch.x, batch.y, self.threat, batch.draw_keys)
+            found = find()
         if self.found is not None:
-            self.found[attack] = worst
-        return worst
+            self.found[key] = found
+        return found
 
 
 class TrainingProgress(NamedTuple):
@@ -136,6 +150,8 @@ class Context:
     """Of a step that trains."""
     train: Callable[[Defense, Artifact, Context], Artifact]
     """The one training loop."""
+    extra: Data | None = None
+    """Samples that fill a share of each batch, as the schedule has it."""
     seed: int = 0
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     on_progress: Callable[[TrainingProgress], None] | None = None

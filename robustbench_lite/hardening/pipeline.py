@@ -256,6 +256,7 @@ class _Run:
             held_out=held_out,
             schedule=planned.spec.schedule or self.plan.recipe.schedule,
             train=train_step,
+            extra=planned.extra,
             seed=planned.seed,
             checkpoint=self.checkpoint,
             on_progress=self.listeners.on_progress,

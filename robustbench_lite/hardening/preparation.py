@@ -23,6 +23,7 @@ from robustbench_lite.data.dataset import Data, check_inputs, check_labels
 from robustbench_lite.data.load import as_data
 from robustbench_lite.hardening.folder import BEFORE_FILE
 from robustbench_lite.hardening.interface import Artifact, Defense, Step, StepRecord
+from robustbench_lite.hardening.mixture import Mixture
 from robustbench_lite.hardening.recipe import Recipe, RecipeStep, load_recipe
 from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.hardening.training import unfit_schedule
@@ -64,6 +65,8 @@ class PlannedStep:
     place: str
     """Position in the recipe, from 1, and name."""
     seed: int
+    extra: Data | None = None
+    """What its schedule mixes into each batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,8 @@ class Plan:
             if isinstance(planned.step, Defense) and planned.spec.schedule is not None:
                 dumped = planned.spec.schedule.model_dump()
                 values |= {f"{head}schedule.{name}": value for name, value in dumped.items()}
+            if planned.extra is not None:
+                values[f"{head}extra"] = f"{len(planned.extra)} samples ({_digest(planned.extra)})"
         return {name: str(value) for name, value in values.items()}
 
 
@@ -135,6 +140,7 @@ def prepare(
     if sampling.limit_train is not None:
         known = known.stratified(sampling.limit_train, sampling.seed)
     _check(target, known)
+    steps = tuple(_with_extra(planned, target, known) for planned in steps)
     for planned in steps:
         if isinstance(planned.step, Defense) and planned.spec.schedule is not None:
             known.split(planned.spec.schedule.held_out, sampling.seed)  # refuses too few samples
@@ -212,6 +218,17 @@ def _unfit(step: Any, artifact: Artifact, recipe: Recipe, number: int) -> Iterat
         yield fault
     if recipe.steps and recipe.steps[number - 1].schedule is not None and not isinstance(step, Defense):
         yield "has a schedule, but doesn't train: take the schedule away"
+
+
+def _with_extra(planned: PlannedStep, target: Target, known: Data) -> PlannedStep:
+    """Load what the schedule of a step mixes into each batch."""
+    schedule = planned.spec.schedule
+    if not isinstance(planned.step, Defense) or schedule is None or not schedule.extra:
+        return planned
+    extra = as_data(schedule.extra, split="train")
+    Mixture(own=known, extra=extra, share=schedule.extra_share)  # refuses another shape
+    _check(target, extra)
+    return dataclasses.replace(planned, extra=extra)
 
 
 def _in_full(recipe: Recipe, planned: list[PlannedStep]) -> Recipe:

@@ -51,6 +51,10 @@ class Schedule(BaseModel):
     augment: tuple[Augmentation, ...] = ()
     """What is done to the samples, in this order: ``crop`` shifts by up to an eighth of the side, ``flip`` mirrors left
     and right, ``randaugment`` draws two of torchvision's operations, ``cutmix`` pastes a part of another sample."""
+    extra: str = ""
+    """Further data to learn from, generated or collected, by the name of a source; its ``train`` split."""
+    extra_share: float = Field(default=0.5, ge=0, lt=1)
+    """Share of each batch that is taken from ``extra``. An epoch still goes once through the data themselves."""
     keep: Literal["best", "last"] = "best"
     """Which epoch's weights are deployed: ``best``, those of the best held-out robust accuracy, and where others can't
     be told from it, of those the one with the best sum of clean and robust accuracy; or the ``last``."""

@@ -26,7 +26,7 @@ from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError, out_of_memory
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.threat import ThreatModel
-from robustbench_lite.data.dataset import Data, check_inputs
+from robustbench_lite.data.dataset import Data
 from robustbench_lite.hardening.augment import Augment
 from robustbench_lite.hardening.checkpoint import CHECKPOINT_FILE as CHECKPOINT_FILE
 from robustbench_lite.hardening.checkpoint import LOG_FILE as LOG_FILE
@@ -34,6 +34,7 @@ from robustbench_lite.hardening.checkpoint import Checkpoint, Epoch, Kept, Weigh
 from robustbench_lite.hardening.choice import at_chance, better, collapsed, why_kept
 from robustbench_lite.hardening.cost import counted
 from robustbench_lite.hardening.interface import Artifact, Batch, Context, Defense, Stage, StepRecord, TrainingProgress
+from robustbench_lite.hardening.mixture import Dealt, Mixture
 from robustbench_lite.hardening.modifiers import Average, grown, make_optimizer, perturbed_weights
 from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.hardening.schedule import learning_rate as learning_rate
@@ -67,7 +68,7 @@ def train(
     defense: Defense,
     schedule: Schedule,
     threat: ThreatModel,
-    data: Data,
+    data: Data | Mixture,
     held_out: Data,
     *,
     seed: int = 0,
@@ -90,7 +91,8 @@ def train(
         The ball to withstand. A targeted threat model counts as untargeted: who withstands any wrong class withstands
         a given one.
     data, held_out
-        Samples to train on, and others to measure the accuracies on after each epoch.
+        Samples to train on, with others mixed into each batch where it is a `Mixture`; and samples to measure the
+        accuracies on after each epoch.
     seed
         Of the order of the samples and of all random draws.
     place
@@ -112,10 +114,11 @@ def train(
     if fault := unfit_schedule(defense, schedule):
         raise UserError(f"{type(defense).__name__}: {fault}")
     checkpoint = checkpoint or Checkpoint()
-    loop = _Loop(defense, schedule, data, held_out, seed, place, checkpoint, on_progress)
+    mixture = data if isinstance(data, Mixture) else Mixture(own=data)
+    loop = _Loop(defense, schedule, mixture, held_out, seed, place, checkpoint, on_progress)
     trained: dict[str, Target] = {}
     for name in defense.stages:
-        stage = Stage(name=name, target=copy.deepcopy(target), trained=dict(trained), threat=threat)
+        stage = Stage(name=name, target=copy.deepcopy(target), trained=dict(trained), threat=threat, given=target)
         if f"{place}/{name}" not in checkpoint.done:
             loop.train(stage)
         trained[name] = _deployed(stage.target, checkpoint.done[f"{place}/{name}"].weights)
@@ -139,7 +142,7 @@ def train_step(defense: Defense, artifact: Artifact, context: Context) -> Artifa
         defense,
         context.schedule,
         artifact.threat,
-        context.data,
+        Mixture(own=context.data, extra=context.extra, share=context.schedule.extra_share),
         context.held_out,
         seed=context.seed,
         place=context.place,
@@ -163,7 +166,7 @@ class _Loop:
         self,
         defense: Defense,
         schedule: Schedule,
-        data: Data,
+        data: Mixture,
         held_out: Data,
         seed: int,
         place: str,
@@ -172,7 +175,7 @@ class _Loop:
     ) -> None:
         self.defense, self.schedule, self.data, self.held_out = defense, schedule, data, held_out
         self.seed, self.place, self.checkpoint, self.on_progress = seed, place, checkpoint, on_progress
-        self.steps = math.ceil(len(data) / schedule.batch_size)
+        self.steps = data.batches(schedule.batch_size)
         self.augment: Augment | None = None
         name, params = _HELD_OUT_ATTACK
         self.attack: Attack = registry.build("attacks", name, params)
@@ -181,7 +184,7 @@ class _Loop:
     def train(self, stage: Stage) -> None:
         """Train a stage to its end, from its checkpoint or from the given weights."""
         if self.schedule.augment or self.schedule.label_smoothing:
-            classes = stage.target.classes or stage.target.probe(self.data.fetch([0]))
+            classes = stage.target.classes or stage.target.probe(self.data.own.fetch([0]))
             self.augment = Augment(self.schedule.augment, self.schedule.label_smoothing, classes)
         state, schedule, module = self.checkpoint.state, self.schedule, stage.target.module
         optimizer, deployed, average = make_optimizer(stage.target, schedule), stage.target, None
@@ -275,19 +278,17 @@ class _Loop:
     def _epoch(self, stage: Stage, optimizer: torch.optim.Optimizer, key: int) -> tuple[float, float]:
         """Go once through the data; hand back the mean loss and the last learning rate."""
         stage.target.module.train()
-        total, lr, epoch = 0.0, self.schedule.lr, self.checkpoint.state.epoch
-        # Parts that differ by one sample at most: no last batch too small for batch statistics, and no sample left out.
-        order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(key))
-        for step, rows in enumerate(order.tensor_split(self.steps)):
+        total, seen, lr, epoch = 0.0, 0, self.schedule.lr, self.checkpoint.state.epoch
+        for step, dealt in enumerate(self.data.deal(self.schedule.batch_size, key)):
             done = (epoch * self.steps + step + 0.5) / (self.schedule.epochs * self.steps)
             lr = learning_rate(self.schedule, done)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             at = dataclasses.replace(stage, threat=grown(stage.threat, self.schedule.eps_ramp, done))
-            loss = self._step(at, optimizer, self._batch(rows, key, stage.target.device))
-            total += loss * len(rows)
+            loss = self._step(at, optimizer, self._batch(dealt, key, stage.target.device))
+            total, seen = total + loss * len(dealt.y), seen + len(dealt.y)
             self._tell(stage, step + 1, loss)
-        return total / len(self.data), lr
+        return total / seen, lr
 
     def _step(self, stage: Stage, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
         try:
@@ -315,14 +316,12 @@ class _Loop:
         with perturbed_weights(stage.target.module, loss, self.schedule.awp, optimizer):
             return self.defense.update(batch, stage, optimizer)
 
-    def _batch(self, rows: Tensor, key: int, device: torch.device) -> Batch:
-        x = self.data.fetch(rows)
-        check_inputs(x, self.data.name)
-        keys, y, targets = Noise(self.data.index[rows]).at(key).keys, self.data.labels[rows], None
+    def _batch(self, dealt: Dealt, key: int, device: torch.device) -> Batch:
+        x, y, targets = dealt.x, dealt.y, None
         if self.augment is not None:
             x, targets = self.augment(x, y)
             targets = None if targets is None else targets.to(device)
-        return Batch(x.to(device), y.to(device), keys.to(device), targets)
+        return Batch(x.to(device), y.to(device), Noise(dealt.origin).at(key).keys.to(device), targets)
 
     def _accuracies(self, stage: Stage) -> tuple[float, float, float | None]:
         """Clean and robust accuracy on the held-out samples, and what a single step leaves.

@@ -348,3 +348,16 @@ def test_perturbed_weights_do_not_go_with_a_step_that_learns_more_than_once() ->
     assert len(watch.batches) == 8
     with pytest.raises(UserError, match="awp doesn't go with it"):
         trained(watch, awp=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "passes"),
+    [("trades", {"steps": 2}, 1 + 2 * 2 + 2 * 2), ("n_fgsm", {}, 2 + 2), ("pgd_training", {"steps": 2}, 2 * 2 + 2)],
+)
+def test_the_worst_points_are_looked_for_once_a_batch_with_awp_too(
+    name: str, params: dict[str, Any], passes: int
+) -> None:
+    learnt = 4 if name == "trades" else 2  # forward and backward of each prediction in the loss
+    for awp, expected in ((0.0, passes), (0.01, passes + learnt)):
+        out = trained(registry.build("defenses", name, params), epochs=1, awp=awp)
+        assert out.log[0].passes == 50 * expected

@@ -121,9 +121,10 @@ class _Telling:
 def _telling(given: dict[str, Any], quiet: bool) -> Iterator[_Telling]:
     from robustbench_lite.faces.tensorboard import board
 
-    root = ("--data-root", given["data_root"]) if given["data_root"] else ()
+    about = [(f"--{name.replace('_', '-')}", given[name]) for name in ("data_root", "resize", "crop", "label_map")]
+    data = ("--data", given["source"], *(part for pair in about if pair[1] for part in pair))
     with board(given["tensorboard"]) as made:
-        yield _Telling(quiet=quiet, board=made, data=("--data", given["source"], *root))
+        yield _Telling(quiet=quiet, board=made, data=data)
 
 
 def _one(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, Any], telling: _Telling) -> None:
