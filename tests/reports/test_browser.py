@@ -1,0 +1,141 @@
+"""The page in a real Chromium: light and dark, on a phone, a tablet and a screen; two starts of a browser.
+
+`checks.js` looks at thirty frames in one start, in fifteen seconds. axe-core 4.14, asked by hand, found nothing.
+"""
+
+from __future__ import annotations
+
+import html as markup
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from robustbench_lite.reports import html
+from robustbench_lite.results.scorecard import Finding, Measured, Plot
+
+CHECKS = (Path(__file__).parent / "checks.js").read_text(encoding="utf-8")
+SIZES = ((360, 740), (800, 1000), (1400, 900))
+FIRST = ".banner .verdict, .banner .reason, .banner .cure, .meaning, .hero-value, .hero .ends, .gates li, .threats li"
+FIRST_OF_SEVERAL = ".glance .verdict, .glance .robust"
+
+
+FAULTY = """<!doctype html><html><body style="color: #999"><h1>a</h1><h3>b</h3><img src="data:,x"><a href="#none">c</a>
+<table><tr><th>d</th><th></th></tr></table><svg role="img"></svg><svg></svg><select></select><div class="scroll"></div>
+<nav aria-label="f"></nav><nav aria-label="f"></nav><p id="x" style="margin-top: 2000px; width: 1500px">e</p>
+<p id="x"></p></body></html>"""
+FAULTS = (
+    "contrast 2.85",
+    "heading b skips a level",
+    "no language",
+    "an image without a text",
+    "a drawing without a title",
+    "a drawing that is neither told nor hidden",
+    "th without a scope",
+    "a choice without a label",
+    "a region without a name",
+    "an empty th",
+    "region twice",
+    "no way to scroll by keys",
+    "id twice",
+    "a link leads nowhere",
+)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium on PATH")
+    return found
+
+
+def browse(chromium, folder, page, *options):
+    """The page as the browser has it, and what was said on its console."""
+    (folder / "page.html").write_text(page, encoding="utf-8")
+    base = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
+    told = ["--enable-logging=stderr", "--dump-dom"]
+    command = [*base, *told, *options, (folder / "page.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, timeout=180, check=True)
+    return done.stdout.decode("utf-8"), re.findall(r".*CONSOLE.*", done.stderr.decode("utf-8", "replace"))
+
+
+@pytest.fixture(scope="module")
+def cards(make_card, make_gate):
+    """One of each verdict, with whatever a page can show."""
+    blind = Finding(
+        code="RB201",
+        severity="error",
+        message="the gradient of pgd is zero at its first step for 412 of 539 samples: it searches blindly there",
+        cure="add an attack whose loss doesn't saturate, such as apgd_dlr, or one without gradients, such as square",
+        attack="pgd",
+        threat="Linf 0.3",
+        plot=Plot(x="distance along the gradient", y="margin", points=((0.0, -2.0), (0.3, 2.0))),
+    )
+    warning = blind.model_copy(update={"code": "RB125", "severity": "warning", "plot": None})
+    info = blind.model_copy(update={"code": "OWN", "severity": "info", "plot": None})
+    size = Measured(name="parameters", value=662826, unit="parameters", better="lower", definition="their number")
+    met, other = make_gate("min_clean_accuracy", 0.9, 0.95), make_gate("min_robust_accuracy", 0.3, 0.5)
+    failed = make_gate("max_drop", 0.3, 0.45, passed=False)
+    open_ = make_gate("min_robust_accuracy", 0.5, 0.505, decided=False)
+    open_ = open_.model_copy(update={"samples": 200, "more_needed": 1150})
+    short = {"interrupted": "seconds", "validity": (warning,)}
+    several = ["Linf 8/255", "L2 0.5 targeted next", "L0 24"]
+    independent = make_card("many").suite.model_copy(update={"independent": True})
+    return {
+        "pass": make_card(gates=(met, other), curve=True, threats=["L2 0.5"], gallery=6, suite=independent),
+        "fail": make_card(verdict="FAIL", gates=(met, other, failed), validity=(warning, info), gallery=3),
+        "measured": make_card(verdict="MEASURED", gates=(), threats=several, measures=(size,)),
+        "undecided": make_card(verdict="UNDECIDED", gates=(open_, met), **short),
+        "invalid": make_card(verdict="INVALID", validity=(blind, blind, warning), gates=(met,), gallery=2),
+    }
+
+
+def frames(pages):
+    """A page that holds others in frames, of each size in light and in dark, and looks at them."""
+    held = []
+    for name, (page, first) in pages.items():
+        for width, height in SIZES if name in ("pass", "several", "faulty") else (SIZES[0], SIZES[-1]):
+            for scheme in ("light", "dark"):
+                style = f"border: 0; width: {width}px; height: {height}px; color-scheme: {scheme}"
+                told = f'id="{name} {width} {scheme}" data-first="{first if width != 800 else ""}" style="{style}"'
+                held.append(f'<iframe {told} srcdoc="{markup.escape(page)}"></iframe>')
+    script = f"<script>{CHECKS}</script>"
+    return f'<!doctype html><html lang="en"><body><pre id="found"></pre>{script}{"".join(held)}</body></html>'
+
+
+def test_pages_are_readable_by_all_on_every_screen(chromium, cards, make_card, tmp_path):
+    pages = {name: (html.render([card]), FIRST) for name, card in cards.items()}
+    before, after = make_card("plain", breaks={"pgd": 0.9}, gallery=2), make_card("hardened", breaks={"pgd": 0.1})
+    pages["several"] = (html.render([before, after, cards["invalid"]], story=["Once."]), FIRST_OF_SEVERAL)
+    pages["faulty"] = (FAULTY, "p")
+    dom, console = browse(chromium, tmp_path, frames(pages))
+    found = json.loads(markup.unescape(re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)[1]))
+    faulty = [found.pop(f"faulty {width} {scheme}") for width, _ in SIZES for scheme in ("light", "dark")]
+    assert all(set(FAULTS) <= {re.split(r"[:,]", one)[0] for one in told} for told in faulty), "the checks see"
+    wrong = {place: told for place, (_, *told) in found.items() if told}
+    assert wrong == {}
+    assert all(place.endswith(scheme) for place, (scheme, *_) in found.items())
+    assert console == []
+
+
+def test_a_browser_runs_nothing_of_a_hostile_card(chromium, make_card, tmp_path):
+    hostile = "<img src=x onerror=document.title='owned'>"
+    page = html.render([make_card(gallery=1), make_card(hostile)], title="Both models")
+    shot = tmp_path / "page.png"
+    dom, console = browse(chromium, tmp_path, page, f"--screenshot={shot}", "--window-size=900,900")
+    assert "<title>Both models</title>" in dom
+    assert "owned'&gt;" in dom
+    assert console == []
+    assert _colours(shot) > 50
+
+
+def _colours(path):
+    from PIL import Image
+
+    with Image.open(path) as image:
+        assert image.size == (900, 900)
+        return len(image.convert("RGB").getcolors(maxcolors=1 << 24))
