@@ -14,7 +14,7 @@ from robustbench_lite.core.cost import Passes
 from robustbench_lite.core.losses import ANY, Objective, margin
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.norms import GEOMETRIES, per_sample, project, sparse
-from robustbench_lite.core.parameters import PositiveInt, Share, cosine, had_its_share
+from robustbench_lite.core.parameters import PositiveInt, Share, cosine, patience_used_up
 from robustbench_lite.core.threat import Norm
 
 from ._rivals import NORMS, Ranking, ranked
@@ -134,7 +134,7 @@ class Sprints(Attack):
         best, rivals = state.best.amax(1), state.best.shape[1] - 1
         pace = 1 / (rivals + 1) if self.pace is None else self.pace
         slow = best < state.first * (1 - pace * done)
-        over = had_its_share(done - rivals, best, state.first, self.patience)
+        over = patience_used_up(done - rivals, best, state.first, self.patience)
         return (done > 0) & (place == 0) & torch.where(done < rivals, slow, over)
 
     def _heading(self, sprint: Tensor, state: State) -> Tensor:

@@ -14,7 +14,7 @@ from robustbench_lite.attacking.interface import Attack, ModelOutput, Problem
 from robustbench_lite.core.cost import Passes
 from robustbench_lite.core.losses import LOSSES, LossName, cross_entropy
 from robustbench_lite.core.norms import GEOMETRIES, per_sample
-from robustbench_lite.core.parameters import PositiveInt, had_its_share
+from robustbench_lite.core.parameters import PositiveInt, patience_used_up
 from robustbench_lite.core.threat import Access, ThreatModel
 
 _LEAST = 3  # pixels that a bump needs, up and down, to have a middle
@@ -61,7 +61,7 @@ class Square(Attack):
     """Starts for each sample; a further one is made only where the sample still stands."""
     patience: PositiveInt | None = None
     """Steps of a sample that has a tenth of its margin left; one with a twentieth left gets twice as many, and so on
-    (`parameters.had_its_share`). By default every sample gets all steps."""
+    (`parameters.patience_used_up`). By default every sample gets all steps."""
 
     @property
     def loss(self) -> LossName:
@@ -97,7 +97,7 @@ class Square(Attack):
     def gave_up(self, problem: Problem, state: State) -> Tensor | None:
         if self.patience is None:
             return None
-        return had_its_share(problem.step, state.margin, state.first, self.patience)
+        return patience_used_up(problem.step, state.margin, state.first, self.patience)
 
     def _margin(self, problem: Problem) -> Tensor:
         with torch.no_grad():

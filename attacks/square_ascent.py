@@ -15,7 +15,7 @@ from robustbench_lite.attacking.query import Query
 from robustbench_lite.core.cost import BudgetTracker, Passes
 from robustbench_lite.core.losses import LossName
 from robustbench_lite.core.norms import GEOMETRIES, per_sample, project
-from robustbench_lite.core.parameters import Length, PositiveInt, had_its_share
+from robustbench_lite.core.parameters import Length, PositiveInt, patience_used_up
 from robustbench_lite.core.threat import Access, ThreatModel
 
 from .square import Square
@@ -47,7 +47,7 @@ class SquareAscent(Attack):
     input, or from a draw of the ball, goes nowhere, and random search is slow. What it finds lies off that plain, and a
     climb from there breaks in tens of passes what hundreds of windows more would.
 
-    A search ends where it has had its share (`parameters.had_its_share`): ``patience`` windows where a tenth of the
+    A search ends where it has had its share (`parameters.patience_used_up`): ``patience`` windows where a tenth of the
     sample's margin is left, half as many where a fifth is, and so on. A search that left less than half of the
     margin is followed by another one from new stripes, up to ``searches``. A target that shows scores alone is searched
     without climbs.
@@ -117,7 +117,7 @@ class SquareAscent(Attack):
 
     def _over(self, state: State) -> Tensor:
         """Whether a search has had its share, shape (B,)."""
-        had = had_its_share(state.tried, state.margin, state.first, self.patience)
+        had = patience_used_up(state.tried, state.margin, state.first, self.patience)
         return had | (state.tried >= self.windows)
 
     def _climb(self, problem: Problem, climbs: Tensor, x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class Confirmation(NamedTuple):
     broken: Tensor
     """Whether it is a witness: in the box, in the ball and misclassified."""
     distance: Tensor
-    """Its distance, also of one out of the ball; inf where it was denied."""
+    """Its distance, inside the ball or not; inf if it isn't adversarial."""
     denial_reasons: Tensor
     """Why it was denied: the reason's place in `scorecard.DENIALS`; -1 where it was not."""
     prediction: Tensor
@@ -77,7 +77,8 @@ class SuccessCheck:
     def hits(self, output: ModelOutput, target_class: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
         """Which candidates are adversarial, and which of them were asked about in float64 to know it, shapes (B,).
 
-        What rounding alone made doesn't end a search: the attack goes on to an example that is one.
+        A candidate that is adversarial only through rounding doesn't end a search. Where float64 gives an answer that
+        is another by more than rounding, the answer in float32 counts.
         """
         hit = self._success(output.logits, target_class)
         if self._float64_query is None:
@@ -113,7 +114,7 @@ class SuccessCheck:
             again = self._query(x[denied], target_class[denied], gradient=False).logits
             forward[denied] += 1
             stays = self._success(again, target_class[denied])
-            # Where a hard cut lies between the two, the model is another one in float64: its answer doesn't count.
+            # If the answers differ by more than rounding, float64 computes another function: float32 counts.
             other = stays & ~alike(again, logits[denied])
             logits[denied[other]] = again[other].to(logits.dtype)
             good[denied[other]] = True

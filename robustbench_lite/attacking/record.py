@@ -67,7 +67,7 @@ class RunResult:
     restarts_broke: int = 0
     """How many of these broke their sample."""
     denial_reasons: dict[int, str] = field(default_factory=dict)
-    """By position, why an adversarial example that was seen is none, of `DENIALS`; another one may be."""
+    """By position, the reason of `DENIALS` why a candidate was rejected. Another one may still break the sample."""
     float64_held: bool = True
     """False where the model, which could be asked in float64 at first, no longer could."""
     non_finite: int = 0
@@ -146,7 +146,7 @@ class RunResult:
 
     @property
     def unconfirmed(self) -> int:
-        """Samples of which an example was denied that stood in the loop, and not because of rounding."""
+        """Samples with a candidate that succeeded in the loop and was rejected later, not because of rounding."""
         return sum(why != IN_FLOAT64 for why in self.denial_reasons.values())
 
     @property

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-_TELL_WHAT_WAS_GIVEN = ("value_error", "extra_forbidden")  # of themselves, or by the key
+_SHOW_THE_INPUT = ("value_error", "extra_forbidden")  # their messages, or their keys, show the input already
 
 _MEANT = {"fast": "quick", "full": "exhaustive", "thorough": "exhaustive", "default": "standard"}
 """Words that people use in names for those of ours."""
@@ -65,7 +65,7 @@ def faults(error: ValidationError, known: Iterable[str] = ()) -> str:
         given = fault["input"]
         # Of what fits into a line; Python refuses to write a number of thousands of digits.
         short = given.bit_length() <= 64 if isinstance(given, int) else isinstance(given, str | float | None)
-        if short and fault["type"] not in _TELL_WHAT_WAS_GIVEN:
+        if short and fault["type"] not in _SHOW_THE_INPUT:
             message += f" (given: {reprlib.repr(given)})"
         lines.append(f"  {key}: {message}" if key else f"  {message}")
     return "\n".join(lines)

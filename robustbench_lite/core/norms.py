@@ -1,6 +1,7 @@
 """What a norm is to an attack: distance, projection, steepest step, random start, dual norm, and how a ball is filled.
 
-A new norm is one entry of `GEOMETRIES`; no attack changes.
+A new norm is one entry of `GEOMETRIES`, and a name in the ``norms`` of the attacks that can run under it. What else it
+takes is told in ``CONTRIBUTING.md``.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Geometry(NamedTuple):
     dual: Callable[[Tensor], Tensor]
     """Gradient -> how much a linear loss grows by a step of norm 1 at most, shape (B,)."""
     fill: Callable[[Tensor, Tensor], Tensor]
-    """Perturbations, radius of each, shape (B,) -> perturbations near them that fill the balls, so far as their values
-    other than 0 allow it."""
+    """Perturbations, radius of each, shape (B,) -> the same directions, scaled up to the radius as far as
+    the values that are not 0 allow."""
 
 
 def _linf_distance(delta: Tensor) -> Tensor:

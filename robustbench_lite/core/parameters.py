@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, PositiveInt
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Length", "PositiveInt", "Share", "cosine", "had_its_share", "next_weight", "step_length"]
+__all__ = ["Length", "PositiveInt", "Share", "cosine", "next_weight", "patience_used_up", "step_length"]
 
 
 def _number(given: Any) -> Any:
@@ -47,8 +47,8 @@ def next_weight(too_small: Tensor, too_large: Tensor, largest: float) -> Tensor:
     return (too_large / 10).where(too_small == 0, middle).clamp_max(largest)
 
 
-def had_its_share(tries: Tensor, best: Tensor, first: Tensor, patience: int) -> Tensor:
-    """Whether samples were tried often enough for what is left of their margins, shape (B,).
+def patience_used_up(tries: Tensor, best: Tensor, first: Tensor, patience: int) -> Tensor:
+    """Whether to stop trying, given how much of each margin is left, shape (B,).
 
     A robust sample shows early that it is one: its margin hardly moves. So it gets ``patience`` tries where a tenth of
     the margin is left, twice as many where a twentieth is, and a tenth of them where all of it is.

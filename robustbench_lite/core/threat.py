@@ -91,7 +91,7 @@ class ThreatModel(BaseModel):
     @property
     def reach(self) -> float:
         """Largest distance of a witness."""
-        # What a transformation may do is not told by a distance: no image is farther than 1.
+        # A transformation is not limited by a distance: every image counts as inside.
         return 1.0 if self.norm in TRANSFORMATIONS else self.eps + TOLERANCE * max(1.0, self.eps)
 
     @classmethod

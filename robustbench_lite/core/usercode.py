@@ -1,4 +1,4 @@
-"""Users' code: imported by the name of its place, and told by its line where it fails."""
+"""Imports users' code, and reports the line where it fails."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ExitError(Exception):
 
 @contextmanager
 def no_exit() -> Iterator[None]:
-    """Call a user's code inside: where it calls `sys.exit`, or leaves in another way that is no error, that is one.
+    """Call a user's code inside: `sys.exit`, and any other exit that isn't an exception of its own, is an error.
 
     Ctrl-C stays what it is, and so does what a test runner raises to end a test.
 

@@ -116,7 +116,7 @@ def _data_info(plan: Plan, data: Data, clean: CleanPass) -> DataInfo:
 
 
 def _still_falling(suite: Suite, runs: Sequence[AttackRun]) -> Iterator[Finding]:
-    """Finding where the end of what a survivor was given still broke samples."""
+    """Finding if attacks were still breaking samples at the end of the passes that a survivor was given."""
     # Of attacks that see every sample, what one spends after another broke it tells nothing.
     for threat in () if suite.independent else suite.threats:
         attacked = [run for run in runs if run.threat == threat and run.algorithm != REPLAY]

@@ -50,7 +50,7 @@ class Slot:
     folder
         Where the question's files are. None keeps nothing, and finds nothing.
     with_witnesses
-        Whether an answer without witnesses is none.
+        Whether only an answer with witnesses will do.
     """
 
     def __init__(self, folder: Path | None, with_witnesses: bool = False) -> None:
@@ -79,7 +79,7 @@ class Slot:
             return None
 
     def close(self, card: Scorecard, corpus: str = "") -> None:
-        """Keep the answer and drop the journals; where it is not whole, keep the journals to go on from instead.
+        """Keep the answer and drop the journals; an evaluation that isn't whole leaves its journals, to go on from.
 
         The answer is there once its last file is, which names the others' checksums and the digest of the corpus: a
         failure before that leaves none.

@@ -43,7 +43,7 @@ def _question(plan: Plan) -> dict[str, Any]:
         "access": plan.target.access,
         "code": code_sha256(plan.target.module),
         "preprocessing": code_sha256((plan.target.preprocessing,)),
-        "earlier": sum(map(len, plan.earlier.values())),  # which ones follows from the rest
+        "earlier": sum(map(len, plan.earlier.values())),  # the other entries determine which ones
         "suspect": plan.suspect,
         "data": plan.data.name,
         "samples": hashlib.sha256(keys_of(plan.data, plan.batch_size).tobytes()).hexdigest(),

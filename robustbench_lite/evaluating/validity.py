@@ -15,7 +15,7 @@ from robustbench_lite.results.statistics import clopper_pearson
 ZERO_GRADIENT_SHARE = 0.1
 """Share of samples without a gradient from which on an attack's result is doubted."""
 CUT_SHORT = "RB301"
-"""Code of the finding that a run ended before its end."""
+"""Code of the finding that the run was stopped early."""
 FLAT_SHARE = 0.5
 """Share of an attack's lost starts on which the margin may never rise, up to which it is believed to climb."""
 STILL_RISING = 0.1
@@ -23,15 +23,15 @@ STILL_RISING = 0.1
 RESTARTS_BREAK = 0.1
 """Share of the further starts that may break their sample."""
 LATE = 0.8
-"""Share of the passes that a survivor was given, after which what falls falls late."""
+"""A sample counts as broken late if it took more than this share of the passes that a survivor was given."""
 STILL_FALLING = 0.01
-"""Share of the samples that may fall late."""
+"""Share of the samples that may be broken late."""
 BLACK_BOX_GAIN = 0.05
 """Share of what gradients left that a black-box attack may break."""
-_FEW = 8  # lost starts of which nothing is said
+_FEW = 8  # fewest unsuccessful starts on which an attack is judged
 _CONFIRMED = 1  # pass that a broken sample takes and a survivor doesn't
-_LEAST_GIVEN = 20  # passes, below which a fifth of them is none
-_STEPS = 5  # below which a fifth of them is none
+_LEAST_GIVEN = 20  # passes: with fewer, "the last fifth" of them means nothing
+_STEPS = 5  # with fewer, there is no last fifth
 UNCONFIRMED_SHARE = 0.01
 """Share of successes that the second forward pass may deny: rounding between two batches, and no more."""
 
@@ -164,7 +164,7 @@ def _restarts_disagree(result: AttackResult) -> Iterator[Finding]:
 
 
 def still_falling(threat: ThreatModel, broken: NDArray[np.int64], survivors: NDArray[np.int64]) -> Iterator[Finding]:
-    """Finding where the end of what a survivor was given still broke samples.
+    """Finding if attacks were still breaking samples in the last fifth of the passes that a survivor was given.
 
     Parameters
     ----------
@@ -338,7 +338,7 @@ def denied(audit: Audit | None) -> Iterator[Finding]:
 
 
 def clearly_more(count: int, share: float, total: int) -> bool:
-    """Whether so many of so few are more than this share of all, and not by chance (at most one time in a hundred)."""
+    """Whether ``count`` of ``total`` is more than ``share``, significantly so (one-sided, at the 1 % level)."""
     return count > 0 and clopper_pearson(count, total, 0.98)[0] > share
 
 

@@ -42,7 +42,7 @@ def in_float64(target: Target) -> Ask:
 def alike(logits: Tensor, precise: Tensor) -> Tensor:
     """Whether two answers to the same inputs, (n, K), differ by rounding alone, shape (n,).
 
-    Otherwise it is another model there: one that draws at random, say, or cuts by type.
+    Otherwise it is another model there: one such as one that draws at random, or computes otherwise by type.
     """
     return (precise - logits).abs().amax(1) <= _SAME.get(logits.device.type, 1e-2) * logits.abs().amax(1)
 

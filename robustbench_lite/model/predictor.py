@@ -33,7 +33,7 @@ class Predictor(ABC):
     """
 
     module: nn.Module
-    """What holds the state; of a function there is none in it."""
+    """Holds parameters and buffers; empty for a function."""
     opaque: bool
     """Whether nothing is seen of it but its answers: no parameters, no modules within, no gradient."""
     batching: Batching

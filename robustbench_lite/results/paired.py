@@ -175,7 +175,7 @@ def _paired_low(lost: int, gained: int, total: int, error: float) -> float:
     low = crossing(lambda loss: _at_most(loss, lost, gained, total) > error, -1.0, 1.0)
     if mcnemar_loss(lost, gained) > error:
         return min(low, 0.0)
-    return max(low, math.ulp(0.0))  # above 0, though by nothing that one could name
+    return max(low, math.ulp(0.0))  # the smallest float above 0: McNemar's test excludes 0, so the interval must
 
 
 def _at_most(loss: float, lost: int, gained: int, total: int) -> float:

@@ -152,7 +152,7 @@ def last_look(confidence: float = 0.95) -> float:
 
 
 def check_counts(count: int, total: int, confidence: float) -> None:
-    """Refuse counts that are none, and a confidence that is no share."""
+    """Check that 0 <= count <= total, and that the confidence is between 0 and 1."""
     if not 0 <= count <= total:
         raise ValueError(f"count {count} of total {total}: expected 0 <= count <= total")
     if not 0 < confidence < 1:

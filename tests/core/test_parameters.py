@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from robustbench_lite.core.parameters import Length, PositiveInt, Share, cosine, had_its_share, step_length
+from robustbench_lite.core.parameters import Length, PositiveInt, Share, cosine, patience_used_up, step_length
 
 
 def _read(kind, given):
@@ -83,11 +83,11 @@ def test_default_step_by_hand():
 def test_the_less_of_the_margin_is_left_the_more_tries_a_sample_gets(left, share):
     first = torch.tensor([-4.0])
     tries = torch.tensor([share - 1, share + 1])  # a share itself is reached or not by rounding
-    assert had_its_share(tries, left * first, first, patience=20).tolist() == [False, True]
+    assert patience_used_up(tries, left * first, first, patience=20).tolist() == [False, True]
 
 
 def test_a_sample_at_the_boundary_is_not_given_up():
-    assert not had_its_share(torch.tensor([10**6]), torch.tensor([0.0]), torch.tensor([-4.0]), patience=20)
+    assert not patience_used_up(torch.tensor([10**6]), torch.tensor([0.0]), torch.tensor([-4.0]), patience=20)
 
 
 def test_a_cosine_schedule_by_hand():

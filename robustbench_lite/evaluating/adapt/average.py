@@ -41,7 +41,7 @@ def averaged(target: Target, sample: Sample, seed: int) -> Step | None:
         return _Average(target, draws, (seed * 31 + block) * 2**16 % 2**63, mapped)
 
     draws, error, middle = _draws(drawn(_PILOT, 1), sample)
-    draws = draws if mapped else _MOST  # all that keeps an answer from depending on its batch
+    draws = draws if mapped else _MOST  # without vmap, only many draws make an answer almost independent of its batch
     while True:
         one, other = (sample.logits(over(target, drawn(draws, block))).argmax(1) for block in (0, 2))
         agreed = int((one == other).sum())

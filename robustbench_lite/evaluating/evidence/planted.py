@@ -55,7 +55,7 @@ def planted(survivors: Survivors, climbed: ClimbResult) -> Iterator[Finding]:
         return
     missed = 0
     for tried, place in enumerate(able, 1):
-        # Margins fall as the label's logit rises: lowered by this much, the wanted height is the boundary.
+        # Lowering the label's logit by h raises every margin by h: a point with margin -h is then on the boundary.
         height = float(survivors.start[place] + HIGH * rise[place])
         row = int(survivors.rows[place])
         label = int(survivors.samples.data.labels[row])

@@ -1,7 +1,7 @@
 """What a robust sample must show: each probe asks the survivors one question, and tells where the answer is wrong.
 
 After Carlini et al. 2019, *On evaluating adversarial robustness*, https://arxiv.org/abs/1902.06705, and Pintor et al.
-2022, *Indicators of attack failure*, https://arxiv.org/abs/2106.09947. ``docs/benchmarks/validity.md`` has the
+2022, *Indicators of attack failure*, https://arxiv.org/abs/2106.09947. ``docs/benchmarks/thresholds.md`` has the
 measurements behind the thresholds.
 """
 
@@ -50,7 +50,7 @@ def own_climbs(survivors: Survivors, climbed: ClimbResult) -> Iterator[Finding |
     yield BrokenSurvivors(
         survivors.threat, {row: x[place] for place, row in enumerate(survivors.rows.tolist()) if over[place]}
     )
-    severity: Severity = "info"  # what of a few may be chance is told all the same: there is an example
+    severity: Severity = "info"  # reported even if not significant: an example exists
     if clearly_more(broke, OVERLOOKED, total):
         severity = "error" if clearly_more(broke, WEAK, total) else "warning"
     one = int((single.margin > 0).sum())

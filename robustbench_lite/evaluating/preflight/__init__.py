@@ -101,7 +101,7 @@ def preflight(
         Whether to tell as well what is no fault (time, memory, precision), and to look closer.
     batch_size
         Most samples at once; halved by itself where memory runs out.
-    meter
+    budget
         Counts and limits the passes. A spent budget or Ctrl-C ends the checks, and the attacks after them.
 
     Returns

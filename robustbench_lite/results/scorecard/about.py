@@ -25,7 +25,7 @@ class TargetInfo(Frozen):
 
     @model_serializer(mode="wrap")
     def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # As of a gate: what was always so before is not written.
+        # The default is left out, so that a card of an older version is saved unchanged.
         return {key: value for key, value in write(self).items() if (key, value) != ("access", "gradients")}
 
 

@@ -23,7 +23,7 @@ class Trace(Frozen):
     zero_gradient: tuple[int, ...]
     """Samples whose input gradient was zero throughout, or held what is no number."""
     stood: int = 0
-    """Starts that broke nothing; 0, and so the next four, on a card of before they were told."""
+    """Unsuccessful starts. This field and the next four are 0 on cards of older versions."""
     flat: int = 0
     """How many of these never saw their margin rise above where it was at their first candidate."""
     late: float = 0.0
@@ -35,7 +35,7 @@ class Trace(Frozen):
 
     @model_serializer(mode="wrap")
     def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # As of a gate: a card of before they were told is saved as it was read.
+        # Defaults are left out, so that a card of an older version is saved unchanged.
         return {key: value for key, value in write(self).items() if value != 0}
 
 

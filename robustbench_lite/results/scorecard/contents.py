@@ -55,7 +55,7 @@ class Contents(Frozen):
     measures: tuple[Measured, ...] = ()
     """Further numbers that were asked for, by name or by a gate."""
     adaptation: Adaptation | None = None
-    """Where the evaluation was adaptive: what else the card tells is of the target with its measures taken."""
+    """Set if the evaluation was adaptive: all other numbers are of the target with the countermeasures applied."""
     interrupted: str | None = None
     """Why the run stopped before its end (``interrupt``, ``seconds``, ``passes``); None where it didn't."""
     outcomes: tuple[Outcome, ...] = Field(repr=False)
@@ -63,5 +63,11 @@ class Contents(Frozen):
 
     @model_serializer(mode="wrap")
     def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        unsaid = {"skipped", "measures", "adaptation", "audit", "checks"}  # as of an outcome's nearest
+        unsaid = {
+            "skipped",
+            "measures",
+            "adaptation",
+            "audit",
+            "checks",
+        }  # empty ones are left out, so that older cards are saved unchanged
         return {key: value for key, value in write(self).items() if key not in unsaid or value}

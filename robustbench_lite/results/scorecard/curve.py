@@ -12,7 +12,7 @@ from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.results.scorecard.outcomes import Outcome
 from robustbench_lite.results.scorecard.values import Interval
 
-_LARGEST = math.nextafter(math.inf, 0.0)  # an eps that still leaves what is broken at none
+_LARGEST = math.nextafter(math.inf, 0.0)  # finite: a sample that was never broken (inf) is not broken at eps = inf
 
 
 @dataclass(frozen=True)

@@ -52,11 +52,11 @@ CHANGED, IN_FLOAT64, OUTSIDE = DENIALS = (
     "not adversarial in float64",
     "out of the ball or the box",
 )
-"""Why an adversarial example that an attack saw is none."""
+"""Reasons why a candidate is rejected at the confirmation."""
 
 
 class Denied(Frozen):
-    """What an attack took for an adversarial example, and is none; the sample was attacked further."""
+    """A candidate that was rejected at the confirmation; the sample was attacked further."""
 
     index: int
     """Position of the sample in the data source."""
@@ -74,7 +74,7 @@ class Audit(Frozen):
     confirmed: int
     """How many of them are adversarial, in the ball and in the box: the witnesses."""
     precise: bool
-    """Whether in float64; a model that draws at random, say, is another one there."""
+    """True if they were checked in float64; False if the model behaves differently there, such as a random one."""
     images: int = 0
     """Witnesses of these that were rounded to images of 8 bits a value: all that are kept, or some."""
     rounded: int = 0
