@@ -11,7 +11,15 @@ from typing import Literal
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import adversary
 from robustbench_lite.core.threat import ThreatModel
-from robustbench_lite.results.compare import Comparison, compare, differences, same_adversary
+from robustbench_lite.results.compare import (
+    BEFORE_AFTER,
+    FIRST_SECOND,
+    Comparison,
+    Sides,
+    compare,
+    differences,
+    same_adversary,
+)
 from robustbench_lite.results.ranking import Ranking, rank
 from robustbench_lite.results.scorecard import AttackResult, Audit, Curve, Gate, Interval, Plot, Scorecard
 
@@ -190,7 +198,7 @@ def paired(cards: Sequence[Scorecard]) -> Comparison | str | None:
     if len(cards) != 2:
         return None
     try:
-        return compare(cards[0], cards[1])
+        return compare(cards[0], cards[1], sides(cards))
     except UserError as fault:
         return str(fault)
 
@@ -216,12 +224,19 @@ def winner(ranking: Ranking, names: Sequence[str]) -> str:
     return f"{told}; {_and(level)} can't be told from it on these samples."
 
 
+def sides(cards: Sequence[Scorecard]) -> Sides:
+    """Before and after, where the names of two scorecards say so; else the first and the second."""
+    marked = len(cards) == 2 and all(
+        card.target.name.endswith(f" ({when})") for card, when in zip(cards, BEFORE_AFTER.heads, strict=True)
+    )
+    return BEFORE_AFTER if marked else FIRST_SECOND
+
+
 def unlike(cards: Sequence[Scorecard]) -> list[tuple[str, tuple[str, ...]]]:
     """What makes each scorecard unlike the first: which two are meant, and a sentence for each difference."""
     names = labels(cards)
-    told = (
-        (f"{names[0]} and {name}", differences(cards[0], card)) for name, card in zip(names[1:], cards[1:], strict=True)
-    )
+    others = zip(names[1:], cards[1:], strict=True)
+    told = ((f"{names[0]} and {name}", differences(cards[0], card, sides(cards))) for name, card in others)
     return [(pair, sentences) for pair, sentences in told if sentences]
 
 

@@ -74,7 +74,7 @@ def render(cards: Sequence[Scorecard], *, title: str | None = None, story: Seque
     Parameters
     ----------
     cards
-        One or more scorecards; of two, the first is taken as before and the second as after.
+        One or more scorecards; two are before and after where their names say so, else the first and the second.
     title
         Heading; by default made of the targets' names.
     story
@@ -97,6 +97,7 @@ def render(cards: Sequence[Scorecard], *, title: str | None = None, story: Seque
         stages=_view.stages(cards),
         paired=found if isinstance(found, Comparison) else None,
         unpaired=found if isinstance(found, str) else None,
+        heads=_view.sides(cards).heads,
         unlike=_view.unlike(cards),
         ranking=order if isinstance(order, Ranking) else None,
         unranked=order if isinstance(order, str) else None,

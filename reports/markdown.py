@@ -24,7 +24,7 @@ def render(cards: Sequence[Scorecard], *, title: str | None = None, story: Seque
     Parameters
     ----------
     cards
-        One or more scorecards; of two, the first is taken as before and the second as after.
+        One or more scorecards; two are before and after where their names say so, else the first and the second.
     title
         Heading; by default made of the targets' names.
     story
@@ -175,8 +175,9 @@ def _comparison(cards: Sequence[Scorecard]) -> Iterator[str]:
     found = view.paired(cards)
     if isinstance(found, Comparison):
         yield f"On the {fmt.plural(found.samples, 'sample')} that both have:"
+        one, two = view.sides(cards).heads
         yield _table(
-            ("Accuracy", "Before", "After", "Difference", "Only before", "Only after", "McNemar"),
+            ("Accuracy", one.title(), two.title(), "Difference", f"Only {one}", f"Only {two}", "McNemar"),
             [("Clean", *_change(found.clean)), ("Robust", *_change(found.robust))],
         )
     elif found:

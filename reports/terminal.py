@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
@@ -47,7 +48,7 @@ def render(cards: Sequence[Scorecard], *, title: str | None = None, story: Seque
     Parameters
     ----------
     cards
-        One or more scorecards; of two, the first is taken as before and the second as after.
+        One or more scorecards; two are before and after where their names say so, else the first and the second.
     title
         Heading; by default made of the targets' names.
     story
@@ -127,9 +128,7 @@ def _doubts(card: Scorecard) -> Iterator[Text]:
     for (code, severity), findings in found.items():
         attacks = dict.fromkeys(fmt.plain(finding.attack) for finding in findings if finding.attack)
         about = f" in {', '.join(attacks)}" if attacks else ""
-        line = Text(
-            f"{fmt.plain(code)} {severity}{about}: ", style=_SEVERITIES[severity], no_wrap=True, overflow="ellipsis"
-        )
+        line = Text(f"{fmt.plain(code)} {severity}{about}: ", style=_SEVERITIES[severity])
         yield line.append(fmt.plain(findings[0].message), style="not bold default")
 
 
@@ -197,8 +196,8 @@ def _attacks(card: Scorecard) -> RenderableType:
     return Group(table, Text(f"\n{notes}", style="dim"))
 
 
-def _attack(result: AttackResult) -> Iterator[Text]:
-    yield Text(fmt.plain(result.name) + ("" if result.finished else " (cut short)"))
+def _attack(result: AttackResult) -> Iterator[RenderableType]:
+    yield _Name(fmt.plain(result.name) + ("" if result.finished else " (cut short)"))
     yield Text(fmt.count(result.attempted))
     yield Text(fmt.count(result.broken))
     yield Text(fmt.percent(result.robust_accuracy.value), style="bold")
@@ -283,7 +282,7 @@ def _overview(cards: Sequence[Scorecard], names: Sequence[str]) -> RenderableTyp
     table = _table()
     table.add_column("accuracy", overflow="fold")
     for name in names:
-        table.add_column(Text(_folded(name)), justify="right", overflow="fold", max_width=_COLUMN)
+        table.add_column(_Name(name), justify="right", overflow="fold", max_width=_COLUMN)
     threat = None
     for stage in view.stages(cards):
         if stage.threat is not None and stage.threat != threat:
@@ -291,18 +290,30 @@ def _overview(cards: Sequence[Scorecard], names: Sequence[str]) -> RenderableTyp
             threat = stage.threat
         indent = "" if stage.threat is None else "  "
         style = "bold" if stage.kind == "worst" else ""
-        table.add_row(Text(f"{indent}{stage.label}"), *map(_cell, stage.accuracy), style=style)
+        table.add_row(Padding(_Name(stage.label), (0, 0, 0, len(indent))), *map(_cell, stage.accuracy), style=style)
     return table
 
 
-def _folded(name: str) -> str:
-    """A name in lines as wide as a column, broken after what parts its words: pkg.models: / digits (before)."""
-    lines = [""]
-    for part in re.findall(r"[^\s:./_-]*[\s:./_-]?", name):
-        if cell_len(lines[-1] + part.rstrip()) > _COLUMN and lines[-1]:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(line.rstrip() for line in lines)
+@dataclass(frozen=True)
+class _Name:
+    """A name, in lines as wide as its column, broken after what parts its words: pkg.models: / digits (before)."""
+
+    text: str
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        longest = max(map(cell_len, self._parts()), default=0)
+        return Measurement(longest, cell_len(self.text)).with_maximum(options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = [""]
+        for part in self._parts():
+            if cell_len(lines[-1] + part.rstrip()) > options.max_width and lines[-1]:
+                lines.append("")
+            lines[-1] += part
+        yield Text("\n".join(line.rstrip() for line in lines))
+
+    def _parts(self) -> list[str]:
+        return re.findall(r"[^\s:./_-]*[\s:./_-]?", self.text)
 
 
 def _cell(accuracy: Interval | None) -> Text:
@@ -325,7 +336,7 @@ def _ranked(cards: Sequence[Scorecard], names: Sequence[str]) -> RenderableType 
         costs = [fmt.cost(one, name) for name in (TRAINING_PASSES, TRAINING_SECONDS)] if told else []
         table.add_row(
             "–" if one.out else str(place),
-            Text(_folded(names[one.position])),
+            _Name(names[one.position]),
             *(
                 f"{fmt.percent(share.value)}\n{fmt.interval(share)}"
                 for share in (one.card.robust_accuracy, one.card.clean_accuracy)
@@ -348,7 +359,8 @@ def _paired(cards: Sequence[Scorecard]) -> RenderableType | None:
         return Text(fmt.plain(found)) if found else None
     table = _table()
     table.add_column(f"on {fmt.plural(found.samples, 'common sample')}")
-    for head in ("before", "after", "difference", "only\nbefore", "only\nafter", "McNemar"):
+    one, two = view.sides(cards).heads
+    for head in (one, two, "difference", f"only\n{one}", f"only\n{two}", "McNemar"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_row("clean accuracy", *_change(found.clean))
     table.add_row("robust accuracy", *_change(found.robust), style="bold")

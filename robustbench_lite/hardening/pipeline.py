@@ -126,7 +126,8 @@ def harden(
     out
         Folder for ``model.safetensors``, ``model.json``, ``recipe.toml``, ``log.jsonl``, ``before.json``,
         ``after.json``, one ``after-STEP.json`` for each step that asks for it and, until the end, the checkpoint. It
-        must be new or empty. None writes nothing. A run that fails before its first checkpoint leaves nothing there.
+        must be new or empty; the hardened model is called as it is. None writes nothing. A run that fails before its
+        first checkpoint leaves nothing there.
     test_data
         Samples for the scorecards. By default a fifth of ``data``, stratified, which is then not trained on; so too
         where they are the very samples of ``data``.
@@ -195,6 +196,7 @@ def run_plan(
             if planned.spec.scorecard:
                 between.append(run.scorecard(artifact.target, after_step_file(planned.place)))
         if folder is not None:
+            artifact.target.name = folder.resolve().name
             save_model(artifact.target, folder)
         log = tuple(line for record in artifact.records for line in record.log)
         after = run.scorecard(artifact.target, AFTER_FILE, training_cost(log))

@@ -17,6 +17,22 @@ _Pair = tuple[Outcome, Outcome]
 
 
 @dataclass(frozen=True)
+class Sides:
+    """What two scorecards are to each other, in words."""
+
+    heads: tuple[str, str]
+    """Of columns."""
+    where: tuple[str, str]
+    """After a verb: seen before, seen in the first."""
+    card: tuple[str, str]
+    """Before or after a noun: the scorecard before, the first scorecard; ``{}`` is the noun."""
+
+
+BEFORE_AFTER = Sides(("before", "after"), ("before", "after"), ("{} before", "{} after"))
+FIRST_SECOND = Sides(("first", "second"), ("in the first", "in the second"), ("first {}", "second {}"))
+
+
+@dataclass(frozen=True)
 class Change:
     """An accuracy before and after, on the same samples."""
 
@@ -73,8 +89,8 @@ class Comparison:
     """What is unlike in how the two came about, a sentence each: the change may then not be the model's."""
 
 
-def compare(before: Scorecard, after: Scorecard) -> Comparison:
-    """Compare two scorecards on the samples that both have.
+def compare(before: Scorecard, after: Scorecard, sides: Sides = BEFORE_AFTER) -> Comparison:
+    """Compare two scorecards on the samples that both have; ``sides`` is how the differences speak of them.
 
     Samples are paired by the hash of their content and label, so neither order nor position matters; one that occurs
     several times is paired as often as both have it. Robust is what the suites left (`Outcome.stood`).
@@ -102,14 +118,14 @@ def compare(before: Scorecard, after: Scorecard) -> Comparison:
         clean=_change([(first.correct, second.correct) for first, second in pairs]),
         robust=_change([(first.stood, second.stood) for first, second in pairs]),
         attacks=_attacks(before, after),
-        differences=(*differences(before, after), *_beside_the_suite(before, after)),
+        differences=(*differences(before, after, sides), *_beside_the_suite(before, after, sides)),
     )
 
 
-def differences(before: Scorecard, after: Scorecard) -> tuple[str, ...]:
+def differences(before: Scorecard, after: Scorecard, sides: Sides = BEFORE_AFTER) -> tuple[str, ...]:
     """Tell what is unlike in how two scorecards came about, a sentence each; nothing where only the model differs."""
     checks = (_trust, _stopped, _access, _threats, _data, _suite, _seed, _version)
-    return tuple(sentence for check in checks for sentence in check(before, after))
+    return tuple(sentence for check in checks for sentence in check(before, after, sides))
 
 
 def same_adversary(first: ThreatModel, second: ThreatModel) -> bool:
@@ -156,79 +172,85 @@ def _adversary(threat: ThreatModel) -> tuple[str, float, str, str]:
     return threat.norm, threat.eps, threat.goal, threat.target_class if threat.goal == "targeted" else ""
 
 
-def _trust(before: Scorecard, after: Scorecard) -> Iterator[str]:
-    for when, card in (("before", before), ("after", after)):
+def _trust(before: Scorecard, after: Scorecard, sides: Sides) -> Iterator[str]:
+    for which, card in zip(sides.card, (before, after), strict=True):
         if card.verdict == "INVALID":
-            yield f"The scorecard {when} is INVALID: its robust accuracy can't be trusted, so neither can the change."
+            what = f"The {which.format('scorecard')} is INVALID"
+            yield f"{what}: its robust accuracy can't be trusted, so neither can the change."
 
 
-def _beside_the_suite(before: Scorecard, after: Scorecard) -> Iterator[str]:
+def _beside_the_suite(before: Scorecard, after: Scorecard, sides: Sides) -> Iterator[str]:
     found = [sum(row.stood and not row.robust for row in card.outcomes) for card in (before, after)]
     if any(found):
         yield (
-            f"The evidence broke {found[0]} samples before and {found[1]} after that the suite had left. Here they "
-            "count as robust: how many survivors it asks about is no matter of the model alone."
+            f"The evidence broke {found[0]} samples {sides.where[0]} and {found[1]} {sides.where[1]} that the suite "
+            "had left. Here they count as robust: how many survivors it asks about is no matter of the model alone."
         )
 
 
-def _stopped(before: Scorecard, after: Scorecard) -> Iterator[str]:
-    for when, card in (("before", before), ("after", after)):
+def _stopped(before: Scorecard, after: Scorecard, sides: Sides) -> Iterator[str]:
+    for which, card in zip(sides.card, (before, after), strict=True):
         cut = [result.name for result in card.attacks if not result.finished]
         if card.interrupted or cut:
             what = f"stopped early ({card.interrupted})" if card.interrupted else f"stopped early in {', '.join(cut)}"
-            yield f"The evaluation {when} was {what}: its robust accuracy is only an upper bound."
+            yield f"The {which.format('evaluation')} was {what}: its robust accuracy is only an upper bound."
 
 
-def _access(before: Scorecard, after: Scorecard) -> Iterator[str]:
+def _access(before: Scorecard, after: Scorecard, sides: Sides) -> Iterator[str]:
     first, second = before.target.access, after.target.access
     if first != second:
-        yield f"Access differs: the targets' {first} were seen before, their {second} after, so other attacks ran."
+        one, two = sides.where
+        yield f"Access differs: the targets' {first} were seen {one}, their {second} {two}, so other attacks ran."
 
 
-def _threats(before: Scorecard, after: Scorecard) -> Iterator[str]:
+def _threats(before: Scorecard, after: Scorecard, sides: Sides) -> Iterator[str]:
     first, second = ([result.threat for result in card.threats] for card in (before, after))
     if {_adversary(threat) for threat in first} != {_adversary(threat) for threat in second}:
-        yield f"Threat models differ: {_listed(first)} before, {_listed(second)} after."
+        yield f"Threat models differ: {_listed(first)} {sides.where[0]}, {_listed(second)} {sides.where[1]}."
 
 
-def _data(before: Scorecard, after: Scorecard) -> Iterator[str]:
+def _data(before: Scorecard, after: Scorecard, sides: Sides) -> Iterator[str]:
     first, second = _by_content(before).keys(), _by_content(after).keys()
     if first != second:
+        one, two = sides.where
         yield (
-            f"Data differ: {len(first & second):,} samples are common, {len(first - second):,} are only before "
-            f"({before.data.name}), {len(second - first):,} only after ({after.data.name})."
+            f"Data differ: {len(first & second):,} samples are common, {len(first - second):,} are only {one} "
+            f"({before.data.name}), {len(second - first):,} only {two} ({after.data.name})."
         )
 
 
-def _suite(before: Scorecard, after: Scorecard) -> Iterator[str]:
+def _suite(before: Scorecard, after: Scorecard, sides: Sides) -> Iterator[str]:
     if before.suite.independent != after.suite.independent:
         how = {False: "a cascade", True: "independent attacks"}
-        yield f"Suites differ: {how[before.suite.independent]} before, {how[after.suite.independent]} after."
+        one, two = (how[card.suite.independent] for card in (before, after))
+        yield f"Suites differ: {one} {sides.where[0]}, {two} {sides.where[1]}."
     first, second = ({spec.name: spec for spec in card.suite.attacks} for card in (before, after))
-    for when, mine, other in (("before", first, second), ("after", second, first)):
+    for when, mine, other in ((sides.where[0], first, second), (sides.where[1], second, first)):
         if alone := [name for name in mine if name not in other]:
             yield f"Suites differ: {', '.join(alone)} ran only {when}."
     for name in first:
-        if name in second and (changes := "; ".join(_spec_changes(first[name], second[name]))):
+        if name in second and (changes := "; ".join(_spec_changes(first[name], second[name], sides))):
             yield f"Suites differ in {name}: {changes}."
 
 
-def _spec_changes(before: AttackSpec, after: AttackSpec) -> Iterator[str]:
+def _spec_changes(before: AttackSpec, after: AttackSpec, sides: Sides) -> Iterator[str]:
     first: dict[str, Any] = {"attack": before.attack, **before.params}
     second: dict[str, Any] = {"attack": after.attack, **after.params}
     for key in {**first, **second}:
         if first.get(key) != second.get(key):
-            yield f"{key} {first.get(key, 'by default')} before, {second.get(key, 'by default')} after"
+            one, two = first.get(key, "by default"), second.get(key, "by default")
+            yield f"{key} {one} {sides.where[0]}, {two} {sides.where[1]}"
 
 
-def _seed(before: Scorecard, after: Scorecard) -> Iterator[str]:
+def _seed(before: Scorecard, after: Scorecard, sides: Sides) -> Iterator[str]:
     if before.seed != after.seed:
-        yield f"Seeds differ: {before.seed} before, {after.seed} after."
+        yield f"Seeds differ: {before.seed} {sides.where[0]}, {after.seed} {sides.where[1]}."
 
 
-def _version(before: Scorecard, after: Scorecard) -> Iterator[str]:
+def _version(before: Scorecard, after: Scorecard, sides: Sides) -> Iterator[str]:
     if before.version != after.version:
-        yield f"Versions of robustbench_lite differ: {before.version} before, {after.version} after."
+        one, two = sides.where
+        yield f"Versions of robustbench_lite differ: {before.version} {one}, {after.version} {two}."
 
 
 def _listed(threats: Sequence[ThreatModel]) -> str:

@@ -534,6 +534,12 @@ def test_harden_from_scratch_then_evaluate_its_folder_then_fine_tune() -> None:
     assert re.search(r"Kept epoch \d of 3 \(pgd_training\): .* held-out samples", told)
     assert max(len(line) for line in result.stdout.splitlines() if not line.startswith("In torch")) <= 80
     assert "(before) (before)" not in told
+    assert "zoo.py:net (before)" in told
+    assert "first (after)" in told
+    assert Scorecard.load("first/after.json").target.name == "first"
+    compared = rblite("compare", "first/before.json", "first/after.json").output
+    assert "zoo.py:net (before)" in compared
+    assert "first (after)" in compared
     written = {"model.safetensors", "model.json", "recipe.toml", "log.jsonl", "before.json", "after.json"}
     assert {path.name for path in Path("first").iterdir()} == written | {"report.html", "zoo.py"}
     after = Scorecard.load("first/after.json")

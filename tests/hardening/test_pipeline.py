@@ -264,7 +264,7 @@ def test_model_and_generators_are_left_as_they_were() -> None:
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert torch.equal(torch.get_rng_state(), state)
     target = Target(model, name="mine")
-    assert hardened(target, epochs=1).target.name == "mine"
+    assert hardened(target, epochs=1).target.name == "mine"  # without a folder that would have another
     assert target.classes is None
     assert out.target.device.type == "cpu"
 

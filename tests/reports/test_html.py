@@ -129,7 +129,7 @@ def test_several_cards_are_ranked_with_a_picture_of_clean_against_robust(make_ca
 def test_unlike_cards_are_told(make_card):
     page = Page(html.render([make_card(), make_card(seed=3, samples=30)]))
     assert "Compare with care" in page.text
-    assert "Seeds differ: 0 before, 3 after." in page.text
+    assert "Seeds differ: 0 in the first, 3 in the second." in page.text
 
 
 def test_cards_without_a_common_sample_are_still_shown(make_card):

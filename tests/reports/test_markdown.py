@@ -107,7 +107,7 @@ def test_an_interrupted_run_is_an_upper_bound(make_card):
 def test_two_cards_are_paired_and_unlike_ones_told(make_card):
     text = markdown.render([make_card("a"), make_card("b", threats=["L2 1"])], title="Both", story=["One.", "Two."])
     assert text.startswith("## Both\n\nOne.\n\nTwo.\n")
-    assert "> - Threat models differ: Linf 0.3 before, L2 1 after." in text
+    assert "> - Threat models differ: Linf 0.3 in the first, L2 1 in the second." in text
     assert [row[0] for row in tables(text)[-1]] == ["Accuracy", "---", "Clean", "Robust"]
 
 

@@ -204,8 +204,38 @@ def test_two_cards_are_paired(make_card):
 def test_unlike_cards_are_told_loudly(make_card):
     text = show([make_card(threats=["Linf 0.3"]), make_card(threats=["Linf 0.1"])])
     assert "Compare with care" in text
-    assert "Threat models differ: Linf 0.3 before, Linf 0.1 after." in text
+    assert "Threat models differ: Linf 0.3 in the first, Linf 0.1 in the second." in text
     assert "Compare with care" not in show([make_card(), make_card()])
+
+
+@pytest.mark.parametrize(
+    ("names", "heads"),
+    [(("a (before)", "b (after)"), ["before", "after"]), (("a", "b (after)"), ["first", "second"])],
+)
+def test_only_cards_that_are_before_and_after_are_called_so(make_card, names, heads):
+    text = show([make_card(names[0]), make_card(names[1], seed=3)])
+    [row] = [line.split() for line in text.splitlines() if " common samples " in line]
+    assert row[4:6] == heads
+    assert ("Seeds differ: 0 before, 3 after." in text) == (heads[0] == "before")
+
+
+def test_findings_of_a_comparison_are_told_in_full(make_card):
+    message = " ".join(f"word{place}" for place in range(40))
+    finding = Finding(code="RB201", severity="warning", attack="pgd", message=message, cure="none")
+    text = show([make_card("a", validity=(finding,)), make_card("b")])
+    assert f"RB201 warning in pgd: {message}" in " ".join(text.split())
+    assert "…" not in text
+
+
+def test_long_names_break_between_words(make_card):
+    name = "an_attack_with_a_very_long-name.and:some_more_words"
+    card = make_card("folder/of_models:with_a_long_name", breaks={name: 0.2}, threats=("Linf 0.3",))
+    for cards in ([card], [card, make_card("other", breaks={name: 0.1})], [card] * 3):
+        words = set(show(cards).split())
+        assert max(map(len, show(cards).splitlines())) <= 80
+        pieces = [one for one in words if one.startswith("an_attack")]
+        assert pieces
+        assert all(one == name or one[-1] in "_-.:" for one in pieces)
 
 
 def test_cards_without_a_common_sample_are_still_shown(make_card):

@@ -18,7 +18,7 @@ def compare(before: str, after: str, html_path: str | None) -> None:
 
     With a paired test (McNemar) on the samples that they share.
     """
-    cards = output.load_cards((before, after))
+    cards = output.before_and_after(*output.load_cards((before, after)))
     output.show(cards)
     if html_path:
         output.write(Path(html_path), output.render("html", cards))

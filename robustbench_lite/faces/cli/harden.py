@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from robustbench_lite.faces.tensorboard import Board
     from robustbench_lite.hardening.pipeline import Hardened
     from robustbench_lite.model.target import Target
-    from robustbench_lite.results.scorecard import Scorecard
 
 _PASSED_ON = ("epochs", "lr", "batch_size", "seed", "suite", "limit", "limit_train", "resume")
 _WIDTH = 80
@@ -132,7 +131,7 @@ def _one(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, An
 
     with telling.listeners() as listeners:
         hardened = hardening.harden(target, data, recipes[0], **asked, **listeners)
-    cards = [_named(hardened.before, "before"), _named(hardened.after, "after")]
+    cards = output.before_and_after(hardened.before, hardened.after)
     page = Path(asked["out"]) / "report.html"
     page = output.write_result(page, output.render("html", cards, title=f"{target.name}: before and after"))
     if not telling.quiet:
@@ -184,7 +183,3 @@ def _told(hardened: Hardened) -> Iterator[tuple[str, str]]:
             yield "Kept", f"epoch {kept.epoch} of {kept.epochs} ({what}): {kept.why}"
     for note in hardened.notes:
         yield "Note", note
-
-
-def _named(card: Scorecard, name: str) -> Scorecard:
-    return card.model_copy(update={"target": card.target.model_copy(update={"name": f"{card.target.name} ({name})"})})

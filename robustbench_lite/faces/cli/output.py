@@ -58,6 +58,15 @@ def show(cards: Sequence[Scorecard], **words: Any) -> None:
     print_rendered(render("terminal", cards, **words))
 
 
+def before_and_after(before: Scorecard, after: Scorecard) -> list[Scorecard]:
+    """Two scorecards whose names say which is which."""
+    named = []
+    for card, when in ((before, "before"), (after, "after")):
+        name = re.sub(r" \((before|after)\)$", "", card.target.name)
+        named.append(card.model_copy(update={"target": card.target.model_copy(update={"name": f"{name} ({when})"})}))
+    return named
+
+
 def load_cards(paths: Sequence[str]) -> list[Scorecard]:
     """Load scorecards from their files."""
     from robustbench_lite.results.scorecard import Scorecard
