@@ -1,21 +1,34 @@
-"""What the README shows is there and works."""
+"""What the README and the pages beside it show is there and works."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from robustbench_lite import Scorecard, evaluate
 from robustbench_lite.faces.cli import main
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("attacks", "cli", "scorecard", "tutorial")))
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+BLOCKS = [
+    block for text in TEXTS.values() for block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+]
 PYTHON = [text for kind, text in BLOCKS if kind == "python"]
+COMMANDS = [
+    command
+    for kind, text in BLOCKS
+    if not kind
+    for command in text.replace("\\\n", " ").splitlines()
+    if command.startswith("rblite ")
+]
 
 
 @pytest.fixture
@@ -43,7 +56,7 @@ def test_the_python_example_runs(here, capsys):
 
 def test_the_attack_example_is_found_in_the_users_folder(here):
     (here / "attacks").mkdir()
-    catalogue = re.search(r"`(CATALOGUE = .*?)`", README)
+    catalogue = re.search(r"`(CATALOGUE = .*?)`", TEXTS[ROOT / "docs" / "attacks.md"])
     assert catalogue is not None
     (here / "attacks/__init__.py").write_text(catalogue.group(1))
     (here / "attacks/sign_step.py").write_text(_block("class SignStep"))
@@ -55,7 +68,7 @@ def test_the_attack_example_is_found_in_the_users_folder(here):
 def test_the_test_example_passes(here, pytester):
     pytester.makepyfile(
         **{"my/__init__": "", "my/models": "from robustbench_lite.faces.cli.demo import small_cnn as build\n"},
-        test_readme_example=_block("def robust_target").replace(
+        test_readme_example=_block("from my.models import build").replace(
             "min_robust_accuracy=0.45", 'min_robust_accuracy=0.0, allow_invalid="it is not trained"'
         ),
     )
@@ -63,12 +76,41 @@ def test_the_test_example_passes(here, pytester):
     result.assert_outcomes(passed=1)
 
 
-def test_the_commands_are_there():
-    shown = {
-        line.split()[1] for kind, text in BLOCKS if not kind for line in text.splitlines() if line.startswith("rblite ")
-    }
-    assert shown <= set(main.commands)
-    assert {"evaluate", "harden", "compare", "report", "list"} <= shown
+def test_the_commands_and_their_options_are_there():
+    for command in COMMANDS:
+        name, *arguments = shlex.split(command)[1:]
+        known = {option for parameter in main.commands[name].params for option in parameter.opts}
+        assert {argument for argument in arguments if argument.startswith("--")} <= known, command
+    shown = {command.split()[1] for command in COMMANDS}
+    assert shown == set(main.commands) - {"demo"}
+
+
+def test_the_tutorial_works(pytester, capsys):
+    here = pytester.path
+    images = torch.rand(4, 10, 32, 32, 3, generator=torch.Generator().manual_seed(0))
+    for number, some in enumerate((images * 255).byte().numpy()):
+        for label, image in enumerate(some):
+            folder = here / "photos" / "test" / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{number}.png")
+    (here / "my_model.py").write_text(_block("# my_model.py"))
+    names: dict[str, Any] = {}
+    exec(_block("# my_model.py"), names)
+    torch.manual_seed(0)
+    torch.save(names["build"]().state_dict(), here / "weights.pt")
+
+    [command] = [
+        one for one in COMMANDS if "--suite linf_quick" in one and "weights.pt" in one and "my_weights" not in one
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main(shlex.split(command)[1:], standalone_mode=False)
+    assert ended.value.code == 3  # its weights were drawn at random: INVALID, and so it says
+    assert "RB114" in capsys.readouterr().out
+
+    demand = "min_robust_accuracy=0.3, limit=200"
+    test = _block("# test_robustness.py").replace(demand, 'min_robust_accuracy=0.0, allow_invalid="untrained"')
+    pytester.makepyfile(my_model=_block("# my_model.py"), test_robustness=test)
+    pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider").assert_outcomes(passed=1)
 
 
 def test_the_suite_example_is_valid(here):
@@ -79,7 +121,7 @@ def test_the_suite_example_is_valid(here):
     assert len(load_suite(here / "mine.toml").attacks) == 2
 
 
-def test_its_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_its_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)\)", TEXTS[page])
+    assert [link for link in links if not (page.parent / link).exists()] == []
