@@ -20,7 +20,7 @@ NARROWER = {
     "workers": {"core"},
     "results": {"core"},
     "model": {"core", "results"},
-    "data": {"core", "model"},
+    "data": {"core", "results", "model"},
 }
 """Those that may import less than all that stand before them."""
 

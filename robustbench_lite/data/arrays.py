@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +13,7 @@ from robustbench_lite.core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
 
 def array_tensor(given: Any, what: str) -> Tensor:
@@ -58,3 +61,15 @@ def picture_tensor(picture: Any, what: str) -> Tensor:
     x = array_tensor(picture, what)
     x = x[None] if x.ndim == 2 else x.permute(2, 0, 1)
     return x.to(torch.float32).contiguous() / 255
+
+
+def png(image: NDArray[np.float32]) -> str:
+    """PNG in base64 of an image in [0, 1], (1, H, W) or (3, H, W)."""
+    import numpy as np
+    from PIL import Image
+
+    levels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
+    picture = Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

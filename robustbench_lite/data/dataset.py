@@ -33,6 +33,8 @@ class Data:
     """Position in the source of each sample, (N,), int64: a part keeps the positions of the whole."""
     notes: tuple[str, ...] = ()
     """What was done so that they could be read: which entries were taken, how labels were read, a change of size."""
+    files: tuple[str, ...] = ()
+    """File of each sample, by its position in the source; may be empty."""
     steady: bool = True
     """False where it was seen, when they were read, that another reading gives other samples."""
 

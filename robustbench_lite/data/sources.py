@@ -194,9 +194,7 @@ def _image_folder(asked: Asked) -> Data:
     except (OSError, ValueError) as fault:
         raise UserError(f"{name}: {fault}; expected a folder of images for each class") from None
     data = from_dataset(dataset, name, asked.reading)
-    if folder != whole:
-        return replace(data, notes=(f"the images are those of {folder.name}/", *data.notes))
-    return data
+    return replace(data, files=tuple(Path(path).relative_to(folder).as_posix() for path, _ in dataset.samples))
 
 
 SPLITS: dict[Split, tuple[str, ...]] = {
@@ -245,8 +243,11 @@ def _picture(path: str) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except Exception as fault:  # several kinds, by what is damaged
+            raise OSError(f"{type(fault).__name__}: {fault} ({path})") from fault
 
 
 def _npz(asked: Asked) -> Data:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from robustbench_lite.data.arrays import png
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.evaluating.attack_run import AttackRun
 from robustbench_lite.evaluating.clean_pass import CleanPass
@@ -56,17 +54,7 @@ def _example(data: Data, clean: CleanPass, run: AttackRun, row: int) -> Example:
         threat=str(run.threat),
         adversarial_prediction=int(run.result.prediction[row]),
         distance=float(run.result.distance[row]),
-        original=_png(original),
-        perturbation=_png(0.5 + 0.5 * change / max(float(np.abs(change).max()), 1e-12)),
-        adversarial=_png(adversarial),
+        original=png(original),
+        perturbation=png(0.5 + 0.5 * change / max(float(np.abs(change).max()), 1e-12)),
+        adversarial=png(adversarial),
     )
-
-
-def _png(image: NDArray[np.float32]) -> str:
-    from PIL import Image
-
-    levels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
-    picture = Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -135,8 +135,15 @@ def preflight(
             raise
         checks.append(check("the model can be asked", "", _failed(fault, "error" if thorough else "warning")))
     told = without_echo([finding for one in checks for finding in one.findings])
-    kept = (replace(one, findings=tuple(finding for finding in one.findings if finding in told)) for one in checks)
-    return Preflight(tuple(kept), len(rows), model.forward, model.backward, finished)
+    return Preflight(tuple(_kept(one, told) for one in checks), len(rows), model.forward, model.backward, finished)
+
+
+def _kept(one: Check, told: tuple[Finding, ...]) -> Check:
+    """A check without the findings that another one explains; without any left it is no good answer."""
+    left = tuple(finding for finding in one.findings if finding in told)
+    if one.findings and not left:
+        return Check(one.name, "not told: what is seen there follows from another finding", asked=False)
+    return replace(one, findings=left)
 
 
 def _failed(fault: Exception, severity: Severity) -> Finding:

@@ -51,13 +51,18 @@ def behaviour(
     name = "no answer depends on its batch"
     if unstable:  # random answers differ from batch to batch as well
         yield Check(name, "not asked, as they are random", asked=False)
+    elif len(rows) == 1 and not depends:
+        yield Check(name, "can't be told from one sample", asked=False)
     else:
         saw = f"{batched.asked} samples, alone, by 8 and together"
         yield check(name, saw, _depends(batched, len(rows), normalised) if depends else _refuses_small(model))
     notes = model.target.predictor.notes()
     yield check("it is asked as it is", "in batches of any size, by one tensor of logits", _adapted(notes))
     if not model.function:
-        yield check("a forward pass changes nothing", f"{len(before)} tensors", _changes(changed))
+        if before:
+            yield check("a forward pass changes nothing", f"{len(before)} tensors", _changes(changed))
+        else:
+            yield Check("a forward pass changes nothing", "it holds no tensors that could be compared", asked=False)
         yield check("eval mode reaches every module", f"{sum(1 for _ in model.target.module.modules())} modules")
 
 

@@ -30,19 +30,27 @@ def outputs(model: CountedModel, x: Tensor, logits: Tensor, rows: Tensor) -> Ite
     # Of one class alone a good model may say the same to every sample.
     several = not few and len(set(model.data.labels[rows].tolist())) > 1
     constant = several and spread <= 1e-6 * float(logits.abs().max())
-    yield check("logits depend on the input", f"they spread by {spread:.3g}", _constant(logits) if constant else None)
+    name = "logits depend on the input"
+    if several:
+        yield check(name, f"they spread by {spread:.3g}", _constant(logits) if constant else None)
+    else:
+        yield Check(name, f"can't be told from {len(logits)} samples{'' if few else ' of one class'}", asked=False)
     if constant or model.function:
         return  # a function may well return probabilities, or votes that tie
     raw = _raw_dtype(model, rows, x)
     probabilities = not few and _is_distribution(logits)
     single = not few and _is_single(model) and bool(((logits >= 0) & (logits <= 1)).all())
-    yield check(
-        "logits, not probabilities",
-        f"rows sum to {float(logits.sum(1).min()):.3g} to {float(logits.sum(1).max()):.3g}",
-        _probabilities(logits) if probabilities and (model.gradients or model.thorough) else None,
-        _one_probability(logits) if single else None,
-        _log_probabilities() if not few and model.thorough and _is_distribution(logits.double().exp()) else None,
-    )
+    name, sums = "logits, not probabilities", logits.sum(1)
+    if few:
+        yield Check(name, f"can't be told from {len(logits)} samples", asked=False)
+    else:
+        yield check(
+            name,
+            f"rows sum to {float(sums.min()):.3g} to {float(sums.max()):.3g}",
+            _probabilities(logits) if probabilities and (model.gradients or model.thorough) else None,
+            _one_probability(logits) if single else None,
+            _log_probabilities() if model.thorough and _is_distribution(logits.double().exp()) else None,
+        )
     ties = int((gap(logits) == 0).sum())
     yield check(
         "no two classes tie",
