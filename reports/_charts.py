@@ -172,28 +172,36 @@ def sketch(plot: Plot) -> Sketch | None:
     if not points:
         return None
     left, right = points[0][0], points[-1][0]
-    curve = _curve([y for _, y in points], places=[(x - left) / ((right - left) or 1.0) for x, _ in points])
+    curve = curve_of([y for _, y in points], places=[(x - left) / ((right - left) or 1.0) for x, _ in points])
     return Sketch(curve, left, right) if curve else None
 
 
 def loss_curve(trace: Trace) -> Curve | None:
     """Mean loss by step; None where no step has a finite one."""
-    return _curve(trace.loss)
+    return curve_of(trace.loss)
 
 
 def broken_curve(trace: Trace) -> Curve | None:
     """Samples broken up to each step, from 0."""
-    return _curve([0, *accumulate(trace.broken)], floor=0)
+    return curve_of([0, *accumulate(trace.broken)], floor=0)
 
 
-def _curve(values: Sequence[float], floor: float | None = None, places: Sequence[float] | None = None) -> Curve | None:
-    """Draw values at places from 0 to 1; by default they stand in steps as wide as one another."""
+def curve_of(
+    values: Sequence[float],
+    floor: float | None = None,
+    places: Sequence[float] | None = None,
+    ceiling: float | None = None,
+) -> Curve | None:
+    """Draw values at places from 0 to 1; by default they stand in steps as wide as one another. None without a number.
+
+    Floor and ceiling are what stands at the bottom and at the top; by default the least and the largest value.
+    """
     kept = _thin(values)
     finite = [value for _, value in kept if math.isfinite(value)]
     if not finite:
         return None
     low = min(finite) if floor is None else floor
-    high = max(finite)
+    high = max(finite) if ceiling is None else ceiling
     span = (high - low) or 1.0
     places = places or [step / max(len(values) - 1, 1) for step in range(len(values))]
     stretches: list[list[str]] = [[]]

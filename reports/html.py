@@ -18,7 +18,7 @@ from robustbench_lite.results.compare import Comparison
 from robustbench_lite.results.ranking import Ranking
 from robustbench_lite.results.scorecard import AttackResult, ClassResult, Example, Finding, Interval, Scorecard
 
-from . import _again, _charts, _codes, _format, _repeat, _spread, _view, _words
+from . import _again, _charts, _codes, _format, _repeat, _spread, _training, _view, _words
 from ._png import Picture, picture
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -68,7 +68,9 @@ _FILTERS: tuple[Callable[..., Any], ...] = (
 """What the templates say of a value, by the function's name."""
 
 
-def render(cards: Sequence[Scorecard], *, title: str | None = None, story: Sequence[str] = ()) -> str:
+def render(
+    cards: Sequence[Scorecard], *, title: str | None = None, story: Sequence[str] = (), log: _training.Log = ()
+) -> str:
     """Show scorecards on a page: one in full; several side by side first, then each in full.
 
     Parameters
@@ -79,6 +81,8 @@ def render(cards: Sequence[Scorecard], *, title: str | None = None, story: Seque
         Heading; by default made of the targets' names.
     story
         Paragraphs to show above.
+    log
+        Lines of a hardening's log, to be shown as curves.
 
     Returns
     -------
@@ -103,6 +107,7 @@ def render(cards: Sequence[Scorecard], *, title: str | None = None, story: Seque
         unranked=order if isinstance(order, str) else None,
         winner=_view.winner(order, _view.labels(cards)) if isinstance(order, Ranking) else "",
         trade_off=_charts.trade_off(cards),
+        trainings=_training.trainings(log),
         codes=_codes.explained(cards),
         script=Markup(script),
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",

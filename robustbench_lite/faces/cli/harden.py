@@ -133,7 +133,9 @@ def _one(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, An
         hardened = hardening.harden(target, data, recipes[0], **asked, **listeners)
     cards = output.before_and_after(hardened.before, hardened.after)
     page = Path(asked["out"]) / "report.html"
-    page = output.write_result(page, output.render("html", cards, title=f"{target.name}: before and after"))
+    words = {"title": f"{target.name}: before and after", "log": [line._asdict() for line in hardened.log]}
+    told = [f"{name}: {text}" for name, text in _told(hardened)]
+    page = output.write_result(page, output.render("html", cards, story=told, **words))
     if not telling.quiet:
         output.show(cards)
     for name, text in _told(hardened):

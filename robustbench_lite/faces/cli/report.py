@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import webbrowser
 from collections.abc import Iterator, Sequence
 from glob import glob, has_magic
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.faces.cli import output
 
+if TYPE_CHECKING:
+    from robustbench_lite.results.scorecard import Scorecard
+
+_HARDENED = ("before.json", "after-*.json", "after.json")
 _CALLED = {"html": "Report", "markdown": "Summary", "csv": "Table", "badge": "Badge"}
 
 
@@ -31,7 +37,8 @@ def report(
 ) -> None:
     """Show scorecards: one by itself, several side by side.
 
-    Patterns such as 'cards/*.json' are expanded, quoted or not. Formats: terminal, html, markdown, csv, badge, github,
+    Of a folder that 'rblite harden' wrote it shows before and after, with the training's curves on the page. Patterns
+    such as 'cards/*.json' are expanded, quoted or not. Formats: terminal, html, markdown, csv, badge, github,
     annotations, sarif.
     """
     asked = {name: Path(path) for name in _CALLED if (path := files[name]) is not None}
@@ -39,10 +46,12 @@ def report(
         asked["html"] = output.fresh("report", ".html")
     output.check_writable(*asked.values(), *([Path(out)] if out and asked else []))
     paths = list(dict.fromkeys(path for given in cards for path in _expanded(given)))
-    loaded = output.load_cards(paths)
-    rendered = {name: output.render(name, loaded, title=title) for name in asked}  # all, before any is written
+    loaded, log = _loaded(paths)
+    words = {name: {"log": log} if name == "html" and log else {} for name in {*asked, form}}
+    # All, before any is written.
+    rendered = {name: output.render(name, loaded, title=title, **words[name]) for name in asked}
     if form or not asked:
-        _in_form(form or "terminal", output.render(form or "terminal", loaded, title=title), out)
+        _in_form(form or "terminal", output.render(form or "terminal", loaded, title=title, **words[form]), out)
     elif out:
         raise UserError("--out goes with --format; for more files give --html, --markdown, --csv, --badge")
     for name, file in asked.items():
@@ -50,6 +59,37 @@ def report(
         click.echo(f"{_CALLED[name]:10} {file}")
     if open_:
         _open(asked["html"] if "html" in asked else Path(out or ""))
+
+
+def _loaded(paths: Sequence[str]) -> tuple[list[Scorecard], list[dict[str, Any]]]:
+    """Cards, and the log of the training where a folder of 'rblite harden' is among them."""
+    cards, log = [], []
+    for path in paths:
+        folder = Path(path)
+        if not folder.is_dir():
+            cards += output.load_cards([path])
+            continue
+        files = [file for name in _HARDENED for file in sorted(folder.glob(name))]
+        if not files:
+            raise UserError(f"{path}: holds no before.json and after.json of 'rblite harden'; name the scorecards")
+        for file, card in zip(files, output.load_cards(list(map(str, files))), strict=True):
+            target = card.target.model_copy(update={"name": f"{card.target.name} ({file.stem})"})
+            cards.append(card.model_copy(update={"target": target}))
+        log += _log(folder / "log.jsonl")
+    return cards, log
+
+
+def _log(path: Path) -> list[dict[str, Any]]:
+    """Lines of a training's log; none where it left none."""
+    if not path.is_file():
+        return []
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (ValueError, RecursionError) as fault:
+        raise UserError(f"{path}: expected a JSON object a line ({fault}); take the file away to go without") from None
+    if not all(isinstance(line, dict) for line in lines):
+        raise UserError(f"{path}: expected a JSON object a line; take the file away to go without")
+    return lines
 
 
 def _in_form(form: str, rendered: object, out: str | None) -> None:
