@@ -8,5 +8,6 @@ CATALOGUE = {
     "free": "training.free:Free",
     "mart": "training.mart:MART",
     "trades": "training.trades:TRADES",
+    "continual": "training.continual:Continual",
     "distillation": "training.distillation:Distillation",
 }

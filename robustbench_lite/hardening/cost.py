@@ -55,7 +55,7 @@ def training_cost(log: Sequence[Epoch]) -> tuple[Measured, ...]:
             value=float(sum(line.passes for line in log)),
             unit="passes",
             better="lower",
-            definition="samples that went forward and backward through the networks while they learnt",
+            definition="samples that went forward and backward to learn",
         ),
         Measured(
             name=TRAINING_SECONDS,

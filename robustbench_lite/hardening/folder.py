@@ -20,7 +20,7 @@ AFTER_FILE = "after.json"
 
 # What a kill in the middle of writing leaves.
 _LEFT_OVER = re.compile(
-    r"\.(before\.json|after[^/]*\.json|recipe\.toml|log\.jsonl|model\.json|model\.safetensors)\.[0-9a-f]{8}"
+    r"\.((before|after|task)[^/]*\.json|memory\.npz|recipe\.toml|log\.jsonl|model\.json|model\.safetensors)\.[0-9a-f]{8}"
     r"|checkpoint\.pt\.part"
 )
 
@@ -42,7 +42,8 @@ def claimed(out: str | Path | None, resume: bool) -> Iterator[Path | None]:
             cure = f"to start again in {folder} with other settings, delete {checkpoint} and give --resume"
             raise UserError(f"{fault}\n{cure}") from fault
         begun = (folder / RECIPE_FILE).is_file()
-        for file in (BEFORE_FILE, RECIPE_FILE, LOG_FILE, *(path.name for path in folder.glob("after-*.json"))):
+        cards = [path.name for kind in ("after", "before", "task") for path in folder.glob(f"{kind}-*.json")]
+        for file in (BEFORE_FILE, RECIPE_FILE, LOG_FILE, *cards):
             (folder / file).unlink(missing_ok=True)
         if not was_there:
             folder.rmdir()
@@ -78,10 +79,16 @@ def after_step_file(place: str) -> str:
     return f"after-{place}.json"
 
 
+def task_file(number: int, when: str = "task") -> str:
+    """Name of the scorecard on the so-manieth task, from 1; ``before`` of one made before the first step."""
+    return f"task-{number}.json" if when == "task" else f"{when}-task-{number}.json"
+
+
 def recipe_text(recipe: Recipe) -> str:
     """TOML of a recipe that `load_recipe` reads back."""
     head = {"name": recipe.name, "description": recipe.description, "defense": recipe.defense or None}
-    lines = _pairs(head | {"threat": str(recipe.threat), "suite": recipe.suite})
+    remember = recipe.remember or None
+    lines = _pairs(head | {"threat": str(recipe.threat), "suite": recipe.suite, "remember": remember})
     if recipe.defense:
         lines += _table("[params]", recipe.params)
     lines += _table("[schedule]", recipe.schedule.model_dump())

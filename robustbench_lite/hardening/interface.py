@@ -17,6 +17,7 @@ from robustbench_lite.attacking.interface import Attack
 from robustbench_lite.core.threat import Norm, ThreatModel
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.hardening.checkpoint import Checkpoint, Epoch, Kept
+from robustbench_lite.hardening.memory import Memory
 from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.model.target import Target
 
@@ -152,6 +153,8 @@ class Context:
     """The one training loop."""
     extra: Data | None = None
     """Samples that fill a share of each batch, as the schedule has it."""
+    memory: Memory | None = None
+    """What the model keeps of earlier tasks; there is one where the step `rehearses`."""
     seed: int = 0
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     on_progress: Callable[[TrainingProgress], None] | None = None
@@ -170,6 +173,8 @@ class Step(ABC):
     """URL of its source."""
     norms: ClassVar[tuple[Norm, ...]] = ()
     """Norms of the balls that it can work with; empty where it uses no ball, so that any will do."""
+    rehearses: ClassVar[bool] = False
+    """Whether it needs the model's memory of earlier tasks, and fills a share of each batch from it."""
 
     def unfit(self, artifact: Artifact) -> str | None:
         """Say why it can't be run on an artifact; None where it can.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,8 @@ from robustbench_lite.core.cost import Progress
 from robustbench_lite.core.files import write_atomically
 from robustbench_lite.core.suite import Suite
 from robustbench_lite.core.threat import ThreatModel
-from robustbench_lite.evaluating.pipeline import evaluate
+from robustbench_lite.data.dataset import Data
+from robustbench_lite.evaluating.pipeline import apply_gates, evaluate
 from robustbench_lite.hardening.checkpoint import CHECKPOINT_FILE, Checkpoint, Epoch
 from robustbench_lite.hardening.cost import training_cost
 from robustbench_lite.hardening.folder import (
@@ -25,14 +26,17 @@ from robustbench_lite.hardening.folder import (
     after_step_file,
     claimed,
     recipe_text,
+    task_file,
 )
 from robustbench_lite.hardening.gain import Gain, weigh
 from robustbench_lite.hardening.interface import Artifact, Context, StepRecord, TrainingProgress
+from robustbench_lite.hardening.memory import Memory, Score, Task, retention
 from robustbench_lite.hardening.preparation import Changes, Plan, PlannedStep, Sampling, prepare
 from robustbench_lite.hardening.recipe import Recipe
 from robustbench_lite.hardening.training import train_step
 from robustbench_lite.model.loading import save_model
 from robustbench_lite.model.target import Target
+from robustbench_lite.results.gates import Gates
 from robustbench_lite.results.scorecard import Measured, Scorecard
 
 
@@ -64,6 +68,8 @@ class Hardened:
     between: tuple[Scorecard, ...] = ()
     """After each step that asks for a scorecard, in order."""
     sizes: Sizes | None = None
+    memory: Memory | None = None
+    """The tasks so far, this one included, and how well each is known; None where nothing is kept."""
 
     @cached_property
     def gain(self) -> Gain:
@@ -101,6 +107,9 @@ def harden(
     suite: str | Path | Suite | None = None,
     limit: int | None = None,
     limit_train: int | None = None,
+    earlier: Any = None,
+    remember: int | None = None,
+    gates: Gates | Mapping[str, float] | None = None,
     resume: bool = False,
     on_progress: Callable[[TrainingProgress], None] | None = None,
     on_attack: Callable[[Progress], None] | None = None,
@@ -143,6 +152,14 @@ def harden(
         Size of a class-stratified sample of the test samples to evaluate.
     limit_train
         Size of a class-stratified sample of ``data`` to learn from; a share of it is held out.
+    earlier
+        What the model learnt before: the folder of a model that kept a memory, or the data themselves. It is then
+        evaluated on those tasks as well, and a step that rehearses does so.
+    remember
+        Samples to keep with the model, to rehearse this task later, and as many to judge it by; by default as many as
+        the recipe says.
+    gates
+        Demands on the model afterwards, which decide the verdict of ``after``.
     resume
         Go on with the unfinished run in ``out``, with the same final weights as if it had never stopped; where there
         is none yet, start one.
@@ -166,8 +183,16 @@ def harden(
         model,
         data,
         recipe,
-        Changes(threat=threat, suite=suite, epochs=epochs, lr=lr, batch_size=batch_size),
-        Sampling(test_data=test_data, limit=limit, limit_train=limit_train, seed=seed),
+        Changes(
+            threat=threat,
+            suite=suite,
+            epochs=epochs,
+            lr=lr,
+            batch_size=batch_size,
+            remember=remember,
+            gates=gates if isinstance(gates, Gates) else Gates.of(gates or {}),
+        ),
+        Sampling(test_data=test_data, limit=limit, limit_train=limit_train, earlier=earlier, seed=seed),
         device,
     )
     listeners = Listeners(on_progress=on_progress, on_attack=on_attack, on_epoch=on_epoch)
@@ -189,6 +214,7 @@ def run_plan(
     with claimed(out, resume) as folder:
         run = _Run(plan, folder, resume, listeners)
         before = run.before(before)
+        known = run.known_before()
         artifact = Artifact(target=plan.target, threat=plan.recipe.threat)
         between = []
         for planned in plan.steps:
@@ -199,15 +225,17 @@ def run_plan(
             artifact.target.name = folder.resolve().name
             save_model(artifact.target, folder)
         log = tuple(line for record in artifact.records for line in record.log)
-        after = run.scorecard(artifact.target, AFTER_FILE, training_cost(log))
+        memory = run.memory(artifact.target, known)
+        numbers = (*training_cost(log), *(retention(memory.tasks) if memory else ()))
+        after = run.scorecard(artifact.target, AFTER_FILE, numbers)
         if folder is not None:
             (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     training, held_out = plan.split(plan.steps[0])
     sizes = Sizes(len(training), len(held_out), after.data.samples)
-    return Hardened(artifact.target, before, after, log, folder, artifact.records, tuple(between), sizes)
+    return Hardened(artifact.target, before, after, log, folder, artifact.records, tuple(between), sizes, memory)
 
 
-def judge(plan: Plan, target: Target, listeners: Listeners) -> Scorecard:
+def judge(plan: Plan, target: Target, listeners: Listeners, measures: Sequence[str] = ()) -> Scorecard:
     """Evaluate a target as a plan asks.
 
     Raises
@@ -223,6 +251,7 @@ def judge(plan: Plan, target: Target, listeners: Listeners) -> Scorecard:
         plan.recipe.threat,
         seed=sampling.seed,
         limit=sampling.limit,
+        measures=measures,
         on_progress=listeners.on_attack,
     )
     if card.interrupted:
@@ -259,20 +288,71 @@ class _Run:
             schedule=planned.spec.schedule or self.plan.recipe.schedule,
             train=train_step,
             extra=planned.extra,
+            memory=self.plan.memory,
             seed=planned.seed,
             checkpoint=self.checkpoint,
             on_progress=self.listeners.on_progress,
         )
         return planned.step.run(artifact, context)
 
+    def known_before(self) -> Memory | None:
+        """What was learnt before, with how well it is known now where that isn't told yet."""
+        memory = self.plan.memory
+        if memory is None or all(task.scores for task in memory.tasks):
+            return memory
+        return memory.with_scores(self._scores(self.plan.target, memory, "before"))
+
+    def memory(self, target: Target, known: Memory | None) -> Memory | None:
+        """What was learnt before and what was learnt now, with how well each is known; kept in the folder."""
+        plan = self.plan
+        size, seed = plan.recipe.remember, plan.sampling.seed
+        if not size:
+            return None
+        learnt = plan.split(plan.steps[0])[0].stratified(size, seed)
+        task = Task(name=plan.known.name, threat=plan.recipe.threat, suite=plan.suite)
+        made = (known or Memory(tasks=(), rehearsed=(), judged=())).with_task(
+            task, learnt, plan.test.stratified(size, seed)
+        )
+        made = made.with_scores(self._scores(target, made, "task"))
+        if self.folder is not None:
+            made.save(self.folder)
+        return made
+
+    def _scores(self, target: Target, memory: Memory, when: str) -> list[Score]:
+        """Evaluate a target on each task of a memory, by the suite and under the threat model of its time."""
+        seed, listeners = self.plan.sampling.seed, self.listeners
+
+        def score(number: int, task: Task, data: Data) -> Score:
+            def make() -> Scorecard:
+                return evaluate(target, data, task.suite, task.threat, seed=seed, on_progress=listeners.on_attack)
+
+            return Score.of(self._kept(task_file(number, when), make))
+
+        pairs = zip(memory.tasks, memory.judged, strict=True)
+        return [score(number, task, data) for number, (task, data) in enumerate(pairs, 1)]
+
     def scorecard(self, target: Target, file: str, numbers: tuple[Measured, ...] = ()) -> Scorecard:
-        """Evaluate a target and add numbers to its scorecard, or read it where the run that is resumed had made it."""
+        """Evaluate a target; to its scorecard come numbers that are known already and, with them, the gates."""
+
+        def make() -> Scorecard:
+            demanded = self.plan.gates if numbers else Gates()
+            known = {one.name for one in numbers}
+            others = [name for name in demanded.measured if name not in known]
+            card = judge(self.plan, target, self.listeners, others)
+            if not numbers:
+                return card
+            return apply_gates(card.model_copy(update={"measures": (*card.measures, *numbers)}), demanded)
+
+        return self._kept(file, make)
+
+    def _kept(self, file: str, make: Callable[[], Scorecard]) -> Scorecard:
+        """Make a scorecard and write it, or read it where the run that is resumed had made it."""
         path = None if self.folder is None else self.folder / file
         if path is not None and self.resumed and path.is_file():
             return Scorecard.load(path)
-        card = judge(self.plan, target, self.listeners)
-        if numbers:
-            card = card.model_copy(update={"measures": (*card.measures, *numbers)})
+        card = make()
+        if card.interrupted:
+            raise KeyboardInterrupt
         if path is not None:
             card.save(path)
         return card

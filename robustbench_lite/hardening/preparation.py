@@ -6,8 +6,8 @@ import copy
 import dataclasses
 import hashlib
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,16 @@ from robustbench_lite.data.dataset import Data, check_inputs, check_labels
 from robustbench_lite.data.load import as_data
 from robustbench_lite.hardening.folder import BEFORE_FILE
 from robustbench_lite.hardening.interface import Artifact, Defense, Step, StepRecord
+from robustbench_lite.hardening.memory import Memory, Task
 from robustbench_lite.hardening.mixture import Mixture
 from robustbench_lite.hardening.recipe import Recipe, RecipeStep, load_recipe
 from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.hardening.training import unfit_schedule
 from robustbench_lite.model.target import Target, as_target
+from robustbench_lite.results.gates import Gates
 
+_REMEMBERED = 200  # samples of earlier data, where the recipe doesn't say
+_OF_EARLIER = ("forgetting", "backward_transfer")
 _TEST_SHARE = 0.2  # held out for the scorecards, where the data bring no test samples of their own
 
 
@@ -41,6 +45,9 @@ class Changes:
     epochs: int | None = None
     lr: float | None = None
     batch_size: int | None = None
+    remember: int | None = None
+    gates: Gates = field(default_factory=Gates)
+    """What is demanded of the model afterwards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +59,8 @@ class Sampling:
     """Size of the sample of the test samples."""
     limit_train: int | None = None
     """Size of the sample of those to learn from."""
+    earlier: Any = None
+    """What was learnt before: a model's folder with its memory, a `Memory`, or the data themselves."""
     seed: int = 0
 
 
@@ -83,6 +92,9 @@ class Plan:
     """Samples that may be learnt from; each step holds a share of them out."""
     test: Data
     sampling: Sampling
+    memory: Memory | None = None
+    """Of earlier tasks."""
+    gates: Gates = field(default_factory=Gates)
     note: str = ""
     """A comment on the recipe, for its file."""
 
@@ -104,6 +116,9 @@ class Plan:
             "seed": self.sampling.seed,
             "weights": self.target.weights_sha256(),
         }
+        if self.memory is not None or self.recipe.remember:
+            values["earlier"] = "" if self.memory is None else self.memory.digest()
+            values["remember"] = self.recipe.remember
         for planned in self.steps:
             head = f"steps.{planned.place}." if self.recipe.steps else ""
             values[f"{head}defense"] = planned.spec.name
@@ -140,6 +155,13 @@ def prepare(
     if sampling.limit_train is not None:
         known = known.stratified(sampling.limit_train, sampling.seed)
     _check(target, known)
+    memory = _recalled(sampling, recipe, suite)
+    for data in () if memory is None else memory.rehearsed:
+        Mixture(own=known, extra=data)  # refuses another shape
+        _check(target, data)
+    _check_memory(steps, memory, changes.gates)
+    if memory is not None and not recipe.remember:
+        recipe = recipe.model_copy(update={"remember": len(memory.rehearsed[-1])})
     steps = tuple(_with_extra(planned, target, known) for planned in steps)
     for planned in steps:
         if isinstance(planned.step, Defense) and planned.spec.schedule is not None:
@@ -152,6 +174,8 @@ def prepare(
         known=known,
         test=test,
         sampling=sampling,
+        memory=memory,
+        gates=changes.gates,
         note=f"# Evaluated by {suite.name!r}, given as an object; see {BEFORE_FILE}.\n"
         if isinstance(changes.suite, Suite)
         else "",
@@ -172,6 +196,8 @@ def _changed(recipe: Recipe, changes: Changes) -> Recipe:
     except ValidationError as error:
         raise UserError(f"can't train with {_listed(given)}\n{faults(error)}") from None
     update: dict[str, Any] = {"schedule": schedule, "steps": steps}
+    if changes.remember is not None:
+        update["remember"] = changes.remember
     if changes.threat is not None:
         update["threat"] = ThreatModel.parse(changes.threat)
         update["suite"] = _counterpart(recipe.suite, recipe.threat.norm, update["threat"].norm)
@@ -218,6 +244,35 @@ def _unfit(step: Any, artifact: Artifact, recipe: Recipe, number: int) -> Iterat
         yield fault
     if recipe.steps and recipe.steps[number - 1].schedule is not None and not isinstance(step, Defense):
         yield "has a schedule, but doesn't train: take the schedule away"
+
+
+def _recalled(sampling: Sampling, recipe: Recipe, suite: Suite) -> Memory | None:
+    """Find what the model keeps of earlier tasks, or make it of the earlier data."""
+    earlier = sampling.earlier
+    if earlier is None or isinstance(earlier, Memory):
+        return earlier
+    if isinstance(earlier, str | Path) and Path(earlier).is_dir():
+        return Memory.load(Path(earlier))
+    learnt, judged = _train_and_test(str(earlier) if isinstance(earlier, Path) else earlier, None, sampling.seed)
+    size = recipe.remember or _REMEMBERED
+    task = Task(name=learnt.name, threat=recipe.threat, suite=suite)
+    parts = [data.stratified(size, sampling.seed) for data in (learnt, judged)]
+    return Memory(tasks=(task,), rehearsed=(parts[0],), judged=(parts[1],))
+
+
+def _check_memory(steps: Sequence[PlannedStep], memory: Memory | None, gates: Gates) -> None:
+    cure = "give the model's folder or the earlier data as earlier (--earlier)"
+    for planned in steps:
+        if not planned.step.rehearses:
+            continue
+        if memory is None:
+            raise UserError(
+                f"{planned.spec.name}: rehearses what was learnt before, and nothing is known of it; {cure}"
+            )
+        if planned.spec.schedule is not None and planned.spec.schedule.extra:
+            raise UserError(f"{planned.spec.name}: rehearses in the place of extra; take extra out of its schedule")
+    if memory is None and (asked := [name for name in gates.measured if name.startswith(_OF_EARLIER)]):
+        raise UserError(f"a gate is about {', '.join(asked)}, and nothing was learnt before; {cure}")
 
 
 def _with_extra(planned: PlannedStep, target: Target, known: Data) -> PlannedStep:

@@ -46,6 +46,8 @@ class Recipe(NamedFile):
     """What it is to withstand; used where the caller names none."""
     suite: str = "linf_quick"
     """Evaluates the model before and after."""
+    remember: int = Field(default=0, ge=0)
+    """Samples that the model keeps of this task, to rehearse it later, and as many to be judged by; 0 keeps none."""
     schedule: Schedule = Schedule()
     """Of every step that trains and has none of its own."""
 

@@ -25,6 +25,7 @@ from robustbench_lite.hardening.pipeline import Listeners, judge, run_plan
 from robustbench_lite.hardening.preparation import Changes, Plan, Sampling, prepare
 from robustbench_lite.hardening.recipe import Recipe
 from robustbench_lite.model.target import Target
+from robustbench_lite.results.gates import Gates
 from robustbench_lite.results.ranking import Ranking, as_json, rank
 from robustbench_lite.results.scorecard import Scorecard
 
@@ -47,6 +48,9 @@ class Options(TypedDict, total=False):
     suite: str | Path | Suite | None
     limit: int | None
     limit_train: int | None
+    earlier: Any
+    remember: int | None
+    gates: Gates | Mapping[str, float] | None
     on_progress: Callable[[TrainingProgress], None] | None
     on_attack: Callable[[Progress], None] | None
     on_epoch: Callable[[Epoch], None] | None
@@ -156,17 +160,21 @@ def _plans(
     if isinstance(data, str):  # read once, not once a recipe
         test_data = as_data(data, split="test") if test_data is None else test_data
         data = as_data(data, split="train")
+    gates = given.get("gates")
     changes = Changes(
         threat=given.get("threat"),
         suite=given.get("suite"),
         epochs=given.get("epochs"),
         lr=given.get("lr"),
         batch_size=given.get("batch_size"),
+        remember=given.get("remember"),
+        gates=gates if isinstance(gates, Gates) else Gates.of(gates or {}),
     )
     sampling = Sampling(
         test_data=test_data,
         limit=given.get("limit"),
         limit_train=given.get("limit_train"),
+        earlier=given.get("earlier"),
         seed=given.get("seed", 0),
     )
     plans: dict[str, Plan] = {}

@@ -21,4 +21,10 @@ CATALOGUE = {
     "latency_p95_batch_64": "latency:P95_BATCH_64",
     "throughput": "latency:THROUGHPUT",
     "slowdown": "latency:SLOWDOWN",
+    "training_passes": "hardened:TRAINING_PASSES",
+    "training_seconds": "hardened:TRAINING_SECONDS",
+    "forgetting": "hardened:FORGETTING",
+    "forgetting_clean": "hardened:FORGETTING_CLEAN",
+    "backward_transfer": "hardened:BACKWARD_TRANSFER",
+    "backward_transfer_clean": "hardened:BACKWARD_TRANSFER_CLEAN",
 }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.faces.cli import output, signals
 from robustbench_lite.faces.cli.options import (
     data_options,
+    demanded,
     load_both,
     load_other,
     model_options,
@@ -101,7 +100,7 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     witnesses = saved.with_name(f"{saved.stem}.witnesses.npz") if given["keep_witnesses"] else None
     output.check_writable(*filter(None, (saved, page, summary, witnesses)))
     named = {item.name: given[item.name] for item in fields(Gates) if item.name in given and item.name != "measures"}
-    gates = Gates.of({**named, **_demanded(given["demands"])})
+    gates = Gates.of({**named, **demanded(given["demands"])})
     budget = Budget(seconds=given["seconds"], passes=given["passes"]) if given["seconds"] or given["passes"] else None
     for option in ("sequential", "strict"):
         if given[option] and not gates.demanded:
@@ -149,21 +148,6 @@ def _how_to_go_on(cache: str | None) -> str:
     if cache:
         return f"Interrupted. What is done is kept in {cache}; the same command goes on from there."
     return "Interrupted. A run with --cache DIR goes on where it was stopped; this one would begin anew."
-
-
-def _demanded(texts: Sequence[str]) -> dict[str, float]:
-    """Gates on measures, as ``NAME >= X`` and ``NAME <= X``."""
-    found: dict[str, float] = {}
-    for text in texts:
-        parts = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*(>=|<=)\s*(\S+)\s*", text)
-        try:
-            name, sign, number = parts.groups() if parts else ("", "", "")
-            found[f"{'min' if sign == '>=' else 'max'}_{name}"] = float(number)
-        except ValueError:
-            raise UserError(
-                f"--gate {text!r}: expected 'NAME >= X' or 'NAME <= X', such as 'parameters <= 1e6'"
-            ) from None
-    return found
 
 
 def _in_a_line(card: Scorecard) -> str:

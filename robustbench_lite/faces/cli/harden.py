@@ -17,6 +17,7 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.faces.cli import output, signals
 from robustbench_lite.faces.cli.options import (
     data_options,
+    demanded,
     load_both,
     model_options,
     quiet_option,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from robustbench_lite.hardening.pipeline import Hardened
     from robustbench_lite.model.target import Target
 
-_PASSED_ON = ("epochs", "lr", "batch_size", "seed", "suite", "limit", "limit_train", "resume")
+_PASSED_ON = ("epochs", "lr", "batch_size", "seed", "suite", "limit", "limit_train", "remember", "resume")
 _WIDTH = 80
 
 
@@ -53,6 +54,13 @@ _WIDTH = 80
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Instead of the recipe's.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Instead of the recipe's.")
 @click.option("--limit-train", type=click.IntRange(min=1), metavar="N", help="Learn from N samples, drawn by class.")
+@click.option("--earlier", metavar="D", help="What MODEL learnt before: a folder with its memory, or data by name.")
+@click.option(
+    "--remember", type=click.IntRange(min=0), metavar="N", help="Keep N samples with the model, to rehearse later."
+)
+@click.option(
+    "--gate", "demands", multiple=True, metavar="G", help="'NAME >= X' or 'NAME <= X' on a measure afterwards."
+)
 @click.option("--tensorboard", metavar="DIR", help="Write each epoch's numbers for TensorBoard (an extra).")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in DIR.")
 @quiet_option
@@ -69,6 +77,7 @@ def harden(model: str, out: str, recipes: tuple[str, ...], quiet: bool, **given:
     target, (data, test_data) = load_both(model, given, "train", "test")
     asked = {name: given[name] for name in _PASSED_ON}
     asked |= {"threat": threats[0] if threats else None, "out": out, "test_data": test_data}
+    asked |= {"earlier": given["earlier"] or _memory_of(model), "gates": demanded(given["demands"])}
     signals.raise_interrupts()
     with _telling(given, quiet) as telling:
         try:
@@ -142,6 +151,8 @@ def _one(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, An
         _say(name, text)
     telling.model(Path(asked["out"]))
     click.echo(f"Report     {page}")
+    if asked["gates"]:
+        sys.exit(output.EXIT[hardened.after.verdict])
 
 
 def _several(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, Any], telling: _Telling) -> None:
@@ -165,6 +176,13 @@ def _several(target: Target, data: Data, recipes: Sequence[str], asked: dict[str
     click.echo(f"Ranking    {made.folder / RANKING_FILE}\nReport     {page}")
 
 
+def _memory_of(model: str) -> str | None:
+    """The folder of a model that keeps a memory."""
+    from robustbench_lite.hardening.memory import MEMORY_FILE
+
+    return model if (Path(model) / MEMORY_FILE).is_file() else None
+
+
 def _apart(recipes: str) -> list[str]:
     """Names that commas part; a file's name may hold some."""
     return [recipes] if Path(recipes).is_file() else [name.strip() for name in recipes.split(",") if name.strip()]
@@ -185,3 +203,10 @@ def _told(hardened: Hardened) -> Iterator[tuple[str, str]]:
             yield "Kept", f"epoch {kept.epoch} of {kept.epochs} ({what}): {kept.why}"
     for note in hardened.notes:
         yield "Note", note
+    if hardened.memory is not None and len(hardened.memory.tasks) > 1:
+        for number, task in enumerate(hardened.memory.tasks, 1):
+            courses = (", ".join(f"{one.share(kind):.1%}" for one in task.scores) for kind in ("clean", "robust"))
+            yield f"Task {number}", "{}, {}: clean {}; robust {}".format(task.name, task.threat, *courses)
+    for gate in hardened.after.gates:
+        state = "undecided" if not gate.decided else "met" if gate.passed else "missed"
+        yield "Gate", f"{gate.name} {gate.threshold:g} is {state}: found {gate.value:.4g}"

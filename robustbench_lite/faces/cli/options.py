@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -140,3 +141,18 @@ def load_samples(given: Given, split: Split) -> Data:
         resize=given["resize"],
         crop=given["crop"],
     )
+
+
+def demanded(texts: Sequence[str]) -> dict[str, float]:
+    """Gates on measures, as ``NAME >= X`` and ``NAME <= X``."""
+    found: dict[str, float] = {}
+    for text in texts:
+        parts = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*(>=|<=)\s*(\S+)\s*", text)
+        try:
+            name, sign, number = parts.groups() if parts else ("", "", "")
+            found[f"{'min' if sign == '>=' else 'max'}_{name}"] = float(number)
+        except ValueError:
+            raise UserError(
+                f"--gate {text!r}: expected 'NAME >= X' or 'NAME <= X', such as 'parameters <= 1e6'"
+            ) from None
+    return found
