@@ -19,7 +19,7 @@ from robustbench_lite.results.scorecard import Finding
 EPS = "Linf 0.1"
 THREATS = [ThreatModel.parse(EPS)]
 PGD = {"attack": "pgd", "params": {"steps": 20}}
-SAMPLES = 100
+SAMPLES = 64
 FEW = 0.04
 """Share of samples by which an adapted robust accuracy may differ from the true one."""
 
@@ -150,8 +150,8 @@ def test_what_no_gradient_goes_through_is_followed_by_differences(net, digits, t
     model = Wrapped(net, lambda model, x: model(torch.from_numpy(rounded(x).detach().numpy())))
     made = adapted(Target(model), digits, [finding("RB131")], THREATS, samples=24)
     assert [one.name for one in made.measures] == ["smoothing"]
-    few = {"attack": "pgd", "params": {"steps": 8}}
-    card, plain = (run(one, digits, adapt=False, suite=[few], limit=30) for one in (made.target, model))
+    few = {"attack": "pgd", "params": {"steps": 6}}
+    card, plain = (run(one, digits, adapt=False, suite=[few], limit=20) for one in (made.target, model))
     assert card.robust_accuracy.value < plain.robust_accuracy.value - 0.25
 
 
@@ -160,18 +160,18 @@ class WinnersTakeAll(nn.Module):
 
     def forward(self, x):
         flat = x.flatten(1)
-        least = flat.topk(flat.shape[1] // 7, dim=1).values[:, -1:]
+        least = flat.topk(flat.shape[1] // 50, dim=1).values[:, -1:]
         return (flat * (flat >= least)).reshape(x.shape)
 
 
 def test_winners_take_all_are_broken_by_the_slope_of_a_neighbourhood(digits):
     model = trained(nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), WinnersTakeAll(), nn.Flatten(), nn.Linear(512, 10)))
     made = adapted(Target(model), digits, [finding("RB213")], THREATS, samples=24)
-    if made is None:  # its own gradient leads as far
-        return
+    assert made is not None
+    assert [one.name for one in made.measures] == ["smoothing"]
     few = {"attack": "pgd", "params": {"steps": 8, "loss": "margin"}}
-    before, after = (run(one, digits, adapt=False, suite=[few], limit=30) for one in (model, made.target))
-    assert after.robust_accuracy.count <= before.robust_accuracy.count + 1
+    before, after = (run(one, digits, adapt=False, suite=[few], limit=20) for one in (model, made.target))
+    assert after.robust_accuracy.count <= before.robust_accuracy.count < before.clean_accuracy.count / 2
 
 
 # The adapted target

@@ -32,7 +32,7 @@ UNDERSTATED = 500.0
 JAGGED = 0.15
 """How much the margin may go up and down, beyond once each, along its gradient, over how much it changes."""
 _POINTS = 16  # along the gradient
-_SQUARE_STEPS = 150  # a survivor of gradients that are masked falls in a few
+SQUARE_STEPS = 150  # a survivor of gradients that are masked falls in a few
 
 
 def own_climbs(survivors: Survivors, climbed: ClimbResult) -> Iterator[Finding | BrokenSurvivors]:
@@ -157,7 +157,7 @@ def black_box(survivors: Survivors) -> Iterator[Finding | BrokenSurvivors]:
         record.attack.access == "scores" for record in survivors.attacks
     ):
         return
-    square: Attack = registry.build("attacks", "square", {"steps": _SQUARE_STEPS})
+    square: Attack = registry.build("attacks", "square", {"steps": SQUARE_STEPS})
     shape = tuple(survivors.samples.data.shape)
     if square.unfit(shape, survivors.threat) is not None:
         return
