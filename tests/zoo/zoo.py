@@ -34,7 +34,7 @@ NAIVE = Suite(name="pgd40", threats=(ThreatModel.parse(EPS),), attacks=(AttackSp
 """What most papers of broken defenses reported: one start of PGD on cross-entropy."""
 
 effort = 1.0
-"""Share of the epochs of those that take longest to train. Tests take less; the benchmarks' tables were made with all."""
+"""Share of the epochs of those that take longest to train. The benchmarks take all; tests do with less."""
 
 
 @dataclass(frozen=True, kw_only=True)

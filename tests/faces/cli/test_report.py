@@ -1,0 +1,69 @@
+"""`rblite report` and `rblite compare`: every format, from saved scorecards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import own_report, rblite
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+def test_report_in_every_format(make_card: Callable[..., Any]) -> None:
+    make_card("plain").save("a.json")
+    make_card("hardened", breaks={"pgd": 0.1}).save("b.json")
+    for names in (("a.json",), ("a.json", "b.json")):
+        assert "plain" in rblite("report", *names).output
+        assert rblite("report", *names, "--format", "markdown").output.startswith("#")
+        assert rblite("report", *names, "--format", "html").output.startswith("<!doctype html>")
+    written = rblite("report", "a.json", "--format", "html", "--out", "new/page.html", "--title", "Week 47")
+    assert (written.exit_code, "new/page.html" in written.output) == (0, True)
+    assert "Week 47" in Path("new/page.html").read_text()
+
+
+def test_report_writes_several_files_of_cards_that_a_quoted_pattern_means(make_card: Callable[..., Any]) -> None:
+    make_card("plain").save("cards/a.json")
+    make_card("hardened").save("cards/deep/b.json")
+    files = ("--html", "new/page.html", "--markdown", "new/page.md", "--csv", "new/rows.csv")
+    result = rblite("report", "cards/**/*.json", "cards/a.json", *files)
+    assert result.exit_code == 0, result.output
+    told = [line.split() for line in result.output.splitlines()]
+    assert told == [["Report", "new/page.html"], ["Summary", "new/page.md"], ["Table", "new/rows.csv"]]
+    assert Path("new/page.html").read_text().startswith("<!doctype html>")
+    assert Path("new/page.md").read_text().startswith("#")
+    assert len(Path("new/rows.csv").read_text().splitlines()) == 401  # the card that is given twice counts once
+    assert rblite("report", "cards/a.json", "--badge", "badge.svg").exit_code == 0
+    assert Path("badge.svg").read_text().startswith("<svg")
+
+
+def test_report_opens_its_page(make_card: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    browser = Path("browser").absolute()
+    browser.write_text("#!/bin/sh\necho $1 > opened\n")
+    browser.chmod(0o755)
+    monkeypatch.setattr("webbrowser._tryorder", None)
+    monkeypatch.setenv("BROWSER", f"{browser} %s")
+    make_card().save("card.json")
+    result = rblite("report", "card.json", "--open")
+    [page] = Path(".robustbench").glob("report-*.html")
+    assert str(page) in result.output
+    assert Path("opened").read_text().strip() == page.absolute().as_uri()
+
+
+def test_compare(make_card: Callable[..., Any]) -> None:
+    make_card("plain").save("a.json")
+    make_card("hardened", breaks={"pgd": 0.1}).save("b.json")
+    result = rblite("compare", "a.json", "b.json", "--html", "page.html")
+    assert result.exit_code == 0
+    assert all(word in result.output for word in ("plain", "hardened", "McNemar", "page.html"))
+    assert max(len(line) for line in result.output.splitlines()) <= 80
+    assert "McNemar" in Path("page.html").read_text()
+
+
+def test_an_own_report_is_found_by_name(make_card: Callable[..., Any]) -> None:
+    make_card("lenet5").save("card.json")
+    own_report('return ",".join(card.target.name for card in cards)')
+    assert rblite("report", "card.json", "--format", "mine").output == "lenet5\n"
