@@ -73,6 +73,15 @@ def ask(folder: Path, model: nn.Module | None = None, **changes: Any) -> Scoreca
     return evaluate(Net() if model is None else model, given.pop("data"), cache=folder, **given)
 
 
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which the plain question of `ask` has its answer."""
+    folder = tmp_path_factory.mktemp("answered")
+    with torch.random.fork_rng(devices=[]):
+        ask(folder)
+    return folder
+
+
 # Questions
 
 
@@ -84,9 +93,8 @@ def test_an_unchanged_question_is_answered_without_a_pass(tmp_path: Path) -> Non
     assert again == first
 
 
-def test_neither_batch_size_nor_gates_nor_budget_make_another_question(tmp_path: Path) -> None:
-    ask(tmp_path)
-    card = ask(tmp_path, batch_size=5, gates={"min_clean_accuracy": 1.0}, budget=Budget(passes=10**6))
+def test_neither_batch_size_nor_gates_nor_budget_make_another_question(answered: Path) -> None:
+    card = ask(answered, batch_size=5, gates={"min_clean_accuracy": 1.0}, budget=Budget(passes=10**6))
     assert SEEN == []
     assert [gate.name for gate in card.gates] == ["min_clean_accuracy"]
 
@@ -132,9 +140,8 @@ def changed_label() -> tuple[torch.Tensor, torch.Tensor]:
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_another_question_is_not_answered(tmp_path: Path, changes: dict[str, Any]) -> None:
-    ask(tmp_path)
-    ask(tmp_path, **changes)
+def test_another_question_is_not_answered(answered: Path, changes: dict[str, Any]) -> None:
+    ask(answered, **changes)
     assert sum(SEEN) > 0
 
 
@@ -167,17 +174,16 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_a_changed_model_is_not_answered(tmp_path: Path, change: Callable[[Any], Any]) -> None:
-    ask(tmp_path)
+def test_a_changed_model_is_not_answered(answered: Path, change: Callable[[Any], Any]) -> None:
     net = Net()
     change(net)
-    ask(tmp_path, net)
+    ask(answered, net)
     assert sum(SEEN) > 0
 
 
-def test_train_or_eval_mode_makes_no_difference(tmp_path: Path) -> None:
-    ask(tmp_path, Net().train())
-    ask(tmp_path, Net().eval())
+@pytest.mark.parametrize("training", [True, False])
+def test_train_or_eval_mode_makes_no_difference(answered: Path, training: bool) -> None:
+    ask(answered, Net().train(training))
     assert SEEN == []
 
 

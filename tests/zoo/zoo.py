@@ -248,8 +248,7 @@ def _thousand_classes() -> tuple[nn.Module, Data]:
         data = digits(split)
         return replace(data, labels=data.labels * 100, classes=())
 
-    model = _taught(_fresh(lambda: small_cnn(1000)), "pgd_training", _shortened(12), spread("train"), steps=5)
-    return model, spread("test")
+    return _taught(_fresh(lambda: small_cnn(1000)), "pgd_training", data=spread("train"), steps=5), spread("test")
 
 
 @cache

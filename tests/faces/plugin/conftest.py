@@ -107,6 +107,27 @@ def broken():
     raise RuntimeError("no weights today")
 '''
 
+SLOW = """
+import os
+import time
+
+from models import NearestMean
+
+
+class Slow(NearestMean):
+    '''Writes down what it is asked, and takes its time where it is told to.'''
+
+    def forward(self, x):
+        with open("asked.log", "a") as log:
+            log.write(f"{os.getpid()} {len(x)}\\n")
+        time.sleep(float(os.environ.get("PAUSE", "0")))
+        return super().forward(x)
+
+
+def slow():
+    return Slow()
+"""
+
 SUITE = """
 threats = ["Linf 0.05"]
 
@@ -152,3 +173,14 @@ def built(project: pytest.Pytester) -> Callable[[], list[str]]:
     """Names of the models that were built, in order: one for each evaluation."""
     log: Path = project.path / "built.log"
     return lambda: log.read_text(encoding="utf-8").split() if log.is_file() else []
+
+
+def asked(project: pytest.Pytester) -> dict[str, int]:
+    """Samples that went through the slow model, by process."""
+    log = project.path / "asked.log"
+    found: dict[str, int] = {}
+    for line in log.read_text(encoding="utf-8").split("\n") if log.is_file() else ():
+        if line:
+            process, samples = line.split()
+            found[process] = found.get(process, 0) + int(samples)
+    return found

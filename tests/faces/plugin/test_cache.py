@@ -11,55 +11,10 @@ import time
 
 import pytest
 
+from .conftest import SLOW, asked
+
 SUITE = ("robustness.toml", "--data", "digits", "--limit", "40")
 PLAIN = (*SUITE, "--target", "models.py:plain")
-
-SLOW = """
-import os
-import time
-
-from models import NearestMean
-
-
-class Slow(NearestMean):
-    '''Writes down what it is asked, and takes its time where it is told to.'''
-
-    def forward(self, x):
-        with open("asked.log", "a") as log:
-            log.write(f"{os.getpid()} {len(x)}\\n")
-        time.sleep(float(os.environ.get("PAUSE", "0")))
-        return super().forward(x)
-
-
-def slow():
-    return Slow()
-"""
-LIVE = """
-import pytest
-from slow import Slow
-
-pytestmark = pytest.mark.robustness(suite=["fgsm", "pgd"], threat="Linf 0.05", limit=40)
-
-@pytest.fixture(scope="module")
-def robust_target(): return Slow()
-
-@pytest.fixture
-def robust_data(): return "digits"
-
-@pytest.mark.parametrize("number", range(4))
-def test_it(number, robustness): pass
-"""
-
-
-def asked(project):
-    """Samples that went through the slow model, by process."""
-    log = project.path / "asked.log"
-    found = {}
-    for line in log.read_text(encoding="utf-8").split("\n") if log.is_file() else ():
-        if line:
-            process, samples = line.split()
-            found[process] = found.get(process, 0) + int(samples)
-    return found
 
 
 def results(path):
@@ -128,20 +83,19 @@ def test_a_folder_that_is_none(run, text):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills by signal")
-def test_a_session_that_was_killed_goes_on(project):
+def test_a_session_that_was_killed_goes_on(project, run):
     project.makepyfile(slow=SLOW)
-    command = [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", "robustness.toml", "--data", "digits"]
-    command += ["--limit", "300", "--target", "slow.py:slow"]
+    project.syspathinsert()
+    command = ["robustness.toml", "--data", "digits", "--limit", "150", "--target", "slow.py:slow"]
     cache = project.path / ".robustbench" / "cache"
     path = os.pathsep.join([str(project.path), os.environ.get("PYTHONPATH", "")])
-
-    def start(*more, pause="0"):
-        told = {**os.environ, "PAUSE": pause, "PYTHONPATH": path}
-        return subprocess.Popen(
-            [*command, *more], env=told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-
-    killed = start(pause="0.1")
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", *command],
+        env={**os.environ, "PAUSE": "0.1", "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     deadline = time.monotonic() + 60
     while not any(path.read_bytes().count(b"\n") for path in cache.glob("*/pgd-*.jsonl")):
         assert killed.poll() is None, killed.communicate()[0]
@@ -151,28 +105,17 @@ def test_a_session_that_was_killed_goes_on(project):
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
 
+    passed = [sum(asked(project).values())]
     for more in (["--robustness-json", "rerun.json"], ["--robustness-no-cache", "--robustness-json", "whole.json"]):
-        process = start(*more)
-        text = process.communicate(timeout=120)[0]
-        assert process.returncode == 0, text
-        assert "from the cache" not in text
+        done = run(*command, *more)
+        assert done.ret == 0
+        assert "from the cache" not in done.stdout.str()
+        passed.append(sum(asked(project).values()))
     rerun, whole = results(project.path / "rerun.json"), results(project.path / "whole.json")
     assert rerun["passes"] == whole["passes"]
     assert rerun["outcomes"] == whole["outcomes"]
     assert rerun == whole
-    _, second, undisturbed = asked(project).values()
-    assert second < undisturbed
-
-
-@pytest.mark.slow
-def test_live_objects_are_evaluated_once_over_all_workers(project):
-    project.makepyfile(slow=SLOW, test_live=LIVE)
-    project.makeini("[pytest]\npythonpath = .\n")
-    done = project.runpytest_subprocess("test_live.py", "-n", "2", "-p", "no:hypothesispytest", "--robustness-json=out")
-    done.assert_outcomes(passed=4)
-    assert len(asked(project)) == 1  # worker
-    assert len([line for line in done.stdout.lines if line.startswith("MEASURED")]) == 1
-    assert len(list((project.path / "out").iterdir())) == 1
+    assert passed[1] - passed[0] < passed[2] - passed[1]
 
 
 def test_witnesses_are_kept_and_replayed_first(project, run):

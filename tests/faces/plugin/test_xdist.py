@@ -8,6 +8,24 @@ import pytest
 
 from robustbench_lite.faces.plugin.scheduling import scope
 
+from .conftest import SLOW, asked
+
+LIVE = """
+import pytest
+from slow import Slow
+
+pytestmark = pytest.mark.robustness(suite=["fgsm", "pgd"], threat="Linf 0.05", limit=40)
+
+@pytest.fixture(scope="module")
+def robust_target(): return Slow()
+
+@pytest.fixture
+def robust_data(): return "digits"
+
+@pytest.mark.parametrize("number", range(4))
+def test_it(number, robustness): pass
+"""
+
 SUITE = ("robustness.toml", "--data", "digits", "--limit", "40", "-p", "no:hypothesispytest")
 BOTH = (*SUITE, "--target", "models.py:plain", "--target", "models.py:weak")
 
@@ -21,6 +39,7 @@ def told(done):
 @pytest.mark.slow
 def test_each_evaluation_is_run_once_and_told_once(project, built):
     project.makepyfile(
+        slow=SLOW,
         test_it="""
         import pytest
 
@@ -34,18 +53,21 @@ def test_each_evaluation_is_run_once_and_told_once(project, built):
 
         @pytest.mark.parametrize("number", range(6))
         def test_it(number): pass
-        """
+        """,
+        test_live=LIVE,
     )
+    project.makeini("[pytest]\npythonpath = .\n")
     files = ("--robustness-json", "out", "--robustness-sarif", "scan.sarif")
-    done = project.runpytest_subprocess(*BOTH, "test_it.py", "-n", "2", *files)
-    done.assert_outcomes(passed=16)
+    done = project.runpytest_subprocess(*BOTH, "test_it.py", "test_live.py", "-n", "2", *files)
+    done.assert_outcomes(passed=20)
     assert sorted(built()) == ["plain", "plain", "weak"]
+    assert len(asked(project)) == 1, "live objects, too, are evaluated by one worker"
     cards = sorted(path.name for path in (project.path / "out").iterdir())
     assert cards[:2] == ["robustness-models-py-plain.json", "robustness-models-py-weak.json"]
-    assert [name.partition("-test_it-")[0] for name in cards[2:]] == ["test_it"]
+    assert [name.partition("-test_")[0] for name in cards[2:]] == ["test_it", "test_live"]
     evaluated = told(done)
     assert evaluated[:2] == [("MEASURED", "models.py:plain"), ("MEASURED", "models.py:weak")]
-    assert len(evaluated) == 3
+    assert [verdict for verdict, _ in evaluated[2:]] == ["MEASURED", "MEASURED"]
     assert json.loads((project.path / "scan.sarif").read_text(encoding="utf-8"))["version"] == "2.1.0"
 
 
