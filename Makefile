@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 PIP_OPTIONS ?= --quiet
-PYTEST_OPTIONS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
+PYTEST_OPTIONS ?= --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 # The first interpreter that really runs, is new enough and can make an environment.
 USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))

@@ -248,7 +248,7 @@ def test_an_early_break_saves_its_passes(digits):
 @pytest.mark.parametrize(
     ("attack", "threat", "samples"),
     [
-        (("pgd", {"steps": 5, "restarts": 2}), "Linf 0.1", 1000),
+        (("pgd", {"steps": 5, "restarts": 2}), "Linf 0.1", 400),
         (("pgd", {"steps": 5, "loss": "margin", "momentum": 0.75}), "L2 0.7", 300),
         (("carlini_wagner", {"search_steps": 2, "iterations": 15}), "L2 0.7", 200),
         (("carlini_wagner_linf", {"iterations": 15}), "Linf 0.15", 200),

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,20 @@ def run(folder: Path, *command: str, status: int = 0) -> str:
     return done.stdout
 
 
+@pytest.fixture
+def rblite(laid: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Output of a command in the repo, in this process: a fresh one takes seconds to load torch."""
+    monkeypatch.chdir(laid)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def command(*arguments: str) -> str:
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    return command
+
+
 # As laid
 
 
@@ -68,28 +83,28 @@ RESULTS = {
 }
 
 
-def test_list_finds_the_attack_the_suite_and_the_recipe(laid: Path) -> None:
-    out = run(laid, *RBLITE, "list")
+def test_list_finds_the_attack_the_suite_and_the_recipe(rblite: Callable[..., str]) -> None:
+    out = rblite("list")
     assert re.search(r"^halving_steps +- +-", out, re.MULTILINE)
     assert len(re.findall(r"^digits +(One step|PGD training)", out, re.MULTILINE)) == 2
 
 
-def test_evaluate_runs_the_suite_and_the_attack_alone(laid: Path, tmp_path: Path) -> None:
+def test_evaluate_runs_the_suite_and_the_attack_alone(rblite: Callable[..., str], tmp_path: Path) -> None:
     suite = tmp_path / "alone.toml"
     suite.write_text('threats = ["Linf 0.1", "L2 0.5"]\nattacks = ["fgsm", "halving_steps"]\nindependent = true\n')
     card = tmp_path / "card.json"
     model = "tests/digits_model.py:trained"
-    run(laid, *RBLITE, "evaluate", model, "--data", "digits", "--suite", str(suite), "--json", str(card), "-q")
+    rblite("evaluate", model, "--data", "digits", "--suite", str(suite), "--json", str(card), "-q")
     results = json.loads(card.read_text(encoding="utf-8"))["attacks"]
     broken = [result["broken"] for result in results]
     assert broken[1] > broken[0] > 0  # the attack is a real one: it breaks more than one step does, in both norms
     assert broken[3] > broken[2] > 0
 
 
-def test_harden_takes_the_recipe(laid: Path, tmp_path: Path) -> None:
+def test_harden_takes_the_recipe(rblite: Callable[..., str], tmp_path: Path) -> None:
     out = tmp_path / "hardened"
     command = ["harden", "tests/digits_model.py:build", "--data", "digits", "--recipe", "digits", "--out", str(out)]
-    run(laid, *RBLITE, *command, "--epochs", "1", "--limit", "60", "-q")
+    rblite(*command, "--epochs", "1", "--limit", "60", "-q")
     assert (out / "after.json").is_file()
 
 
