@@ -1,7 +1,8 @@
 """Reports: a scorecard in, text out. One file a format; CONTRIBUTING.md says how to add one.
 
 Every format is one function, ``render(cards, *, title=None, story=())``: with one card it shows that card, with
-several it sets them side by side. ``terminal`` gives what Rich can print, the others give text.
+several it sets them side by side. ``terminal`` gives what Rich can print, the others give text. ``contact_sheet`` is
+about data: it takes what ``rblite doctor --data D`` found.
 """
 
 CATALOGUE: dict[str, str] = {
@@ -13,4 +14,5 @@ CATALOGUE: dict[str, str] = {
     "github": "github:render",
     "annotations": "github:annotate",
     "sarif": "sarif:render",
+    "contact_sheet": "contact_sheet:render",
 }

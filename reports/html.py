@@ -93,7 +93,7 @@ def render(
     found, order = _view.paired(cards), _view.ranked(cards)
     named = zip(cards, _view.labels(cards), strict=True)
     script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
-    page = _environment().get_template("report.html")
+    page = environment().get_template("report.html")
     return page.render(
         title=_view.heading(cards, title),
         story=story,
@@ -254,7 +254,8 @@ def _course(result: AttackResult) -> Course:
     )
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """What fills the templates: everything that is printed is escaped, and keeps no control character."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,

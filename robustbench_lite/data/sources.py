@@ -246,8 +246,10 @@ def _picture(path: str) -> Any:
         try:
             with Image.open(path) as image:
                 return image.convert("RGB")
-        except Exception as fault:  # several kinds, by what is damaged
-            raise OSError(f"{type(fault).__name__}: {fault} ({path})") from fault
+        except OSError as fault:
+            if str(path) in str(fault):
+                raise
+            raise OSError(f"{fault} ({path})") from fault  # of a file that is cut off Pillow doesn't tell which
 
 
 def _npz(asked: Asked) -> Data:

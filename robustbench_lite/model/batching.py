@@ -22,6 +22,8 @@ class Batching:
     """The sizes of batch that a module is asked with. Smaller batches are filled with copies of their last sample."""
 
     def __init__(self, few: bool = False) -> None:
+        self.sizes: tuple[int, ...] = FEW if few else ()
+        """The only sizes that the module is asked with, ascending; empty where it takes any."""
         self.few = few
         self.fixed: int | None = None
         """The only size that the module takes."""
@@ -38,6 +40,8 @@ class Batching:
             yield f"it takes batches of {self.fixed} and no others: all are cut and filled to that size"
         elif self.few:
             yield f"it is compiled: batches are filled to {', '.join(map(str, FEW))}, so that few are compiled for"
+        elif self.sizes:
+            yield f"it takes batches of {', '.join(map(str, self.sizes))} and not of others: all are filled to these"
 
     def ask(self, answer: Answer, x: Tensor) -> Tensor:
         """Answer a batch, (n, *shape), in the sizes that the module takes."""
@@ -56,16 +60,16 @@ class Batching:
     def _size(self, samples: int) -> int:
         if self.fixed is not None:
             return self.fixed
-        if self.few:
-            return next((size for size in FEW if size >= samples), FEW[-1])
+        if self.sizes:
+            return next((size for size in self.sizes if size >= samples), self.sizes[-1])
         return max(samples, self.least)
 
     def mend(self, answer: Answer, x: Tensor, fault: BaseException) -> bool:
         """Look for a size with which a batch that has failed is answered; return whether there is one.
 
         Where larger batches were answered before, the smallest of these sizes is tried; where none was, and the batch
-        is a first try of one or two samples, the module may take a single size. A fault that doesn't come again when
-        the same batch is asked about again is none of sizes.
+        is a first try of one or two samples, the module may take a single size, some sizes, or those from one on. A
+        fault that doesn't come again when the same batch is asked about again is none of sizes.
         """
         size = self._size(len(x))
         larger = sorted(known for known in self.calls if known > size)
@@ -78,9 +82,14 @@ class Batching:
             return False
         named = [int(one) for one in re.findall(r"\b[1-9]\d{0,3}\b", str(fault))]
         answered = [one for one in dict.fromkeys([*named, *_TRIED]) if one != size and _answers(answer, x, one)]
-        if len(answered) != 1 or _answers(answer, x, size):
+        if not answered or _answers(answer, x, size):
             return False
-        self.fixed = answered[0]
+        if len(answered) == 1:
+            self.fixed = answered[0]
+        elif set(answered) >= {one for one in _TRIED if min(answered) < one <= max(answered)}:
+            self.least, self.fault = min(answered), str(fault).partition("\n")[0]
+        else:
+            self.sizes = tuple(sorted(answered))
         return True
 
 
