@@ -9,5 +9,11 @@ CATALOGUE = {
     "mart": "training.mart:MART",
     "trades": "training.trades:TRADES",
     "continual": "training.continual:Continual",
+    "gaussian": "training.gaussian:Gaussian",
+    "ibp": "training.ibp:IBP",
+    "smoothing": "inference.smoothing:Smoothing",
+    "jpeg": "inference.purification:JPEG",
+    "bit_depth": "inference.purification:BitDepth",
+    "median": "inference.purification:Median",
     "distillation": "training.distillation:Distillation",
 }

@@ -63,7 +63,7 @@ class Stage:
 
     label: str
     """Reads as a line under the heading of its threat model."""
-    kind: Literal["clean", "attack", "worst"]
+    kind: Literal["clean", "attack", "worst", "certified"]
     threat: ThreatModel | None
     accuracy: tuple[Interval | None, ...]
     """One a scorecard; None where the scorecard has no such line."""
@@ -79,6 +79,9 @@ def stages(cards: Sequence[Scorecard]) -> list[Stage]:
     if len(threats) > 1:
         overall = tuple(card.robust_accuracy for card in cards)
         lines.append(Stage("Worst case over all its threats", "worst", None, overall))
+    certified = tuple(card.certified_accuracy for card in cards)
+    if any(certified):
+        lines.append(Stage("Certified", "certified", None, certified))
     return lines
 
 

@@ -97,6 +97,8 @@ def _robust(card: Scorecard) -> Iterator[tuple[str, str, str]]:
         yield (f"Robust, {escape(str(threat))}", *_share(worst, card))
     if len(card.threats) > 1:
         yield ("Robust, worst case", *_share(card.robust_accuracy, card))
+    if card.certified_accuracy is not None:
+        yield ("Certified", *_share(card.certified_accuracy))
 
 
 def _share(accuracy: Interval, card: Scorecard | None = None) -> tuple[str, str]:

@@ -162,6 +162,8 @@ def _accuracies(card: Scorecard) -> RenderableType:
         grid.add_row(*_bar(f"robust, {threat}", worst, "yellow"))
     if len(card.threats) > 1:
         grid.add_row(*_bar("robust, worst case", card.robust_accuracy, "yellow"))
+    if card.certified_accuracy is not None:
+        grid.add_row(*_bar("certified", card.certified_accuracy, "green"))
     return grid
 
 

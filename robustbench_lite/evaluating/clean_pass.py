@@ -29,6 +29,7 @@ from robustbench_lite.evaluating.preflight import Preflight, preflight
 from robustbench_lite.evaluating.preflight.check import CountedModel, float64_model
 from robustbench_lite.model.float64 import Ask
 from robustbench_lite.model.target import Target
+from robustbench_lite.model.wrapping import wrapped
 from robustbench_lite.results.scorecard import Finding, TargetInfo
 
 _log = logging.getLogger(__name__)
@@ -137,7 +138,13 @@ def check_target(plan: Plan) -> Checked:
     checks = _kept_or_found(plan, _CHECKS, lambda plan: _checks(plan, clean), Preflight.load)
     clean = clean._replace(forward=clean.forward + checks.forward, backward=clean.backward + checks.backward)
     model = CountedModel(plan.target, plan.data, plan.seed, plan.budget, gradients=True, thorough=False)
-    findings = (*checks.findings, *validity.nan_weights(plan.target.nan_weights()))
+    around = [one.wrapper for one in wrapped(plan.target)]
+    silent = int((clean.prediction == clean.classes - 1).sum()) if any(one.abstains for one in around) else None
+    findings = (
+        *checks.findings,
+        *validity.nan_weights(plan.target.nan_weights()),
+        *validity.around([one.note() for one in around], silent, len(clean.prediction)),
+    )
     return Checked(before, clean, findings, checks.passes, model, _float64_model(model, clean))
 
 

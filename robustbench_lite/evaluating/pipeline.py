@@ -161,9 +161,10 @@ def evaluate(
             return card if keep_witnesses else card.with_witnesses(None)
         plan = make_plan(model, data, suite, threat, options)
         card = evaluate_plan(plan)
-        if not adapt:
-            return advised(card, plan.target)
-        card = adaptively(plan, card, evaluate_plan, lambda: BudgetTracker(plan.suite.budget, on_progress))
+        if adapt:
+            card = adaptively(plan, card, evaluate_plan, lambda: BudgetTracker(plan.suite.budget, on_progress))
+        else:
+            card = advised(card, plan.target)
         return card if keep_witnesses else card.with_witnesses(None)
 
 

@@ -118,6 +118,7 @@ def make_plan(model: Any, data: Any, suite: Any, threat: Any, options: Options) 
         raise UserError(f"seed is {options.seed}: expected a number from 0 to 2^63 - 1")
     check_steady(samples)
     fit = fitting(asked, target, samples)
+    measures = asked_for(options.measures, options.gates)
     if options.corpus is not None:
         corpus.claim(options.corpus)
     return Plan(
@@ -130,9 +131,9 @@ def make_plan(model: Any, data: Any, suite: Any, threat: Any, options: Options) 
         skipped=fit.skipped,
         seed=options.seed,
         batch_size=batch_size,
-        keep_witnesses=options.keep_witnesses or options.adapt,
+        keep_witnesses=options.keep_witnesses or options.adapt or any(one.witnesses for one in measures.values()),
         gates=options.gates,
-        measures=asked_for(options.measures, options.gates),
+        measures=measures,
         reference=None if options.reference is None else as_target(options.reference, target.device),
         sequential=options.sequential,
         cache=None if options.cache is None else Path(options.cache),

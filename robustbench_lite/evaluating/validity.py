@@ -277,6 +277,26 @@ def nan_weights(names: Sequence[str]) -> Iterator[Finding]:
         )
 
 
+def around(notes: Sequence[str], unanswered: int | None, asked: int) -> Iterator[Finding]:
+    """Finding that the network is not asked by itself: what was put around it, and how often it gives no answer.
+
+    Parameters
+    ----------
+    notes
+        Of each wrapper, the outermost first.
+    unanswered
+        Clean samples without an answer; None where the target always gives one.
+    """
+    silent = "" if unanswered is None else f"; {unanswered} of {asked} clean samples get no answer"
+    if notes:
+        yield Finding(
+            code="RB108",
+            severity="info",
+            message=f"{'. Within: '.join(notes)}{silent}",
+            cure="nothing to do: what is evaluated is all of it",
+        )
+
+
 def changed(before: str, after: str) -> Iterator[Finding]:
     """Finding where the target's weights or buffers are not what they were before the evaluation."""
     if before != after:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from robustbench_lite.hardening.interface import Stage as Stage
     from robustbench_lite.hardening.interface import Step as Step
     from robustbench_lite.hardening.interface import StepRecord as StepRecord
+    from robustbench_lite.hardening.interface import WrappingStep as WrappingStep
     from robustbench_lite.hardening.pipeline import Hardened as Hardened
     from robustbench_lite.hardening.pipeline import harden as harden
     from robustbench_lite.hardening.recipe import Recipe as Recipe
@@ -39,6 +40,7 @@ __getattr__, __dir__ = lazy_names(
         "Stage": "interface",
         "Step": "interface",
         "StepRecord": "interface",
+        "WrappingStep": "interface",
         "harden": "pipeline",
         "load_recipe": "recipe",
     },

@@ -87,8 +87,10 @@ def task_file(number: int, when: str = "task") -> str:
 def recipe_text(recipe: Recipe) -> str:
     """TOML of a recipe that `load_recipe` reads back."""
     head = {"name": recipe.name, "description": recipe.description, "defense": recipe.defense or None}
-    remember = recipe.remember or None
-    lines = _pairs(head | {"threat": str(recipe.threat), "suite": recipe.suite, "remember": remember})
+    remember, measures = recipe.remember or None, recipe.measures or None
+    lines = _pairs(
+        head | {"threat": str(recipe.threat), "suite": recipe.suite, "remember": remember, "measures": measures}
+    )
     if recipe.defense:
         lines += _table("[params]", recipe.params)
     lines += _table("[schedule]", recipe.schedule.model_dump())

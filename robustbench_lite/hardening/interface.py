@@ -20,6 +20,8 @@ from robustbench_lite.hardening.checkpoint import Checkpoint, Epoch, Kept
 from robustbench_lite.hardening.memory import Memory
 from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.model.target import Target
+from robustbench_lite.model.weights import WrapperFile
+from robustbench_lite.model.wrapping import WrappedTarget, Wrapper
 
 
 class Batch(NamedTuple):
@@ -51,6 +53,8 @@ class Stage:
     """Those of the earlier stages, in evaluation mode."""
     threat: ThreatModel
     """The ball that the adversary may use."""
+    grown: float = 1.0
+    """Share of its eps that the ball has, in (0, 1], where it grows (`Schedule.eps_ramp`)."""
     given: Target | None = None
     """The network as the step got it, for those who look back; not to be changed."""
     found: dict[Hashable, Tensor] | None = None
@@ -228,3 +232,28 @@ class Defense(Step):
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         return context.train(self, artifact, context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrappingStep(Step):
+    """A step that changes what happens at inference: it says what is put around the target.
+
+    The saved folder keeps its name and its parameters, by which it is made again.
+    """
+
+    @abstractmethod
+    def wrapper(self, inner: Target) -> Wrapper:
+        """The module that answers in the target's place."""
+
+    def wrap(self, target: Target, name: str) -> WrappedTarget:
+        """Put it around a target; ``name`` is the step's own in the catalogue."""
+        return WrappedTarget(self.wrapper(target), WrapperFile(name=name, params=dataclasses.asdict(self)))
+
+    def unfit(self, artifact: Artifact) -> str | None:
+        if artifact.target.access != "gradients":
+            return f"{artifact.target.name} is a function of arrays and can't be wrapped: give a torch.nn.Module"
+        return super().unfit(artifact)
+
+    def run(self, artifact: Artifact, context: Context) -> Artifact:
+        record = StepRecord(name=context.name, params=dataclasses.asdict(self))
+        return artifact.after(self.wrap(artifact.target, context.name), record)

@@ -251,7 +251,7 @@ def judge(plan: Plan, target: Target, listeners: Listeners, measures: Sequence[s
         plan.recipe.threat,
         seed=sampling.seed,
         limit=sampling.limit,
-        measures=measures,
+        measures=(*plan.recipe.measures, *measures),
         on_progress=listeners.on_attack,
     )
     if card.interrupted:

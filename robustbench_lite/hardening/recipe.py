@@ -48,6 +48,8 @@ class Recipe(NamedFile):
     """Evaluates the model before and after."""
     remember: int = Field(default=0, ge=0)
     """Samples that the model keeps of this task, to rehearse it later, and as many to be judged by; 0 keeps none."""
+    measures: tuple[str, ...] = ()
+    """Further numbers to put on the scorecards, by name."""
     schedule: Schedule = Schedule()
     """Of every step that trains and has none of its own."""
 
@@ -87,6 +89,12 @@ def _step_faults(raw: Mapping[str, Any]) -> list[str]:
     for number, step in enumerate(steps if isinstance(steps, list) else ()):
         if isinstance(step, dict):
             found += build_fault("defenses", f"steps.{number}", step.get("name"), step.get("params", {}))
+    measures = raw.get("measures")
+    for name in measures if isinstance(measures, list) else ():
+        try:
+            registry.find("measures", str(name))
+        except UserError as fault:
+            found.append(f"  measures: {fault}")
     if isinstance(raw.get("suite"), str):
         try:
             registry.find_file("suites", raw["suite"])

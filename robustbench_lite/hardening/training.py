@@ -284,7 +284,8 @@ class _Loop:
             lr = learning_rate(self.schedule, done)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            at = dataclasses.replace(stage, threat=grown(stage.threat, self.schedule.eps_ramp, done))
+            ball = grown(stage.threat, self.schedule.eps_ramp, done)
+            at = dataclasses.replace(stage, threat=ball, grown=ball.eps / stage.threat.eps)
             loss = self._step(at, optimizer, self._batch(dealt, key, stage.target.device))
             total, seen = total + loss * len(dealt.y), seen + len(dealt.y)
             self._tell(stage, step + 1, loss)

@@ -25,6 +25,7 @@ from robustbench_lite.model.weights import (
     load_weights,
     read_model_file,
 )
+from robustbench_lite.model.wrapping import bare, rewrapped, wrappers_of
 
 _MODEL_FORMS = (
     "package.module:callable, path/to/file.py:callable, torchvision:NAME, onnx:FILE, or a folder that harden wrote"
@@ -90,6 +91,8 @@ def load_target(
             f"model {folder}: its architecture is {spec}: {fault}; run it from the folder that holds "
             f"{spec.partition(':')[0].partition('.')[0]}, or give the architecture as MODEL, with --weights {weights}"
         ) from None
+    around = stored.wrappers if stored else wrappers_of(made)
+    made = bare(made)
     if weights is not None:
         if made.predictor.opaque:
             raise UserError(f"model {spec}: holds its own weights; leave --weights {weights} away")
@@ -106,11 +109,13 @@ def load_target(
     )
     target.classes = number
     target.class_names = names or (published.classes if published else made.class_names)
-    return target
+    return rewrapped(target, around, f"model {folder if stored else spec}")
 
 
 def save_model(target: Target, folder: Path) -> None:
     """Write ``model.safetensors`` and ``model.json``, from which `load_target` makes the target again.
+
+    The weights are those of the bare network; what is around it at inference stands in ``model.json``.
 
     Each file is replaced in one step. The file that a spec names is copied into the folder, with what it imports of its
     neighbours (`keep_code`), so that the folder can be moved; a module is found from the folder that holds it, or where
@@ -123,6 +128,7 @@ def save_model(target: Target, folder: Path) -> None:
     """
     from safetensors.torch import save
 
+    wrappers, target = wrappers_of(target), bare(target)
     state = target.module.state_dict()
     if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise UserError(
@@ -138,6 +144,7 @@ def save_model(target: Target, folder: Path) -> None:
         spec=keep_code(target.spec, folder) if target.spec else None,
         normalize=Normalisation(mean=target.mean, std=target.std) if target.mean and target.std else None,
         classes=target.classes,
+        wrappers=wrappers,
     )
     write_atomically(folder / MODEL_FILE, stored.model_dump_json(indent=1) + "\n")
 

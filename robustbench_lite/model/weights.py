@@ -35,6 +35,17 @@ class Normalisation(BaseModel):
     std: tuple[float, ...]
 
 
+class WrapperFile(BaseModel):
+    """A wrapper as ``model.json`` keeps it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: str
+    """The step that makes it, by its name in the catalogue ``defenses``."""
+    params: dict[str, Any] = {}
+    """The step's parameters."""
+
+
 class ModelFile(BaseModel):
     """``model.json``: what a saved model's weights alone don't tell."""
 
@@ -45,7 +56,9 @@ class ModelFile(BaseModel):
     """How the module is made; a file's path is relative to the folder, and inside it. None: it was a live object."""
     normalize: Normalisation | None
     classes: int | None
-    """Number of logits, where it is known."""
+    """Number of logits, where it is known; of what is within the wrappers."""
+    wrappers: tuple[WrapperFile, ...] = ()
+    """What is around it at inference, the innermost first."""
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:

@@ -27,4 +27,6 @@ CATALOGUE = {
     "forgetting_clean": "hardened:FORGETTING_CLEAN",
     "backward_transfer": "hardened:BACKWARD_TRANSFER",
     "backward_transfer_clean": "hardened:BACKWARD_TRANSFER_CLEAN",
+    "certified_accuracy": "certified:CERTIFIED_ACCURACY",
+    "certified_accuracy:*": "certified:at_radius",
 }

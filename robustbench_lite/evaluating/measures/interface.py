@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.model.target import Target
-from robustbench_lite.results.scorecard import Interval, Scorecard
+from robustbench_lite.results.scorecard import Finding, Interval, Scorecard
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,14 @@ class Estimate(NamedTuple):
     high: float
 
 
+class Found(NamedTuple):
+    """What a measure found, where it has more to tell than a number."""
+
+    value: Interval | Estimate | float
+    findings: tuple[Finding, ...]
+    """What speaks against the number, or against the scorecard."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measure:
     """A number that can be put on a scorecard, shown by every report and gated by every face.
@@ -45,5 +53,7 @@ class Measure:
     """Which way is better."""
     definition: str
     """What it is, in a sentence, with its source where it has one."""
-    of: Callable[[Subject], Interval | Estimate | float]
+    of: Callable[[Subject], Interval | Estimate | float | Found]
     """Measures: a share of samples with its interval (`Interval.of`), or a finite number, with its interval or not."""
+    witnesses: bool = False
+    """Whether it looks at the adversarial examples (``Scorecard.witnesses``), so that they are kept for it."""

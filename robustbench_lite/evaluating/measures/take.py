@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.evaluating.measures.interface import Estimate, Measure, Subject
+from robustbench_lite.evaluating.measures.interface import Estimate, Found, Measure, Subject
 from robustbench_lite.results.gates import Gates
 from robustbench_lite.results.scorecard import Finding, Interval, Measured, Scorecard
 
@@ -32,10 +32,15 @@ def asked_for(names: Iterable[str], gates: Gates) -> dict[str, Measure]:
 
 def take_measures(measures: dict[str, Measure], subject: Subject, gates: Gates) -> Scorecard:
     """Measure, and put the numbers on the card. One that fails is a finding: no result is lost."""
-    numbers, findings = [], []
+    numbers: list[Measured] = []
+    findings: list[Finding] = []
     for name, measure in measures.items():
         try:
-            numbers.append(_measured(name, measure, measure.of(subject)))
+            found = measure.of(subject)
+            if isinstance(found, Found):
+                findings += [one for one in found.findings if one not in findings]
+                found = found.value
+            numbers.append(_measured(name, measure, found))
         except Exception as fault:  # it may be anyone's code
             _log.info("measure %s failed", name, exc_info=True)
             findings.append(

@@ -13,6 +13,7 @@ from torch import Tensor
 from robustbench_lite.core.cost import Stop
 from robustbench_lite.evaluating.preflight.check import CountedModel, found
 from robustbench_lite.model.normalisation import NORMALISATIONS
+from robustbench_lite.model.wrapping import bare
 from robustbench_lite.results.paired import mcnemar_loss
 from robustbench_lite.results.scorecard import Finding
 
@@ -116,7 +117,7 @@ def _none(tried: str, asked: int) -> str:
 
 
 def _code(model: CountedModel, way: _Way) -> str:
-    return "RB112" if way.flip and way.mean == model.target.mean else "RB111"
+    return "RB112" if way.flip and way.mean == bare(model.target).mean else "RB111"
 
 
 def _right(model: CountedModel, rows: Tensor, known: dict[int, int]) -> Tensor:
@@ -138,7 +139,7 @@ def _others(model: CountedModel, sample: Tensor) -> Tensor:
 
 def _ways(model: CountedModel, x: Tensor) -> Iterator[_Way]:
     """Other ways to feed the model than the present one."""
-    mean, std = model.target.mean, model.target.std
+    mean, std = bare(model.target).mean, bare(model.target).std
     known = _statistics(x)
     affine = [] if mean is None else [_Way("no normalisation around it", "--normalize none", None, None)]
     if not model.function or model.thorough:  # a function was promised inputs in [0, 1]

@@ -16,6 +16,7 @@ from robustbench_lite.core.threat import NORMS, ThreatModel
 from robustbench_lite.results.scorecard.check import impossible
 from robustbench_lite.results.scorecard.contents import SCHEMA_VERSION, Contents
 from robustbench_lite.results.scorecard.curve import Curve, smallest_eps
+from robustbench_lite.results.scorecard.measured import CERTIFIED
 from robustbench_lite.results.scorecard.outcomes import ClassResult, Outcome
 from robustbench_lite.results.scorecard.values import Interval
 from robustbench_lite.results.scorecard.witnesses import Witnesses, witness_path
@@ -46,6 +47,14 @@ class Scorecard(Contents):
     def witnesses(self) -> Witnesses | None:
         """Adversarial examples, where they were asked for (``keep_witnesses=True``); beside the JSON when saved."""
         return self._witnesses
+
+    @property
+    def certified_accuracy(self) -> Interval | None:
+        """Share of samples that are proven to stand, where it was measured: what robust accuracy can't fall below."""
+        for one in self.measures:
+            if one.name == CERTIFIED and one.count is not None and one.total is not None:
+                return Interval.of(one.count, one.total)
+        return None
 
     def with_witnesses(self, witnesses: Witnesses | None) -> Scorecard:
         """Attach the adversarial examples; None takes them off."""

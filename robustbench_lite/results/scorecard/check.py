@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from robustbench_lite.core.suite import adversary
 from robustbench_lite.results.scorecard.contents import Contents
 from robustbench_lite.results.scorecard.gate import Gate
+from robustbench_lite.results.scorecard.measured import CERTIFIED
 from robustbench_lite.results.scorecard.outcomes import Outcome
 from robustbench_lite.results.scorecard.values import Interval
 from robustbench_lite.results.scorecard.verdict import verdict_of
@@ -29,12 +30,22 @@ def impossible(card: Contents) -> Iterator[str]:
     yield from _rows(card)
     yield from _costs(card)
     yield from _audit(card)
+    yield from _certified(card)
     for place, gate in enumerate(card.gates):
         yield from (f"  gates.{place}: {fault}" for fault in _gate(gate, card))
     expected = verdict_of(card.validity, card.gates)
     old = card.version == "0.1.0" and card.verdict == "PASS" and expected in _OLD_WORDS
     if card.verdict != expected and not old:
         yield f"  verdict: is {card.verdict}: expected {expected} by the findings and the gates"
+
+
+def _certified(card: Contents) -> Iterator[str]:
+    for place, one in enumerate(card.measures):
+        if one.name == CERTIFIED and one.count is not None and one.count > card.robust_accuracy.count:
+            yield (
+                f"  measures.{place}: {one.count} samples are certified, and {card.robust_accuracy.count} were not "
+                "broken: what is broken isn't certified"
+            )
 
 
 def _intervals(card: Contents) -> Iterator[str]:

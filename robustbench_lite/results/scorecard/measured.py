@@ -8,6 +8,9 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from robustbench_lite.results.scorecard.values import Frozen
 
+CERTIFIED = "certified_accuracy"
+"""Name of the measure that is the other side of robust accuracy: what no attack can break."""
+
 
 class Measured(Frozen):
     """A number with its name, unit, interval and direction."""

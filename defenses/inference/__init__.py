@@ -1,0 +1,1 @@
+"""Steps that wrap: what happens at inference."""
