@@ -11,17 +11,18 @@ from pydantic import BeforeValidator, Field, PositiveInt
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Length", "PositiveInt", "Share", "cosine", "next_weight", "patience_used_up", "step_length"]
+__all__ = ["Length", "PositiveInt", "Share", "cosine", "next_weight", "number", "patience_used_up", "step_length"]
 
 
-def _number(given: Any) -> Any:
+def number(given: Any) -> Any:
+    """A fraction that is written as a text, such as ``2/255``, as a number; anything else as it is."""
     try:
         return float(Fraction(given)) if isinstance(given, str) else given
     except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"is {given!r}: expected a number or a fraction such as 2/255") from None
 
 
-Length = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+Length = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)]
 """A number above 0, or a text such as ``2/255``."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
