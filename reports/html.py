@@ -18,7 +18,7 @@ from robustbench_lite.results.compare import Comparison
 from robustbench_lite.results.ranking import Ranking
 from robustbench_lite.results.scorecard import AttackResult, ClassResult, Example, Finding, Interval, Scorecard
 
-from . import _again, _charts, _codes, _format, _repeat, _spread, _training, _view, _words
+from . import _again, _charts, _codes, _format, _repeat, _spread, _training, _trend, _view, _words
 from ._png import Picture, picture
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -71,7 +71,7 @@ _FILTERS: tuple[Callable[..., Any], ...] = (
 def render(
     cards: Sequence[Scorecard], *, title: str | None = None, story: Sequence[str] = (), log: _training.Log = ()
 ) -> str:
-    """Show scorecards on a page: one in full; several side by side first, then each in full.
+    """Show scorecards on a page: one in full; several side by side first, then each in full; of one model over time.
 
     Parameters
     ----------
@@ -90,28 +90,38 @@ def render(
         One HTML document. All that comes from the scorecards is escaped, and the page allows itself no script but its
         own, by its hash.
     """
-    found, order = _view.paired(cards), _view.ranked(cards)
-    named = zip(cards, _view.labels(cards), strict=True)
+    course = _trend.trend(cards)
+    shown = [course.newest] if course else cards
+    named = zip(shown, [course.name] if course else _view.labels(cards), strict=True)
     script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
     page = environment().get_template("report.html")
     return page.render(
-        title=_view.heading(cards, title),
+        title=_view.heading(shown, title),
         story=story,
-        sections=[_section(place, card, name, _PICTURES // len(cards)) for place, (card, name) in enumerate(named)],
-        stages=_view.stages(cards),
-        paired=found if isinstance(found, Comparison) else None,
-        unpaired=found if isinstance(found, str) else None,
-        heads=_view.sides(cards).heads,
-        unlike=_view.unlike(cards),
-        ranking=order if isinstance(order, Ranking) else None,
-        unranked=order if isinstance(order, str) else None,
-        winner=_view.winner(order, _view.labels(cards)) if isinstance(order, Ranking) else "",
-        trade_off=_charts.trade_off(cards),
+        sections=[_section(place, card, name, _PICTURES // len(shown)) for place, (card, name) in enumerate(named)],
+        trend=course,
         trainings=_training.trainings(log),
-        codes=_codes.explained(cards),
+        codes=_codes.explained(shown),
         script=Markup(script),
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
+        **(_side_by_side(shown) if len(shown) > 1 else {}),
     )
+
+
+def _side_by_side(cards: Sequence[Scorecard]) -> dict[str, Any]:
+    """What the page tells of several scorecards together."""
+    found, order = _view.paired(cards), _view.ranked(cards)
+    return {
+        "stages": _view.stages(cards),
+        "paired": found if isinstance(found, Comparison) else None,
+        "unpaired": found if isinstance(found, str) else None,
+        "heads": _view.sides(cards).heads,
+        "unlike": _view.unlike(cards),
+        "ranking": order if isinstance(order, Ranking) else None,
+        "unranked": order if isinstance(order, str) else None,
+        "winner": _view.winner(order, _view.labels(cards)) if isinstance(order, Ranking) else "",
+        "trade_off": _charts.trade_off(cards),
+    }
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,9 @@ def test_pages_are_readable_by_all_on_every_screen(chromium, cards, make_card, t
     pages = {name: (html.render([card]), FIRST) for name, card in cards.items()}
     before, after = make_card("plain", breaks={"pgd": 0.9}, gallery=2), make_card("hardened", breaks={"pgd": 0.1})
     pages["several"] = (html.render([before, after, cards["invalid"]], story=["Once."]), FIRST_OF_SEVERAL)
+    days = [cards["pass"].model_copy(update={"created": f"2026-11-0{day}T08:00:00+00:00"}) for day in (1, 2, 3)]
+    days[1] = days[1].model_copy(update={"verdict": "INVALID"})
+    pages["trend"] = (html.render(days), FIRST_OF_SEVERAL)
     pages["faulty"] = (FAULTY, "p")
     dom, console = browse(chromium, tmp_path, frames(pages))
     found = json.loads(markup.unescape(re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)[1]))
