@@ -15,6 +15,11 @@ _OPTIONS = {"min_clean_accuracy", "min_robust_accuracy", "max_drop"}
 
 def how(card: Scorecard) -> str:
     """What has to be filled in, in a sentence."""
+    if card.command:
+        return (
+            "To be run in the folder in which it was run. The same code, samples, weights, seed and versions give the "
+            "same scorecard; the suite's parameters are given below in full."
+        )
     return (
         f"MODEL stands for what loads {plain(card.target.name)}, such as my/models.py:build; suite.toml is given "
         "below. The same samples, weights, seed and versions give the same scorecard."
@@ -22,7 +27,9 @@ def how(card: Scorecard) -> str:
 
 
 def command(card: Scorecard) -> str:
-    """The command line that evaluates the same again, with MODEL to be filled in."""
+    """The command line that evaluates the same again: as it was given, or with MODEL to be filled in."""
+    if card.command:
+        return shlex.join(plain(word) for word in card.command)
     return " \\\n    ".join(_words(card))
 
 

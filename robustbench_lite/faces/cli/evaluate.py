@@ -39,6 +39,9 @@ _PASSED_ON = (
     "workers",
 )
 
+_NOT_REPEATED = ("json_path", "html_path", "markdown_path", "quiet", "cache")
+"""Where it is written and kept: no part of what is asked."""
+
 
 @click.command()
 @click.argument("model")
@@ -95,6 +98,7 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     from robustbench_lite.results.scorecard import verdict_of
 
     saved = Path(given["json_path"] or output.fresh(f"{output.slug(model)}-{output.slug(suite)}", ".json"))
+    output.check_writable(saved)
     page = Path(given["html_path"] or saved.with_suffix(".html"))
     summary = Path(given["markdown_path"]) if given["markdown_path"] else None
     witnesses = saved.with_name(f"{saved.stem}.witnesses.npz") if given["keep_witnesses"] else None
@@ -127,6 +131,7 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
         )
     if given["allow_invalid"] is not None:
         card = allow_invalid(card, given["allow_invalid"])
+    card = card.model_copy(update={"command": output.command_line(*_NOT_REPEATED)})
     saved = output.save(card, saved)
     page = output.write_result(page, output.render("html", [card]))
     if summary:

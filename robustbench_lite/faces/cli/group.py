@@ -22,7 +22,7 @@ from robustbench_lite.faces.cli.export import export
 from robustbench_lite.faces.cli.harden import harden
 from robustbench_lite.faces.cli.init import init
 from robustbench_lite.faces.cli.list import list_
-from robustbench_lite.faces.cli.output import EXIT_CRASH, EXIT_PIPE, EXIT_USAGE, say
+from robustbench_lite.faces.cli.output import EXIT_CRASH, EXIT_PIPE, EXIT_USAGE, NO_ROOM, say
 from robustbench_lite.faces.cli.report import report
 
 _HELP = """How much of a model's accuracy survives an adversary.
@@ -67,6 +67,12 @@ class _Group(click.Group):
             say("Interrupted.")
             ctx.exit(signals.exit_code())
         except Exception as fault:
+            if isinstance(fault, OSError) and fault.errno in NO_ROOM and not ctx.params.get("debug"):
+                say(
+                    f"Error: {fault.filename or 'the output'} can't be written: {fault.strerror}; make room, or choose "
+                    "another place"
+                )
+                ctx.exit(EXIT_CRASH)
             if ctx.params.get("debug"):
                 traceback.print_exc()
             else:

@@ -86,6 +86,13 @@ def harden(model: str, out: str, recipes: tuple[str, ...], quiet: bool, **given:
         except KeyboardInterrupt:
             output.say(f"Interrupted. What is done is kept in {out}; the same command with --resume goes on.")
             sys.exit(signals.exit_code())
+        except OSError as fault:
+            if fault.errno not in output.NO_ROOM:
+                raise
+            raise UserError(
+                f"out {out}: can't be written ({fault.strerror}); make room: the same command with --resume goes on "
+                "from what is kept there"
+            ) from fault
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from robustbench_lite.results.scorecard import Scorecard
 
 EXIT = {"PASS": 0, "MEASURED": 0, "UNDECIDED": 0, "FAIL": 1, "INVALID": 3}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""Errors of a disk that is full or may not be written."""
 EXIT_USAGE, EXIT_CRASH, EXIT_PIPE = 2, 4, 141
 FOLDER = Path(".robustbench")
 """Where files go whose place nobody named."""
@@ -56,6 +60,25 @@ def render(form: str, cards: Sequence[Scorecard], **words: Any) -> Any:
 def show(cards: Sequence[Scorecard], **words: Any) -> None:
     """Print scorecards for people."""
     print_rendered(render("terminal", cards, **words))
+
+
+def command_line(*left_out: str) -> tuple[str, ...]:
+    """The command that runs, in words, as it was given; without the parameters of these names."""
+    context = click.get_current_context()
+    words = ["rblite", str(context.info_name)]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        value: Any = context.params.get(name)
+        if name in left_out or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        if isinstance(parameter, click.Argument):
+            words.append(str(value))
+        elif isinstance(parameter, click.Option) and parameter.is_flag:
+            words.append(parameter.opts[-1] if value else parameter.secondary_opts[-1])
+        else:
+            for one in value if parameter.multiple else [value]:
+                words += [parameter.opts[-1], *map(str, one if parameter.nargs > 1 else [one])]
+    return tuple(words)
 
 
 def before_and_after(before: Scorecard, after: Scorecard) -> list[Scorecard]:

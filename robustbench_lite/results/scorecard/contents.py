@@ -58,6 +58,8 @@ class Contents(Frozen):
     """Set if the evaluation was adaptive: all other numbers are of the target with the countermeasures applied."""
     interrupted: str | None = None
     """Why the run stopped before its end (``interrupt``, ``seconds``, ``passes``); None where it didn't."""
+    command: tuple[str, ...] = ()
+    """Words of the command line that made it, which repeats it in the same folder; none where Python or pytest did."""
     outcomes: tuple[Outcome, ...] = Field(repr=False)
     gallery: tuple[Example, ...] = Field(default=(), repr=False)
 
@@ -69,5 +71,6 @@ class Contents(Frozen):
             "adaptation",
             "audit",
             "checks",
+            "command",
         }  # empty ones are left out, so that older cards are saved unchanged
         return {key: value for key, value in write(self).items() if key not in unsaid or value}
