@@ -16,4 +16,10 @@ CATALOGUE = {
     "bit_depth": "inference.purification:BitDepth",
     "median": "inference.purification:Median",
     "distillation": "training.distillation:Distillation",
+    "prune": "compression.prune:Prune",
+    "prune_learnt": "compression.prune_learnt:PruneLearnt",
+    "prune_channels": "compression.prune_channels:PruneChannels",
+    "quantize": "compression.quantize:Quantize",
+    "quantize_training": "compression.quantize:QuantizeTraining",
+    "robust_distillation": "compression.robust_distillation:RobustDistillation",
 }

@@ -150,3 +150,18 @@ def make_optimizer(target: Target, schedule: Schedule) -> torch.optim.Optimizer:
 
         optimizer.register_step_pre_hook(shorten)
     return optimizer
+
+
+def stay_zero(target: Target, optimizer: torch.optim.Optimizer) -> None:
+    """Keep what was pruned at zero, whatever the optimizer makes of it."""
+    named = dict(target.module.named_parameters())
+    pruned = [(named[name], named[name] == 0) for name in target.sparse if name in named]
+    if not pruned:
+        return
+
+    @torch.no_grad()
+    def clear(*_: object) -> None:
+        for parameter, zeros in pruned:
+            parameter[zeros] = 0
+
+    optimizer.register_step_post_hook(clear)

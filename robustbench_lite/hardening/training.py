@@ -35,7 +35,7 @@ from robustbench_lite.hardening.choice import at_chance, better, collapsed, why_
 from robustbench_lite.hardening.cost import counted
 from robustbench_lite.hardening.interface import Artifact, Batch, Context, Defense, Stage, StepRecord, TrainingProgress
 from robustbench_lite.hardening.mixture import Dealt, Mixture
-from robustbench_lite.hardening.modifiers import Average, grown, make_optimizer, perturbed_weights
+from robustbench_lite.hardening.modifiers import Average, grown, make_optimizer, perturbed_weights, stay_zero
 from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.hardening.schedule import learning_rate as learning_rate
 from robustbench_lite.model.target import Target
@@ -188,6 +188,7 @@ class _Loop:
             self.augment = Augment(self.schedule.augment, self.schedule.label_smoothing, classes)
         state, schedule, module = self.checkpoint.state, self.schedule, stage.target.module
         optimizer, deployed, average = make_optimizer(stage.target, schedule), stage.target, None
+        stay_zero(stage.target, optimizer)
         if state.epoch:
             module.load_state_dict(state.weights)
             optimizer.load_state_dict(state.optimizer)

@@ -93,6 +93,13 @@ def load_target(
         ) from None
     around = stored.wrappers if stored else wrappers_of(made)
     made = bare(made)
+    for change in stored.changes if stored else ():
+        try:
+            change.apply(made.module)
+        except UserError as fault:
+            raise UserError(
+                f"model {folder}: its architecture, {spec}, isn't the one that was changed: {fault}"
+            ) from None
     if weights is not None:
         if made.predictor.opaque:
             raise UserError(f"model {spec}: holds its own weights; leave --weights {weights} away")
@@ -108,6 +115,7 @@ def load_target(
         made.predictor, name=name, mean=mean, std=std, preprocessing=made.preprocessing, device=device, spec=spec
     )
     target.classes = number
+    target.changes = stored.changes if stored else ()
     target.class_names = names or (published.classes if published else made.class_names)
     return rewrapped(target, around, f"model {folder if stored else spec}")
 
@@ -145,6 +153,7 @@ def save_model(target: Target, folder: Path) -> None:
         normalize=Normalisation(mean=target.mean, std=target.std) if target.mean and target.std else None,
         classes=target.classes,
         wrappers=wrappers,
+        changes=target.changes,
     )
     write_atomically(folder / MODEL_FILE, stored.model_dump_json(indent=1) + "\n")
 

@@ -25,11 +25,12 @@ def plain_torch(folder: Path) -> str | None:
     Returns
     -------
     str or None
-        None where no such line is known: the architecture was a live object, or what makes it is no plain module.
+        None where no such line is known: the architecture was a live object, or was changed since by compression, or
+        what makes it is no plain module.
     """
     try:
         spec, stored = read_model_file(folder.resolve())
-        make = _make(spec, stored, folder)
+        make = None if stored.changes else _make(spec, stored, folder)
     except UserError:
         return None
     if make is None:

@@ -286,7 +286,7 @@ def _leave_inference_mode(module: nn.Module) -> None:
         for part in module.modules():
             for held in (part._parameters, part._buffers):
                 for name, value in held.items() if isinstance(held, dict) else ():
-                    if isinstance(value, Tensor) and value.is_inference():
+                    if isinstance(value, Tensor) and not nn.parameter.is_lazy(value) and value.is_inference():
                         if id(value) not in usable:
                             copy = value.clone()
                             usable[id(value)] = nn.Parameter(copy) if isinstance(value, nn.Parameter) else copy

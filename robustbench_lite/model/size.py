@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.model.quantized import Quantized
+
 
 class Size(NamedTuple):
     """What a model's numbers take."""
@@ -57,10 +59,10 @@ def multiply_adds(module: nn.Module, x: Tensor) -> int:
 
 
 def _quantised(module: nn.Module) -> Iterator[Tensor]:
-    """Buffers of integers that are called weights, as quantised layers hold them."""
-    for name, value in module.named_buffers():
-        if name.rpartition(".")[2] == "weight" and not value.is_floating_point():
-            yield value
+    """The integers of quantised layers."""
+    for layer in module.modules():
+        if isinstance(layer, Quantized):
+            yield layer.unpacked()
 
 
 def _plain(value: Any) -> Iterator[Tensor]:

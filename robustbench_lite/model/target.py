@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from robustbench_lite.core.errors import ModelError, UserError
 from robustbench_lite.core.threat import Access
 from robustbench_lite.model.black_box import BlackBox
+from robustbench_lite.model.changes import Change
 from robustbench_lite.model.normalisation import Channels, by_channel, mean_and_std
 from robustbench_lite.model.output_form import NoLogitsError
 from robustbench_lite.model.predictor import Predictor, frozen, predictor_of, tensors
@@ -88,6 +89,10 @@ class Target:
         """Number of logits, once it is known: from `load_target` or `probe`."""
         self.class_names: tuple[str, ...] = class_names(classes) or _own_names(self.module)
         """What the outputs stand for, in their order; empty where that isn't known."""
+        self.changes: tuple[Change, ...] = ()
+        """What compression made of the network that the spec makes, in order."""
+        self.sparse: tuple[str, ...] = ()
+        """Names of the parameters whose zeros stay when it is trained."""
         self.mean: Channels | None
         self.std: Channels | None
         self.mean, self.std = mean_and_std(mean, std)

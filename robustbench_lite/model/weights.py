@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robustbench_lite.core.errors import UserError, faults
 from robustbench_lite.core.files import read_json, unpacked_size
 from robustbench_lite.core.usercode import change_path
+from robustbench_lite.model.changes import Change
 
 WEIGHTS_FILE = "model.safetensors"
 MODEL_FILE = "model.json"
@@ -59,6 +60,8 @@ class ModelFile(BaseModel):
     """Number of logits, where it is known; of what is within the wrappers."""
     wrappers: tuple[WrapperFile, ...] = ()
     """What is around it at inference, the innermost first."""
+    changes: tuple[Change, ...] = ()
+    """What compression made of the network that the spec makes, in order."""
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robustbench_lite import Scorecard, Target, evaluate
 from robustbench_lite.evaluating.measures.interface import Subject
 from robustbench_lite.evaluating.measures.latency import SLOWDOWN, median_ratio
+from robustbench_lite.model.quantized import Quantized
 from robustbench_lite.model.size import multiply_adds, size_of
 
 X, Y = torch.rand(12, 1, 4, 4), torch.arange(12) % 3
@@ -49,11 +50,13 @@ def test_weights_that_are_tied_are_stored_once() -> None:
     assert size_of(nn.Sequential(one, one)).bytes == 4 * 16
 
 
-def test_integers_that_stand_for_weights_are_parameters() -> None:
-    layer = nn.Module()
-    layer.register_buffer("weight", torch.tensor([[0, 3], [-4, 0]], dtype=torch.int8))
-    layer.register_buffer("scale", torch.ones(2))
-    assert size_of(layer) == (4 + 8, 4, 2)
+@pytest.mark.parametrize(("bits", "size"), [(8, 9), (4, 5)])
+def test_integers_that_stand_for_weights_are_parameters(bits: int, size: int) -> None:
+    layer = nn.Linear(3, 3, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 0, -1], [0, 0, 1], [1, 1, 1]]))
+    scales = 4 * 3
+    assert size_of(Quantized(layer, bits, None)) == (size + scales, 9, 6)
 
 
 def test_multiply_adds_are_those_of_the_layers() -> None:

@@ -1,0 +1,1 @@
+"""Steps that make a model smaller: pruning, quantisation, distillation into a smaller one."""
