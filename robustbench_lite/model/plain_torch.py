@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ def plain_torch(folder: Path) -> str | None:
         f"from safetensors.torch import load_file; {make}; "
         f'model.load_state_dict(load_file("{(folder / WEIGHTS_FILE).as_posix()}")); model.eval()'
     )
+    if stored.wrappers:
+        names = ", ".join(one.name for one in stored.wrappers)
+        line += f"  # without {names}: with it, load_target({json.dumps(folder.as_posix())})"
     return line if stored.normalize is None else f"{line}  # takes (x - mean) / std: {_normalisation(stored)}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,10 +19,12 @@ from robustbench_lite.evaluating import evidence, validity
 from robustbench_lite.evaluating.attack_run import AttackRun
 from robustbench_lite.evaluating.clean_pass import Checked
 from robustbench_lite.evaluating.corpus import Replay
+from robustbench_lite.evaluating.evidence.apparent import apparent
 from robustbench_lite.evaluating.plan import Plan, PlannedAttack
 from robustbench_lite.evaluating.run_suite import SuiteResult, attempt, samples_under
 from robustbench_lite.results.scorecard import Audit, Finding
 
+SATURATED = "RB125"
 _log = logging.getLogger(__name__)
 
 
@@ -59,6 +61,8 @@ def collect_evidence(plan: Plan, checked: Checked, attacked: SuiteResult) -> Evi
                 else:
                     broken.setdefault(found.threat, {}).update(found.witnesses)
             if not interrupted:
+                findings += _apparent(plan, checked, attacked)
+            if not interrupted:
                 keys = checked.clean.sample_keys
                 images, rounded = evidence.as_images(checked.model, runs, keys, everything=plan.keep_witnesses)
     except Stop as stop:
@@ -77,6 +81,32 @@ def collect_evidence(plan: Plan, checked: Checked, attacked: SuiteResult) -> Evi
     if not plan.target.predictor.opaque:  # a function may well count its calls
         findings += validity.changed(checked.target.weights_sha256, plan.target.weights_sha256())
     return Evidence(attacked.rows, runs, tuple(findings), audit, stopped)
+
+
+def _apparent(plan: Plan, checked: Checked, attacked: SuiteResult) -> Iterator[Finding]:
+    """How robust a saturated network looks, under the largest ball of each norm and goal."""
+    saturated = any(finding.code == SATURATED for finding in checked.findings)
+    if not saturated or any(run.result.stopped for run in attacked.runs):
+        return
+    clean = checked.clean
+    right = attacked.rows[clean.correct[attacked.rows]]
+    asked = right[np.argsort(clean.sample_keys[right], kind="stable")]
+    for threat in _largest(plan):
+        standing = clean.correct.copy()
+        for run in attacked.runs:
+            if adversary(run.threat) == adversary(threat):
+                standing &= ~run.result.broken
+        samples = samples_under(plan, threat, clean)
+        with plan.target.attacking(), plan.budget.quietly():
+            told = apparent(checked.model, samples, threat, asked, standing, plan.batch_size)
+        if told is not None:
+            yield told
+
+
+def _largest(plan: Plan) -> Iterable[ThreatModel]:
+    """The largest ball of each norm and goal."""
+    by_size = sorted(plan.suite.threats, key=lambda threat: threat.eps)
+    return {adversary(threat): threat for threat in by_size}.values()
 
 
 def _with_broken_survivors(
@@ -104,8 +134,7 @@ def _survivor_groups(plan: Plan, checked: Checked, attacked: SuiteResult) -> Ite
     clean, runs = checked.clean, attacked.runs
     if any(run.result.stopped for run in runs):
         return
-    largest = {adversary(threat): threat for threat in sorted(plan.suite.threats, key=lambda threat: threat.eps)}
-    for threat in largest.values():
+    for threat in _largest(plan):
         finished = [run for run in runs if run.threat == threat and run.result.fault is None]
         finished = [run for run in finished if not isinstance(run.attack, Replay)]
         if threat.norm not in NORMS or plan.target.access != "gradients" or not finished:

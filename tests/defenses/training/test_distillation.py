@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -128,3 +129,12 @@ def test_it_looks_robust_to_the_cross_entropys_gradient_and_falls_to_the_margins
     assert alone["distilled"]["pgd-margin"] < 0.3
     # The harness tells of it.
     assert any(finding.code == "RB201" for finding in cards["distilled"].validity)
+    # And why the number that its cross-entropy suggests is not to be believed.
+    [told] = [finding for finding in cards["distilled"].validity if finding.code == "RB226"]
+    looks, left = (
+        int(number) for number in re.findall(r"leave (\d+) of them standing, this suite (\d+)", told.message)[0]
+    )
+    assert looks > 64 * 0.6
+    assert left < 64 * 0.35
+    assert "distillation" in told.cure
+    assert not any(finding.code == "RB226" for finding in cards["plain"].validity)
