@@ -105,7 +105,7 @@ class Ledger(Protocol):
         ...
 
     def write(self, passes: int) -> None:
-        """Write down the passes of this process, all together."""
+        """Write down the passes of this process, with those that were spent before it began."""
         ...
 
 
@@ -149,8 +149,12 @@ class BudgetTracker:
             self.ledger.write(self.passes.total)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Progress is shown, and a ledger is open, in one process alone.
-        return self.__dict__ | {"_on_progress": None, "ledger": None}
+        # Progress is shown, and a ledger is open, in one process alone. Another machine has another `perf_counter`.
+        return self.__dict__ | {"_on_progress": None, "ledger": None, "_earlier": self.seconds, "_started": time.time()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        on_the_way = max(0.0, time.time() - state["_started"])
+        self.__dict__ |= state | {"_started": time.perf_counter() - on_the_way}
 
     @contextmanager
     def quietly(self) -> Iterator[None]:

@@ -35,6 +35,7 @@ from robustbench_lite.evaluating.run_suite import remember_witnesses, run_suite
 from robustbench_lite.model.target import Target, as_target
 from robustbench_lite.results.gates import Counts, Gates, decide
 from robustbench_lite.results.scorecard import Scorecard, verdict_of
+from robustbench_lite.workers import Executor
 
 _ON_ROBUST_ACCURACY = ("min_robust_accuracy", "max_drop", "max_regression")
 
@@ -61,7 +62,7 @@ def evaluate(
     twin: nn.Module | Target | None = None,
     measures: Sequence[str] = (),
     reference: nn.Module | Target | Callable[..., Any] | None = None,
-    workers: int = 1,
+    workers: int | Executor = 1,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Scorecard:
     """Attack a model with a suite and say how much of its accuracy survives.
@@ -121,8 +122,9 @@ def evaluate(
     reference
         Another model, that measures may compare this one with, as ``slowdown`` does.
     workers
-        Processes that attack a part of the samples each, and share the processor's cores. What breaks is the same for
-        any number of them. The model and the data are sent to each once: both must be such that they can be pickled.
+        Processes that attack a part of the samples each, and share the processor's cores; or an executor, such as
+        `workers.cluster.RayExecutor`. What breaks is the same for any number of them. The model and the data are sent
+        to each once: both must be such that they can be pickled.
     on_progress
         Called now and then with a `Progress`.
 

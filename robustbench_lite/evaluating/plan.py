@@ -60,7 +60,7 @@ class Options:
     adapt: bool = False
     measures: tuple[str, ...] = ()
     reference: Any = None
-    workers: int = 1
+    workers: int | Executor = 1
     on_progress: Callable[[Progress], None] | None = None
 
 
@@ -139,8 +139,14 @@ def make_plan(model: Any, data: Any, suite: Any, threat: Any, options: Options) 
         cache=None if options.cache is None else Path(options.cache),
         corpus=None if options.corpus is None else Path(options.corpus),
         budget=BudgetTracker(asked.budget, options.on_progress),
-        executor=LocalExecutor() if options.workers == 1 else ProcessExecutor(options.workers),
+        executor=_executor(options.workers),
     )
+
+
+def _executor(workers: int | Executor) -> Executor:
+    if isinstance(workers, int):
+        return LocalExecutor() if workers == 1 else ProcessExecutor(workers)
+    return workers
 
 
 def resolve(suite: Suite, threat: Any, options: Options) -> Suite:

@@ -1,8 +1,7 @@
 """Where the parts of a job run: each part of the samples is one call of a function, whose results come back in order.
 
 In come a function and the parts; out come the results, one a part. `local.LocalExecutor` runs them in this process,
-`processes.ProcessExecutor` in several on this machine. Another executor (a cluster) is another class with the same
-`map`.
+`processes.ProcessExecutor` in several on this machine, `cluster.RayExecutor` on the machines of a Ray cluster.
 """
 
 from __future__ import annotations
@@ -14,6 +13,10 @@ from robustbench_lite.core.cost import BudgetTracker
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
+
+
+TRIES = 3
+"""Workers that a part may end before it is given up."""
 
 
 class Lost(NamedTuple):
@@ -55,3 +58,14 @@ class Executor(Protocol):
             Told each result; once it says True no further part is started, and the results end with those that were.
         """
         ...
+
+
+def in_order(arrivals: Iterable[tuple[int, Result]]) -> Iterator[Result]:
+    """Hand out results in the order of their numbers, from 0, as soon as none before is missing."""
+    found: dict[int, Result] = {}
+    following = 0
+    for number, result in arrivals:
+        found[number] = result
+        while following in found:
+            yield found.pop(following)
+            following += 1

@@ -21,10 +21,12 @@ class FileLedger:
         The file.
     place
         Of the process that it is opened in, from 0; None for the one that only stops the others.
+    before
+        Passes that were spent before the processes began.
     """
 
-    def __init__(self, path: Path, place: int | None = None) -> None:
-        self._values = np.memmap(path, np.int64, "r+")
+    def __init__(self, path: Path, place: int | None = None, before: int = 0) -> None:
+        self._values, self._before = np.memmap(path, np.int64, "r+"), before
         self._own = None if place is None else place + 1
 
     @classmethod
@@ -49,6 +51,6 @@ class FileLedger:
         return int(self._values[1:].sum()) - own
 
     def write(self, passes: int) -> None:
-        """Write down the passes of this process, all together."""
+        """Write down the passes of this process, with those before it."""
         if self._own is not None:
-            self._values[self._own] = passes
+            self._values[self._own] = passes - self._before

@@ -12,23 +12,21 @@ import queue
 import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from robustbench_lite.core.cost import BudgetTracker, Passes
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.workers import Lost, Part, Result
+from robustbench_lite.workers import TRIES, Lost, Part, Result, in_order
 from robustbench_lite.workers.ledger import FileLedger
+from robustbench_lite.workers.packing import packed, users_modules
 from robustbench_lite.workers.worker import RAISED
 
-_TRIES = 3  # workers that a part may end
 _PATIENCE = 10.0  # seconds that an idle worker is given to end
 
 
@@ -81,13 +79,12 @@ class ProcessExecutor:
             crew = _Crew(Path(folder), parts, min(self.workers, len(parts)), self.threads, until)
             crew.send((function, budget))
             with crew.at_work():
-                yield from _in_order(crew, budget)
+                yield from in_order(_arrivals(crew, budget))
 
 
-def _in_order(crew: _Crew, budget: BudgetTracker) -> Iterator[Any]:
-    """Results in the order of the parts, until every part that was started has come in."""
-    found: dict[int, Any] = {}
-    received = handed_on = 0
+def _arrivals(crew: _Crew, budget: BudgetTracker) -> Iterator[tuple[int, Any]]:
+    """Results as they come, until every part that was started has come in."""
+    received = 0
     while received < crew.expected:
         try:
             number, result, spent = crew.results.get()
@@ -102,10 +99,7 @@ def _in_order(crew: _Crew, budget: BudgetTracker) -> Iterator[Any]:
         budget.spend(spent.forward, spent.backward)
         if isinstance(result, BaseException):
             raise result
-        found[number] = result
-        while handed_on in found:
-            yield found.pop(handed_on)
-            handed_on += 1
+        yield number, result
 
 
 class _Crew:
@@ -140,24 +134,8 @@ class _Crew:
         UserError
             For what can't be pickled.
         """
-        import cloudpickle
-
-        self._paths, by_value = _users_modules()
-        for module in by_value:
-            cloudpickle.register_pickle_by_value(module)
-        try:
-            with (self.folder / "function").open("wb") as stream:
-                cloudpickle.dump(content, stream)
-        except OSError:
-            raise
-        except Exception as fault:
-            raise UserError(
-                f"the model or its data can't be sent to worker processes ({type(fault).__name__}: {fault}): give a "
-                "model and data that can be pickled, or evaluate with one worker"
-            ) from fault
-        finally:
-            for module in by_value:
-                cloudpickle.unregister_pickle_by_value(module)
+        self._paths, unknown = users_modules()
+        (self.folder / "function").write_bytes(packed(content, unknown))
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -213,11 +191,11 @@ class _Crew:
         """Have another worker take up the part, or give it up."""
         with self._lock:
             self._deaths[number] += 1
-            if self._deaths[number] < _TRIES:
+            if self._deaths[number] < TRIES:
                 self._waiting.appendleft(number)
                 return
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        self.results.put((number, Lost(f"it ended {_TRIES} worker processes, the last one by {how}"), Passes()))
+        self.results.put((number, Lost(f"it ended {TRIES} worker processes, the last one by {how}"), Passes()))
 
     def _start(self, place: int) -> Any:
         """Start a worker, and wait until it has read what it runs.
@@ -255,22 +233,3 @@ def _ended(process: subprocess.Popen[bytes]) -> int:
 
 
 _PROGRAM = "import sys; sys.path[:] = sys.argv[3:]; from robustbench_lite.workers.worker import main; main()"
-
-
-def _users_modules() -> tuple[list[str], list[ModuleType]]:
-    """Where a worker finds the modules that are loaded here, and those that it can't find: they go there by value."""
-    installed = tuple(os.path.join(sysconfig.get_path(key), "") for key in ("stdlib", "purelib", "platlib"))  # noqa: PTH118
-    paths = [path or str(Path.cwd()) for path in sys.path]
-    by_value = []
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if name in ("__main__", "__mp_main__") or not file or not file.endswith(".py") or file.startswith(installed):
-            continue
-        place = Path(file).with_suffix("")
-        parts = name.split(".")
-        tail = (*parts, "__init__") if place.name == "__init__" else tuple(parts)
-        if place.parts[-len(tail) :] != tail:
-            by_value.append(module)
-        elif (root := str(Path(*place.parts[: -len(tail)]))) not in paths:
-            paths.append(root)
-    return paths, by_value

@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import IO, Any
 
-from robustbench_lite.core.cost import BudgetTracker, Passes
+from robustbench_lite.core.cost import Passes
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.workers.ledger import FileLedger
 
@@ -34,10 +34,7 @@ def main() -> None:
     try:
         with (folder / "function").open("rb") as stream:
             function, budget = pickle.load(stream)
-        budget.ledger = FileLedger(folder / "ledger", place)
-        started = budget.passes
-        budget.passes = Passes()  # its own; what was spent before is in the limit
-        budget.budget = _less(budget, started)
+        budget.ledger = FileLedger(folder / "ledger", place, budget.passes.total)
     except Exception as fault:
         _answer(answers, RAISED, UserError(f"a worker process can't read what it is to run: {_words(fault)}"), Passes())
         return
@@ -52,12 +49,6 @@ def main() -> None:
             forward=budget.passes.forward - before.forward, backward=budget.passes.backward - before.backward
         )
         _answer(answers, kind, value, spent)
-
-
-def _less(budget: BudgetTracker, spent: Passes) -> Any:
-    """The budget that is left for the workers together."""
-    limit = budget.budget.passes
-    return budget.budget if limit is None else budget.budget.model_copy(update={"passes": limit - spent.total})
 
 
 def _read_ahead(stream: IO[bytes]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from robustbench_lite.faces.cli.options import (
 
 if TYPE_CHECKING:
     from robustbench_lite.results.scorecard import Scorecard
+    from robustbench_lite.workers import Executor
 
 _PASSED_ON = (
     "seed",
@@ -36,7 +38,6 @@ _PASSED_ON = (
     "corpus",
     "adapt",
     "measures",
-    "workers",
 )
 
 _NOT_REPEATED = ("json_path", "html_path", "markdown_path", "quiet", "cache")
@@ -51,7 +52,14 @@ _NOT_REPEATED = ("json_path", "html_path", "markdown_path", "quiet", "cache")
 @click.option("--threat", "threats", multiple=True, metavar="T", help="'Linf 8/255', 'L2 0.5', ...; repeatable.")
 @click.option("--suite", default="linf_standard", show_default=True, metavar="S", help="Name, or a TOML file.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Most samples in flight.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, metavar="N", help="Processes that share the samples.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes that share the samples.")
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="local",
+    metavar="ADDRESS",
+    help="Workers are those of a Ray cluster, one a core; without an address Ray is started here.",
+)
 @click.option("--independent/--cascade", default=None, help="Each attack sees all samples, or those still standing.")
 @click.option("--curve/--no-curve", default=None, help="Find the nearest example, for accuracy at every eps, or don't.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Stop early after this time.")
@@ -115,6 +123,7 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     threats: list[str | ThreatModel] = [ThreatModel.parse(threat) for threat in given["threats"]]
     target, (data,) = load_both(model, given, "test")
     twin = load_other(given["twin"], given, data)
+    workers = _workers(given)
     signals.raise_interrupts()
     with progress.bars(quiet) as bars:
         card = evaluation.evaluate(
@@ -127,6 +136,7 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
             budget=budget,
             twin=twin,
             reference=load_other(given["reference"], given, data) or twin,
+            workers=workers,
             on_progress=progress.attack_bars(bars),
         )
     if given["allow_invalid"] is not None:
@@ -147,6 +157,14 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
         output.say(_how_to_go_on(given["cache"]))
         sys.exit(signals.exit_code())
     sys.exit(output.EXIT[verdict_of((), card.gates) if allowed_because(card) else card.verdict])
+
+
+def _workers(given: Mapping[str, Any]) -> int | Executor:
+    if given["ray"] is None:
+        return given["workers"] or 1
+    from robustbench_lite.workers.cluster import RayExecutor
+
+    return RayExecutor(given["ray"], given["workers"])
 
 
 def _how_to_go_on(cache: str | None) -> str:

@@ -1,0 +1,101 @@
+"""Parts on Ray: the same results as in one process, whatever happens to an actor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustbench_lite.core.cost import Budget, BudgetTracker, Passes, Stop
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.workers import Executor, Lost
+from robustbench_lite.workers.cluster import RayExecutor
+
+ray = pytest.importorskip("ray")
+PARTS = list(range(6))
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # of Ray's own sockets and processes
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[Executor]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what it will do by default, and warns of until then
+        ray.init(num_cpus=2, log_to_driver=False, configure_logging=False, include_dashboard=False)
+        yield RayExecutor(workers=2)
+        ray.shutdown()
+
+
+def mapped(executor: Executor, function: Any, budget: BudgetTracker | None = None, until: Any = None) -> list[Any]:
+    return list(executor.map(function, PARTS, budget or BudgetTracker(), until or (lambda _: False)))
+
+
+def test_an_address_where_nobody_listens_is_told_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and doesn't listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"Ray can't be reached at {address}"):
+            RayExecutor(address)
+
+
+def test_results_come_in_the_order_of_the_parts_and_from_other_processes(executor: Executor) -> None:
+    results = mapped(executor, lambda part: (part * 10, os.getpid()))
+    assert [value for value, _ in results] == [0, 10, 20, 30, 40, 50]
+    assert os.getpid() not in {process for _, process in results}
+    assert executor.workers == 2
+
+
+def test_an_actor_that_is_killed_takes_nothing_with_it_and_a_part_that_kills_three_is_given_up(
+    executor: Executor, tmp_path: Path
+) -> None:
+    marker = tmp_path / "killed"
+
+    def run(part: int) -> int:
+        if part == 4 or (part == 2 and not marker.exists()):
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return part
+
+    *before, lost, last = mapped(executor, run)
+    assert (before, last) == ([0, 1, 2, 3], 5)
+    assert isinstance(lost, Lost)
+    assert lost.reason.startswith("it ended 3 workers")
+
+
+def test_what_the_function_raises_is_raised_here(executor: Executor) -> None:
+    def run(part: int) -> int:
+        raise UserError(f"part {part} is wrong")
+
+    with pytest.raises(UserError, match=r"part [01] is wrong"):
+        mapped(executor, run)
+
+
+def test_passes_are_counted_and_a_limit_ends_the_workers(executor: Executor) -> None:
+    class Spender:
+        def __init__(self, budget: BudgetTracker) -> None:
+            self.budget = budget
+
+        def __call__(self, part: int) -> str:
+            try:
+                for _ in range(10):
+                    self.budget.check(1)
+                    self.budget.spend(1, 1)
+            except Stop as stop:
+                return str(stop)
+            return "done"
+
+    everything = BudgetTracker()
+    assert mapped(executor, Spender(everything), everything) == ["done"] * 6
+    assert everything.passes == Passes(forward=60, backward=60)
+    limited = BudgetTracker(Budget(passes=5))
+    assert mapped(executor, Spender(limited), limited, until=lambda result: result == "passes")[0] == "passes"
+
+
+def test_more_workers_than_cores_are_refused(executor: Executor) -> None:
+    with pytest.raises(UserError, match="workers is 99: expected 1 to 2"):
+        RayExecutor(workers=99)
