@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -48,8 +48,8 @@ def out_of_memory(fault: BaseException) -> bool:
     return named or isinstance(fault, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
-def faults(error: ValidationError, known: Iterable[str] = ()) -> str:
-    """All faults of a file, one a line, each with its key; ``known`` are the keys that its top level may hold."""
+def faults(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """All faults of a file, one a line, each with its key; what a misspelt key may have meant, by the file's model."""
     lines = []
     told = error.errors()
     places = [fault["loc"] for fault in told]
@@ -58,8 +58,8 @@ def faults(error: ValidationError, known: Iterable[str] = ()) -> str:
         if fault["type"] == "too_short" and any(one != place and one[: len(place)] == place for one in places):
             continue  # its entries are faulty, not too few
         key = ".".join(str(part) for part in place)
-        if fault["type"] == "extra_forbidden" and len(place) == 1 and known:
-            message = unknown("key", key, known)
+        if fault["type"] == "extra_forbidden" and (known := _keys(model, place[:-1])):
+            message = unknown("key", str(place[-1]), known)
         else:
             message = in_our_words(fault)
         given = fault["input"]
@@ -69,6 +69,25 @@ def faults(error: ValidationError, known: Iterable[str] = ()) -> str:
             message += f" (given: {reprlib.repr(given)})"
         lines.append(f"  {key}: {message}" if key else f"  {message}")
     return "\n".join(lines)
+
+
+def _keys(model: Any, place: Sequence[str | int]) -> list[str]:
+    """Keys that a table of a file may hold; none where no model says so."""
+    for part in place:
+        if isinstance(part, str) and model is not None:
+            field = model.model_fields.get(part)
+            model = None if field is None else next(_models(field.annotation), None)
+    return [] if model is None else list(model.model_fields)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Models in a type, such as that in ``tuple[Step, ...] | None``."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        if issubclass(annotation, BaseModel):
+            yield annotation
+    else:
+        for part in get_args(annotation):
+            yield from _models(part)
 
 
 def in_our_words(fault: ErrorDetails) -> str:

@@ -49,7 +49,7 @@ def checked(model: type[_AnyFile], raw: dict[str, Any], where: str, more: list[s
     try:
         found = model.model_validate(raw)
     except ValidationError as error:
-        told = faults(error, known=model.model_fields)
+        told = faults(error, model)
         raise UserError("\n".join([f"{where}: not a valid {model.__name__.lower()}", told, *more])) from None
     except ValueError as fault:  # of pydantic's own: a whole number too long to be written in an error
         raise UserError(f"{where}: not a valid {model.__name__.lower()}: {fault}") from None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.errors import UserError, unknown
 from robustbench_lite.faces.cli import output
+
+_KINDS = ("attacks", "suites", "defenses", "recipes", "reports", "data")
 
 
 @click.command("list")
-@click.argument(
-    "kind", required=False, type=click.Choice(["attacks", "suites", "defenses", "recipes", "reports", "data"])
-)
+@click.argument("kind", required=False, metavar=f"[{'|'.join(_KINDS)}]")
 @click.argument("name", required=False)
 def list_(kind: str | None, name: str | None) -> None:
     """List attacks, suites, defenses, recipes, data.
@@ -22,6 +22,8 @@ def list_(kind: str | None, name: str | None) -> None:
     from robustbench_lite.faces.cli.tables.attack import details
     from robustbench_lite.faces.cli.tables.listing import listing
 
+    if kind is not None and kind not in _KINDS:
+        raise UserError(unknown("kind", kind, _KINDS))
     if name is None:
         output.print_rendered(listing(kind))
     elif kind == "attacks":

@@ -320,14 +320,14 @@ def _listed(source: str | Path) -> Suite:
     """Read a suite as far as its items need it: no attack is built, so that no torch is loaded."""
     path = registry.find_file("suites", source)
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as fault:
         raise UserError(f"{path}: can't be read as TOML: {fault}") from None
     raw.setdefault("name", path.stem)
     try:
         suite = Suite.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{path}: not a valid suite\n{faults(error)}") from None
+        raise UserError(f"{path}: not a valid suite\n{faults(error, Suite)}") from None
     known = registry.names("attacks")
     if told := [
         f"  attacks.{place}: {registry.unknown('attack', spec.attack, known)}"
