@@ -65,12 +65,6 @@ class Contents(Frozen):
 
     @model_serializer(mode="wrap")
     def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        unsaid = {
-            "skipped",
-            "measures",
-            "adaptation",
-            "audit",
-            "checks",
-            "command",
-        }  # empty ones are left out, so that older cards are saved unchanged
+        # Left out where they are empty, so that a card of an older version is saved unchanged.
+        unsaid = {"skipped", "measures", "adaptation", "audit", "checks", "command"}
         return {key: value for key, value in write(self).items() if key not in unsaid or value}
