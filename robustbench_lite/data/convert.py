@@ -205,9 +205,11 @@ def _renumbered(data: Data, positions: list[int], total: int) -> Data:
 
 def _part(positions: Sequence[int], total: int) -> str:
     """What to tell of a sampler that draws a part of the data set; nothing of one that draws it all."""
-    if sorted(positions) == list(range(total)):
+    different = len(set(positions))
+    if len(positions) == different == total:
         return ""
-    return f"its sampler draws {len(positions)} samples, {len(set(positions))} of the {total} of its data set"
+    repeated = f", {len(positions) - different} times one that it drew before" if different < len(positions) else ""
+    return f"its sampler draws {different:,} of the {total:,} samples of its data set{repeated}"
 
 
 def _data(

@@ -135,28 +135,32 @@ def check_inputs(x: Tensor, name: str) -> None:
 _READ_TWICE = 16
 
 
-def check_steady(data: Data) -> None:
-    """Refuse data that give another picture each time a sample is read; a few are read twice.
-
-    Raises
-    ------
-    UserError
-        With how many did, and by how much.
-    """
+def change_seen(data: Data) -> str:
+    """What was seen of data that give another picture each time a sample is read (a few are); empty of others."""
     rows = torch.arange(len(data))[:: max(1, len(data) // _READ_TWICE)][:_READ_TWICE]
     with torch.random.fork_rng(devices=[]):  # what a random transform draws here is not missing elsewhere
         first, second = data.fetch(rows), data.fetch(rows)
     away = (first - second).abs().flatten(1).amax(1)
     changed = int((~(away == 0)).sum()) if first.isfinite().all() else 0
-    if data.steady and not changed:
-        return
-    moved = f"{changed} of {len(rows)} samples that were read twice differ, by up to {float(away.max()):.2g}"
-    seen = moved if changed else "the same samples were read twice and differ"
-    raise UserError(
-        f"{data.name}: the data change from one reading to the next ({seen}); "
-        "expected the same picture each time. Take random transforms (crops, flips, jitter, as for training) out of "
-        "their transform, or fix their draws by the sample's number"
-    )
+    if changed:
+        return f"{changed} of {len(rows)} samples that were read twice differ, by up to {float(away.max()):.2g}"
+    return "" if data.steady else "the same samples were read twice and differ"
+
+
+def check_steady(data: Data) -> None:
+    """Refuse data that change from one reading to the next.
+
+    Raises
+    ------
+    UserError
+        With how many samples did, and by how much.
+    """
+    if seen := change_seen(data):
+        raise UserError(
+            f"{data.name}: the data change from one reading to the next ({seen}); "
+            "expected the same picture each time. Take random transforms (crops, flips, jitter, as for training) out "
+            "of their transform, or fix their draws by the sample's number"
+        )
 
 
 def check_labels(labels: Tensor, classes: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.data import resemblance
 from robustbench_lite.data.arrays import png
-from robustbench_lite.data.dataset import Data, check_inputs, check_steady
+from robustbench_lite.data.dataset import Data, change_seen, check_inputs
 from robustbench_lite.data.suspect_labels import MOST, Doubts, doubted
 from robustbench_lite.results.data_quality import DataQuality, Fault, Looked, Suspect
 from robustbench_lite.results.scorecard import Finding, Severity
@@ -146,13 +146,13 @@ def _readable(parts: Sequence[_Part]) -> Looked:
 def _steady(data: Data) -> Looked:
     name = "each reading gives the same samples"
     try:
-        check_steady(data)
-    except UserError as error:
-        if "the data change" not in str(error):  # unreadable ones were told
-            return Looked(name=name, saw="can't be told, as some can't be read", asked=False)
-        cure = "take random transforms (crops, flips, jitter, as for training) out of their transform"
-        return _looked(name, "", _fault("RB141", "error", str(error).partition("; expected")[0], cure))
-    return _looked(name, "a few were read twice")
+        seen = change_seen(data)
+    except UserError:  # unreadable ones were told
+        return Looked(name=name, saw="can't be told, as some can't be read", asked=False)
+    if not seen:
+        return _looked(name, "a few were read twice")
+    cure = "take random transforms (crops, flips, jitter, as for training) out of their transform"
+    return _looked(name, "", _fault("RB141", "error", f"the data change from one reading to the next: {seen}", cure))
 
 
 def _in_range(parts: Sequence[_Part]) -> Looked:

@@ -66,7 +66,10 @@ def _call(asked: Asked) -> Data:
             found = found(split=asked.split) if takes_split else found()
     if isinstance(found, str):
         return replace(read_source(found, asked.split, None, False, asked.reading), name=source)
-    data = convert(found, asked.reading)
+    try:
+        data = convert(found, asked.reading)
+    except UserError as fault:
+        raise UserError(f"{source}: {fault}") from fault
     return data if isinstance(found, Data) else replace(data, name=source)
 
 

@@ -19,7 +19,7 @@ from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError, faults
 from robustbench_lite.core.suite import Suite, load_suite
 from robustbench_lite.core.threat import ThreatModel
-from robustbench_lite.data.dataset import Data, check_inputs, check_labels
+from robustbench_lite.data.dataset import Data, change_seen, check_inputs, check_labels
 from robustbench_lite.data.load import as_data
 from robustbench_lite.hardening.folder import BEFORE_FILE
 from robustbench_lite.hardening.interface import Artifact, Defense, Step, StepRecord
@@ -329,6 +329,11 @@ def _train_and_test(data: Any, test_data: Any, seed: int) -> tuple[Data, Data]:
         test = as_data(test_data)
     elif isinstance(data, str):
         test = as_data(data, split="test")
+    if seen := change_seen(test):
+        raise UserError(
+            f"{test.name}: the test samples change from one reading to the next ({seen}), as those to learn from may: "
+            "give test samples without random transforms (test_data)"
+        )
     if _digest(known) != _digest(test):
         return known, test
     # There are no others, or the source has no splits and gives the same samples twice.
@@ -340,7 +345,8 @@ def _digest(data: Data) -> str:
     """Hash of all labels and of a few samples: enough to tell one source from another without reading it all."""
     few = range(0, len(data), max(1, len(data) // 16))
     digest = hashlib.sha256(data.labels.numpy().tobytes())
-    digest.update(data.fetch(few).numpy().tobytes())
+    if not change_seen(data):  # a training set's random transforms make another picture each time
+        digest.update(data.fetch(few).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

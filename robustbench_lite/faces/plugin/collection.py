@@ -90,7 +90,7 @@ class Job:
         plan = self.plan
         with contextlib.chdir(plan.root):
             data = plan.load_data()
-            model = self.target.load(len(data.classes))
+            model = self.target.load(plan.classes(data))
             return evaluate(
                 plan,
                 name,

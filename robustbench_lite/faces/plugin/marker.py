@@ -233,7 +233,7 @@ def default_target(config: pytest.Config) -> Target:
     plan = Plan.of(config)
     with _told_plainly(), contextlib.chdir(plan.root):
         named = plan.the_target()
-        classes = len(plan.load_data().classes) if plan.data is not None else 0
+        classes = plan.classes(plan.load_data()) if plan.data is not None else 0
         return _remembered(config, named.load(classes))
 
 

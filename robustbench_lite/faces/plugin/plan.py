@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -60,6 +60,8 @@ class Plan:
     targets: tuple[NamedTarget, ...]
     data: str | None
     data_root: str | None
+    reading: Mapping[str, Any]
+    """How the data are read: ``resize``, ``crop`` and ``label_map`` of `load_data`."""
     suites: tuple[str, ...]
     threats: tuple[ThreatModel, ...]
     limit: int | None
@@ -163,7 +165,11 @@ class Plan:
             raise UserError(
                 "no data: give --data, set data in [tool.robustbench_lite], or override the fixture robust_data"
             )
-        return load_data(self.data, split="test", root=self.data_root)
+        return load_data(self.data, split="test", root=self.data_root, **self.reading)
+
+    def classes(self, data: Data) -> int:
+        """Number of classes that a target is told where its entry has none; 0 where the data don't tell it."""
+        return 0 if self.reading["label_map"] else len(data.classes)
 
 
 def _tell(config: pytest.Config, text: str) -> None:
@@ -182,6 +188,7 @@ def _plan(options: Options, table: Table) -> Plan:
         targets=tuple(_targets(options, table, here)),
         data=here.data(options.data) if options.data else table.data,
         data_root=here.path(options.data_root) if options.data_root else table.data_root,
+        reading={"resize": table.resize, "crop": table.crop, "label_map": table.label_map},
         suites=table.suites,
         threats=tuple(map(ThreatModel.parse, options.threats)) or table.threats,
         limit=options.limit or table.limit,

@@ -61,6 +61,12 @@ class Table(_Section):
     """A source of data, as for ``--data``."""
     data_root: str | None = None
     """Where torchvision's data sets lie."""
+    resize: int | str | None = None
+    """Pixels of the pictures' shorter side, or ``"HxW"``."""
+    crop: int | str | None = None
+    """Pixels of the centre that is kept then."""
+    label_map: str | dict[str, int | str] | None = None
+    """Of the data's labels, which of the models' classes they are; or a file."""
     suites: tuple[str, ...] = ()
     """Names, or TOML files; each is run against each target."""
     threats: tuple[ThreatModel, ...] = ()

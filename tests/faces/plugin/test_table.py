@@ -102,3 +102,14 @@ def test_gates_that_need_a_baseline(run):
     done = run(table=TABLE + "[tool.robustbench_lite.gates]\nmax_regression = 0.1\n")
     done.stdout.fnmatch_lines(["max_regression is set, and there is no baseline*"])
     assert done.ret == pytest.ExitCode.INTERRUPTED
+
+
+def test_the_data_are_read_as_the_table_says(project, run):
+    said = 'limit = 20\nresize = "8x8"\ncrop = 8\nlabel_map = { "0" = 1, "1" = 0 }'
+    done = run("robustness.toml", table=TABLE.replace("limit = 20", said))
+    done.stdout.fnmatch_lines(["*label map: says nothing of 8 labels of digits/test (2, 3, 4, 5, 6, 7, 8, 9)*"])
+    same = ", ".join(f'"{label}" = {label}' for label in range(10))
+    said = f'limit = 20\nresize = "8x8"\nlabel_map = {{ {same} }}'
+    run("robustness.toml", "--robustness-json", "card.json", table=TABLE.replace("limit = 20", said))
+    text = (project.path / "card.json").read_text(encoding="utf-8")
+    assert "each picture is resized to 8x8; labels are the model's classes by the map 0=0, 1=1" in text
