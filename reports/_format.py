@@ -143,8 +143,13 @@ def measured(number: Measured) -> str:
             "" if number.low is None or number.high is None else f" [{100 * number.low:.1f}, {100 * number.high:.1f}]"
         )
         return f"{percent(number.value)}{ends}"
-    ends = "" if number.low is None or number.high is None else f" [{number.low:,.6g}, {number.high:,.6g}]"
-    return f"{number.value:,.6g}{ends} {plain(number.unit)}"
+    ends = "" if number.low is None or number.high is None else f" [{_exact(number.low)}, {_exact(number.high)}]"
+    return f"{_exact(number.value)}{ends} {plain(number.unit)}"
+
+
+def _exact(value: float) -> str:
+    """Six digits, and of a whole number all, as of 11,173,962 parameters."""
+    return f"{value:,.0f}" if abs(value) < 1e15 and value == int(value) else f"{value:,.6g}"
 
 
 def measure_name(number: Measured) -> str:
@@ -179,7 +184,7 @@ def gate_found(gate: Gate) -> str:
 def _gated(gate: Gate, value: float) -> str:
     if gate.kind == "number":
         unit = plain(gate.unit or "")
-        return f"{value:,.6g}" if gate.name.endswith(f"_{unit}") else f"{value:,.6g} {unit}"
+        return _exact(value) if gate.name.endswith(f"_{unit}") else f"{_exact(value)} {unit}"
     if gate.kind != "cost":
         return percent(value)
     return f"{value:,.4g} {'s' if gate.name == 'max_seconds' else 'a sample'}"

@@ -18,7 +18,7 @@ from robustbench_lite.results.compare import Comparison
 from robustbench_lite.results.ranking import Ranking
 from robustbench_lite.results.scorecard import AttackResult, ClassResult, Example, Finding, Interval, Scorecard
 
-from . import _again, _charts, _codes, _format, _repeat, _spread, _training, _trend, _view, _words
+from . import _again, _charts, _codes, _format, _frontier, _repeat, _spread, _training, _trend, _view, _words
 from ._png import Picture, picture
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -120,6 +120,8 @@ def _side_by_side(cards: Sequence[Scorecard]) -> dict[str, Any]:
         "ranking": order if isinstance(order, Ranking) else None,
         "unranked": order if isinstance(order, str) else None,
         "winner": _view.winner(order, _view.labels(cards)) if isinstance(order, Ranking) else "",
+        "measures": _frontier.table(cards),
+        "frontiers": _frontier.frontiers(cards),
         "trade_off": _charts.trade_off(cards),
     }
 

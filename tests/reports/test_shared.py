@@ -10,7 +10,7 @@ from robustbench_lite.core import registry
 from robustbench_lite.core.cost import Passes
 from robustbench_lite.core.suite import AttackSpec, Suite
 from robustbench_lite.reports import _format, _repeat, _view
-from robustbench_lite.results.scorecard import Adaptation, Countermeasure, Finding, Interval, Plot
+from robustbench_lite.results.scorecard import Adaptation, Countermeasure, Finding, Interval, Measured, Plot
 
 
 @pytest.mark.parametrize("name", ["terminal", "html", "markdown"])
@@ -52,6 +52,19 @@ def test_number(value, text):
 )
 def test_points(difference, text):
     assert _format.points(difference) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (11_173_962, "11,173,962 bytes"),
+        (1234.56789, "1,234.57 bytes"),
+        (1e300, "1e+300 bytes"),
+        (float("inf"), "inf bytes"),
+    ],
+)
+def test_measured(value, text):
+    assert _format.measured(Measured(name="m", value=value, unit="bytes", better="lower", definition="d")) == text
 
 
 def test_passes_of_nothing():
