@@ -15,7 +15,7 @@ from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.evaluating.preflight.check import CountedModel
 from robustbench_lite.results.scorecard import Finding
 
-_MOST = 64  # samples that are attacked
+_MOST = 16  # samples that are attacked
 _STEPS = 20
 
 
