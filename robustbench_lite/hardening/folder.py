@@ -64,7 +64,9 @@ def _claim(folder: Path, resume: bool) -> None:
         raise UserError(f"out {folder}: can't be written ({fault}); give a folder that can") from None
     left_over = {name for name in held if _LEFT_OVER.fullmatch(name)}
     held -= left_over
-    unfinished = CHECKPOINT_FILE in held or (BEFORE_FILE in held and AFTER_FILE not in held)
+    # A scorecard called before.json may be the user's own.
+    begun = BEFORE_FILE in held and AFTER_FILE not in held and (RECIPE_FILE in held or held == {BEFORE_FILE})
+    unfinished = CHECKPOINT_FILE in held or begun
     if held and not (resume and unfinished):
         if unfinished:
             raise UserError(f"out {folder}: holds an unfinished run; resume it (--resume), or give another folder")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from robustbench_lite.faces.tensorboard import Board
     from robustbench_lite.hardening.pipeline import Hardened
     from robustbench_lite.model.target import Target
+    from robustbench_lite.results.scorecard import Scorecard
 
 _PASSED_ON = ("epochs", "lr", "batch_size", "seed", "suite", "limit", "limit_train", "remember", "resume")
 _WIDTH = 80
@@ -123,11 +124,13 @@ class _Telling:
         if self.board is not None:
             self.board.begin(recipe)
 
-    def model(self, folder: Path) -> None:
-        """Tell where the model is, and how it is used from now on."""
+    def model(self, folder: Path, card: Scorecard) -> None:
+        """Tell where the model is, and how it is used from now on; ``card`` is its scorecard."""
         from robustbench_lite.model.plain_torch import plain_torch
 
-        click.echo(f"Model      {folder}\nEvaluate   {shlex.join(['rblite', 'evaluate', str(folder), *self.data])}")
+        # Where the source has no split for tests, most of it was learnt from: that is no data to evaluate on.
+        data = ("--data", "TEST-DATA") if card.data.name.endswith(" held out") else self.data
+        click.echo(f"Model      {folder}\nEvaluate   {shlex.join(['rblite', 'evaluate', str(folder), *data])}")
         if line := plain_torch(folder):
             click.echo(f"In torch   {line}")
 
@@ -156,7 +159,7 @@ def _one(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, An
         output.show(cards)
     for name, text in _told(hardened):
         _say(name, text)
-    telling.model(Path(asked["out"]))
+    telling.model(Path(asked["out"]), hardened.after)
     click.echo(f"Report     {page}")
     if asked["gates"]:
         sys.exit(output.EXIT[hardened.after.verdict])
@@ -179,7 +182,7 @@ def _several(target: Target, data: Data, recipes: Sequence[str], asked: dict[str
         _say("Best", "none: no evaluation can be trusted" if best is None else "the model as it was before")
     else:
         _say("Best", best)
-        telling.model(made.folder / best)
+        telling.model(made.folder / best, made.after[best])
     click.echo(f"Ranking    {made.folder / RANKING_FILE}\nReport     {page}")
 
 

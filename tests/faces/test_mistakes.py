@@ -1,0 +1,130 @@
+"""Mistakes of a new user: what each is told, and that nothing was run, written or lost for it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from robustbench_lite.faces.cli import main
+
+MODELS = """
+import sys
+from torch import nn
+
+def build(): return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+
+class Exits(nn.Linear):
+    def forward(self, x): sys.exit(0)
+def exits(): return Exits(16, 3)
+
+class Keyed(nn.Linear):
+    def forward(self, x): return {}["b"]
+def keyed(): return Keyed(16, 3)
+"""
+SUITE = """threats = ["Linf 0.1"]
+attacks = ["fgsm"]
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder, the working directory."""
+    monkeypatch.chdir(tmp_path)
+    Path("models.py").write_text(MODELS)
+    Path("syntax.py").write_text("def build(:\n")
+    Path("suite.toml").write_text(SUITE)
+    Path("unclosed.toml").write_text(SUITE + "attacks = [")
+    Path("empty.toml").write_text("")
+    for name in ("empty.json", "empty.pt"):
+        Path(name).touch()
+    Path("text.pt").write_text("hello")
+    x, y = np.random.default_rng(0).random((6, 1, 4, 4)).astype(np.float32), np.arange(6) % 3
+    np.savez("ok.npz", x=x, y=y)
+    np.savez("range.npz", x=x * 255, y=y)
+    np.savez("last.npz", x=np.repeat(x, 3, 1).transpose(0, 2, 3, 1), y=y)
+    np.savez("short.npz", x=x, y=y[:4])
+    np.savez("keys.npz", images=x, labels=y)
+    np.savez("none.npz", x=x[:0], y=y[:0])
+    return tmp_path
+
+
+EVALUATE = "evaluate models.py:build --data npz:ok.npz --suite suite.toml"
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        # a model
+        ("evaluate models.py --data npz:ok.npz", "name the object in it that makes the model, such as models.py:"),
+        ("evaluate models.py:bulid --data npz:ok.npz", "did you mean build?"),
+        ("evaluate model.py:build --data npz:ok.npz", "model.py: no such file; it was looked for from"),
+        ("evaluate text.pt --data npz:ok.npz", "weights alone are no model; give the architecture as MODEL"),
+        ("evaluate syntax.py:build --data npz:ok.npz", "syntax.py:1"),
+        ("evaluate models.py:exits --data npz:ok.npz", "it raised SystemExit(0), which would end the process"),
+        ("evaluate models.py:keyed --data npz:ok.npz", "KeyError: 'b' ("),
+        ("evaluate . --data npz:ok.npz", "holds no model.json; expected package.module:callable"),
+        ("evaluate npz:ok.npz --data models.py:build", "Sequential: sample 0 is of type Flatten; expected a pair"),
+        # weights
+        (f"{EVALUATE} --weights gone.pt", "no such file; expected a .safetensors file or a torch state dict"),
+        (f"{EVALUATE} --weights empty.pt", "damaged, or no torch checkpoint"),
+        (f"{EVALUATE} --weights text.pt", "damaged, or no torch checkpoint"),
+        # data
+        ("evaluate models.py:build --data ok.npz", "did you mean npz:ok.npz"),
+        ("evaluate models.py:build --data npz:gone.npz", "no such file; expected what numpy.savez"),
+        ("evaluate models.py:build --data npz:range.npz", "they look like 0 to 255: divide by 255"),
+        ("evaluate models.py:build --data npz:last.npz", "channels last; expected (N, C, H, W)"),
+        ("evaluate models.py:build --data npz:short.npz", "holds 6 samples and 4 labels"),
+        ("evaluate models.py:build --data npz:keys.npz", "holds images, labels, not x and y"),
+        ("evaluate models.py:build --data npz:none.npz", "holds no samples"),
+        ("evaluate models.py:build --data cifar10", "nothing is downloaded unless you ask"),
+        # what is asked
+        (f"{EVALUATE} --threat 8/255", "expected 'NORM EPS"),
+        (f"{EVALUATE} --threat 'Linf 8'", "for 8-bit levels write 8/255"),
+        (f"{EVALUATE} --threat 'Linf -0.1'", "expected a finite number above 0"),
+        (f"{EVALUATE} --threat 'L3 0.1'", "expected one of Linf, L2, L1, L0"),
+        (f"{EVALUATE} --min-robust-accuracy 30", "30.0 is not in the range 0<=x<=1"),
+        (f"{EVALUATE} --gate 'speed > 3'", "expected 'NAME >= X' or 'NAME <= X'"),
+        (f"{EVALUATE} --strict", "--strict is about gates: give one"),
+        (f"{EVALUATE} --normalize imagnet", "did you mean imagenet"),
+        (f"{EVALUATE} --device gpu", "give cpu, cuda, cuda:1, ... or auto"),
+        (f"{EVALUATE} --json .", ". is a folder: expected the name of a file"),
+        ("evaluate models.py:build --data npz:ok.npz --suite linf_fast", "did you mean linf_quick?"),
+        ("evaluate models.py:build --data npz:ok.npz --suite unclosed.toml", "can't be read as TOML"),
+        ("evaluate models.py:build --data npz:ok.npz --suite empty.toml", "threats: is missing\n  attacks: is missing"),
+        # reading cards
+        ("report empty.json", "can't be read as JSON"),
+        ("report suite.toml", "can't be read as JSON"),
+        ("compare empty.json gone.json", "can't be read as JSON"),
+        # other commands
+        ("evalute models.py:build", "Did you mean 'evaluate'?"),
+        ("list atacks", "unknown kind 'atacks': did you mean attacks"),
+        ("list attacks pgdd", "did you mean pgd"),
+        ("harden models.py:build --data npz:ok.npz --out out --recipe nope", "unknown recipe 'nope': expected one of"),
+    ],
+)
+def test_a_mistake_is_told_and_nothing_comes_of_it(here: Path, command: str, told: str) -> None:
+    before = sorted(path.name for path in here.iterdir())
+    done = CliRunner().invoke(main, shlex.split(command))
+    assert done.exit_code == 2, done.output
+    assert told in done.output
+    assert "Traceback" not in done.output
+    assert {path.name for path in here.iterdir()} - {"__pycache__"} == set(before)
+
+
+def test_the_traceback_of_ones_own_code_is_shown_on_request() -> None:
+    done = CliRunner().invoke(main, shlex.split("--debug evaluate models.py:keyed --data npz:ok.npz"))
+    assert done.exit_code == 2
+    assert "Traceback" in done.output
+    assert 'def forward(self, x): return {}["b"]' in done.output
+
+
+def test_a_card_called_before_is_no_unfinished_run(here: Path, make_card) -> None:
+    make_card("mine").save(here / "before.json")
+    asked = "harden models.py:build --data npz:ok.npz --recipe standard --epochs 1 --out ."
+    done = CliRunner().invoke(main, shlex.split(asked))
+    assert done.exit_code == 2
+    assert "out .: is not empty; give a new or empty folder" in done.output
