@@ -27,6 +27,7 @@ from robustbench_lite.data.load import as_data
 from robustbench_lite.model.float64 import in_float64
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.scorecard import IN_FLOAT64
+from tests.support import Counting, Wrapped
 
 
 @dataclass(frozen=True)
@@ -91,36 +92,17 @@ def digits(train_on_digits) -> Case:
     return Case(model, x[right], y[right])
 
 
-class Recording(nn.Module):
-    """Counts what really goes through a model, forward and backward."""
+class Recording(Counting):
+    """Counts what really goes through a model, and keeps each batch's size and whether its gradient was wanted."""
 
     def __init__(self, model):
-        super().__init__()
-        self.model = model
-        self.sizes, self.gradients, self.forward_samples, self.backward_samples = [], [], 0, 0
+        super().__init__(model)
+        self.sizes, self.gradients = [], []
 
     def forward(self, x):
         self.sizes.append(len(x))
         self.gradients.append(x.requires_grad)
-        self.forward_samples += len(x)
-        if x.requires_grad:
-            x.register_hook(self.backward)
-        return self.model(x)
-
-    def backward(self, grad):
-        self.backward_samples += len(grad)
-
-
-class Wrapped(nn.Module):
-    """A model whose forward pass is any function of (model, x, number of the call, from 1)."""
-
-    def __init__(self, model, function):
-        super().__init__()
-        self.model, self.function, self.calls = model, function, 0
-
-    def forward(self, x):
-        self.calls += 1
-        return self.function(self.model, x, self.calls)
+        return super().forward(x)
 
 
 class Candidate(NamedTuple):
@@ -171,8 +153,8 @@ def test_every_pass_is_counted_once(digits, attack, threat, batch_size):
     case, budget = Case(model, digits.x[:150], digits.y[:150]), BudgetTracker()
     found = case.attack(attack, threat, batch_size=batch_size, budget=budget)
     assert 0 < found.broken.sum() < 150
-    assert found.passes.forward == model.forward_samples
-    assert found.passes.backward == model.backward_samples
+    assert found.passes.forward == model.forwards
+    assert found.passes.backward == model.backwards
     assert budget.passes == found.passes
     assert (found.forward >= 2).all()
 
@@ -549,7 +531,7 @@ def test_without_an_early_stop_an_example_out_of_the_ball_is_confirmed_for_its_d
     np.testing.assert_array_equal(found.broken, inside)
     np.testing.assert_allclose(found.distance, 1.05 * exact, rtol=1e-4)
     assert set(found.forward) == {3}, "each is asked about again, in the ball or not"
-    assert found.passes.forward == model.forward_samples
+    assert found.passes.forward == model.forwards
     assert set(found.witnesses) == set(inside.nonzero()[0].tolist()), "no witness is out of the ball"
     np.testing.assert_array_equal(found.prediction, np.where(inside, 1 - linear.y.numpy(), -1))
     assert found.unconfirmed == 0
@@ -665,7 +647,7 @@ def test_a_sample_that_is_given_up_leaves_early(linear, batch_size, restarts):
     assert set(found.backward[even]) == {3 * restarts}
     assert set(found.forward[~even]) == {11 * restarts}
     assert not found.broken.any()
-    assert found.passes.forward == model.forward_samples
+    assert found.passes.forward == model.forwards
     assert found.trace.samples == (40 * restarts,) * 4 + (20 * restarts,) * 7
 
 
@@ -785,8 +767,8 @@ def test_the_batch_is_halved_where_memory_runs_out_and_nothing_is_lost(linear, e
     np.testing.assert_array_equal(found.broken, plain.broken)
     np.testing.assert_allclose(found.distance, plain.distance, rtol=1e-4)
     assert max(recording.sizes) in (5, 8, 9)
-    assert found.passes.forward == recording.forward_samples
-    assert found.passes.backward == recording.backward_samples
+    assert found.passes.forward == recording.forwards
+    assert found.passes.backward == recording.backwards
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY[:2], ids=lambda error: type(error).__name__)
@@ -797,7 +779,7 @@ def test_memory_that_runs_out_before_an_attack_takes_its_first_step_halves_the_b
     found = linear.attack(attack, threat, model=Wrapped(recording, limited(9, error)), batch_size=64)
     np.testing.assert_array_equal(found.broken, plain.broken)
     np.testing.assert_array_equal(found.forward, plain.forward)
-    assert found.passes.forward == recording.forward_samples
+    assert found.passes.forward == recording.forwards
     with pytest.raises(type(error)):
         linear.attack(attack, threat, model=Wrapped(linear.model, limited(0, error)), batch_size=64)
 
@@ -864,7 +846,7 @@ def test_a_budget_of_passes_ends_it_with_what_was_found(digits, passes):
     assert full.stopped is None
     assert (full.broken | ~found.broken).all()
     # Confirmations of what was found come on top: at most one for each broken sample.
-    assert model.forward_samples + model.backward_samples == found.passes.total <= passes + found.broken.sum()
+    assert model.forwards + model.backwards == found.passes.total <= passes + found.broken.sum()
     assert len(found.witnesses) == found.broken.sum()
     with torch.no_grad():
         for row, witness in found.witnesses.items():
@@ -945,8 +927,8 @@ def test_the_books_balance_wherever_it_is_interrupted(digits):
         found = case.attack(attack, "Linf 0.1", model=model, batch_size=16, budget=budget, keep=range(60))
         assert found.stopped == "interrupt"
         assert len(found.witnesses) == found.broken.sum()
-        if found.passes != budget.passes or found.passes.forward != recording.forward_samples:
-            unbalanced[call] = recording.forward_samples - found.passes.forward
+        if found.passes != budget.passes or found.passes.forward != recording.forwards:
+            unbalanced[call] = recording.forwards - found.passes.forward
     assert not unbalanced, f"passes that no sample has, by the call that was interrupted: {unbalanced}"
 
 

@@ -107,6 +107,30 @@ class Linear:
         )
 
 
+class Recording(nn.Module):
+    """Keeps every batch that it is asked about."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.batches: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.batches.append(x.detach().clone())
+        answer: Tensor = self.model(x)
+        return answer
+
+
+def expect_exact(problem: Linear, attack: Attack, norm: str, batch_size: int) -> None:
+    """With the median distance as eps, an attack breaks exactly the half of the samples whose boundary is nearer."""
+    exact = problem.distances(norm)
+    eps = float(exact.median())
+    broken = problem.attack(attack, ThreatModel(norm=norm, eps=eps), batch_size=batch_size).broken
+    sure = (exact / eps - 1).abs() > 1e-3
+    assert sure.sum() >= 35
+    np.testing.assert_array_equal(broken[sure], (exact < eps)[sure])
+
+
 def _dual(norm: str) -> int:
     return {"Linf": 1, "L2": 2}[norm]
 

@@ -18,19 +18,9 @@ from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.load import as_data
 from robustbench_lite.model.target import Target
 
+from .conftest import Recording
+
 SHAPES = [(1, 6, 6), (3, 16, 16), (50,), (2, 3, 4, 5)]
-
-
-class Recording(nn.Module):
-    """Keeps every batch that it is asked about."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.batches = model, []
-
-    def forward(self, x):
-        self.batches.append(x.detach().clone())
-        return self.model(x)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])

@@ -11,24 +11,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from robustbench_lite.attacking.interface import Attack
 from robustbench_lite.core import registry
 
+from .conftest import Recording
+
 STEPS = 30
-
-
-class Recording(nn.Module):
-    """Keeps every batch that it is asked about."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.batches = model, []
-
-    def forward(self, x):
-        self.batches.append(x.detach().clone())
-        return self.model(x)
 
 
 def built(name: str, **params) -> Attack:

@@ -20,6 +20,7 @@ from robustbench_lite.core.cost import Passes
 from robustbench_lite.core.suite import AttackSpec
 from robustbench_lite.data.load import as_data
 from robustbench_lite.evaluating.preflight import preflight
+from tests.support import Counting, Wrapped
 
 PGD = {"attack": "pgd", "params": {"steps": 5}}
 MARGIN = {"attack": "pgd", "name": "pgd-margin", "params": {"steps": 5, "loss": "margin", "restarts": 2}}
@@ -65,33 +66,6 @@ def before(digits) -> Before:
     in_float64 = Passes(forward=2 * 4)  # whether it is the same model there: a call of each
     checks = Passes(forward=int(seen.forward.sum()), backward=int(seen.backward.sum())) + in_float64
     return Before(4 + model.calls + 2, checks)
-
-
-class Counting(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.forwards, self.backwards = model, 0, 0
-
-    def forward(self, x):
-        self.forwards += len(x)
-        if x.requires_grad:
-            x.register_hook(self.backward)
-        return self.model(x)
-
-    def backward(self, grad):
-        self.backwards += len(grad)
-
-
-class Wrapped(nn.Module):
-    """A model whose forward pass is any function of (model, x, number of the call, from 1)."""
-
-    def __init__(self, model, function):
-        super().__init__()
-        self.model, self.function, self.calls = model, function, 0
-
-    def forward(self, x):
-        self.calls += 1
-        return self.function(self.model, x, self.calls)
 
 
 def codes(card):

@@ -23,6 +23,7 @@ from robustbench_lite.evaluating.preflight import Preflight, preflight
 from robustbench_lite.evaluating.validity import without_echo
 from robustbench_lite.faces.cli import main
 from robustbench_lite.results.scorecard import Finding
+from tests.support import Counting
 
 ROOT = Path(__file__).parents[2]
 EPS = "Linf 0.1"
@@ -489,21 +490,6 @@ def test_three_classes_that_are_always_wrong_are_not_renamed():
 
 
 # What it costs, and what it leaves behind
-
-
-class Counting(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.forwards, self.backwards = model, 0, 0
-
-    def forward(self, x):
-        self.forwards += len(x)
-        if x.requires_grad:
-            x.register_hook(self.backward)
-        return self.model(x)
-
-    def backward(self, grad):
-        self.backwards += len(grad)
 
 
 @pytest.mark.parametrize("model", ["net", "narrow"])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robustbench_lite import Budget, Target, evaluate
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.data.load import load_data
+from robustbench_lite.evaluating.calibration.cases import wk17a
 from robustbench_lite.model.weights import load_weights
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -52,17 +53,8 @@ def lenet5(kind: str) -> nn.Module:
     return model.eval()
 
 
-def wk17a() -> nn.Module:
-    model = nn.Sequential(
-        nn.Conv2d(1, 16, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(1568, 100),
-        nn.ReLU(),
-        nn.Linear(100, 10),
-    )
+def wong_kolter() -> nn.Module:
+    model = wk17a()
     load_weights(model, SHARED / "yardsticks" / "mnist_wk17a.pth")
     return model.eval()
 
@@ -108,7 +100,7 @@ def test_the_published_attack_leaves_as_much_of_the_hardened_network_as_a_plain_
 def test_no_attack_goes_below_what_was_proved(mnist):
     """Linf 0.1: 95.62 % of all 10,000 are proved robust, and PGD leaves 95.89 %; here the first 1,000."""
     part = mnist.take(range(1000))
-    model = wk17a()
+    model = wong_kolter()
     strong = {"attack": "pgd", "name": "strong", "params": {"steps": 25, "loss": "margin"}}
     card = evaluate(Target(model), part, ["bim", strong], "Linf 0.1", keep_witnesses=True)
     standing = plain_pgd(model, part.fetch(range(1000)), part.labels, 0.1, 40, 0.01)
@@ -147,7 +139,7 @@ def test_nothing_falls_on_all_images_that_was_proved_to_stand(mnist):
 
     The 800 nearest to the boundary are attacked. None of the rest falls: an attack of all leaves as many.
     """
-    model = wk17a()
+    model = wong_kolter()
     near = boundary_distances(model, mnist).argsort()[:800].sort().values
     card = evaluate(Target(model), mnist.take(near), ["sprints"], "Linf 0.1")
     assert card.clean_accuracy.total == 800

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from itertools import chain
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.model.loading import load_target, parse_normalisation
 from robustbench_lite.model.target import Target, as_target
 
+from .conftest import MAKER, write
+
 X = torch.linspace(0, 1, 3 * 3 * 4 * 4).reshape(3, 3, 4, 4)
 
 
@@ -22,22 +23,6 @@ def net(channels: int = 3, classes: int = 5) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(64, classes)
     )
-
-
-def write(path: Path, source: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(textwrap.dedent(source))
-    return path
-
-
-MAKER = """
-    import torch
-    from torch import nn
-
-    def make():
-        torch.manual_seed(1)
-        return nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
-"""
 
 
 class Recorder(nn.Module):

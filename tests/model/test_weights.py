@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,8 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.model.loading import load_target, save_model
 from robustbench_lite.model.target import Target
 from robustbench_lite.model.weights import load_weights
+
+from .conftest import MAKER, write
 
 YARDSTICKS = Path(__file__).parents[3] / "shared" / "yardsticks"
 X = torch.linspace(0, 1, 3 * 3 * 4 * 4).reshape(3, 3, 4, 4)
@@ -58,22 +59,6 @@ def wk17a() -> nn.Sequential:
         nn.ReLU(),
         nn.Linear(100, 10),
     )
-
-
-def write(path: Path, source: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(textwrap.dedent(source))
-    return path
-
-
-MAKER = """
-    import torch
-    from torch import nn
-
-    def make():
-        torch.manual_seed(1)
-        return nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
-"""
 
 
 # --- weights

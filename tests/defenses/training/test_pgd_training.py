@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import ThreatModel
-from robustbench_lite.data.load import load_data
-from robustbench_lite.evaluating.pipeline import evaluate
 from robustbench_lite.hardening.interface import Batch, Defense, Stage
-from robustbench_lite.hardening.recipe import Schedule
-from robustbench_lite.hardening.training import train
 from robustbench_lite.model.target import Target
+
+from .conftest import on_digits
 
 EPS = 0.1
 
@@ -114,18 +112,6 @@ def test_a_bad_parameter_is_refused(params: dict[str, Any]) -> None:
 
 
 def test_it_raises_the_robust_accuracy_on_digits() -> None:
-    data, held_out = load_data("digits", split="train").split(0.1, 0)
-    schedule = Schedule(epochs=10, batch_size=64, lr=0.01, optimizer="adam", decay="one_cycle")
-    threat = ThreatModel.parse("Linf 0.15")
-    torch.manual_seed(0)
-    module = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 32), nn.ReLU(),
-        nn.Linear(32, 10),
-    )  # fmt: skip
-    robust, clean = {}, {}
-    for name, algorithm in (("standard", registry.build("defenses", "standard", {})), ("pgd", defense(steps=5))):
-        target = train(Target(module), algorithm, schedule, threat, data, held_out).target
-        card = evaluate(target, "digits", "linf_quick", threat, limit=200)
-        robust[name], clean[name] = card.robust_accuracy.value, card.clean_accuracy.value
-    assert clean["pgd"] > 0.85
-    assert robust["pgd"] > robust["standard"] + 0.2
+    plain, hardened = on_digits("standard", epochs=8), on_digits("pgd_training", epochs=8, steps=5)
+    assert hardened.clean > 0.85
+    assert hardened.robust > plain.robust + 0.2

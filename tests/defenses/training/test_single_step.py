@@ -14,12 +14,10 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.norms import GEOMETRIES
 from robustbench_lite.core.threat import ThreatModel
-from robustbench_lite.data.load import load_data
-from robustbench_lite.evaluating.pipeline import evaluate
 from robustbench_lite.hardening.interface import Artifact, Batch, Defense, Stage
-from robustbench_lite.hardening.schedule import Schedule
-from robustbench_lite.hardening.training import train
 from robustbench_lite.model.target import Target
+
+from .conftest import on_digits
 
 EPS = 0.1
 NAMES = ("fgsm_rs", "n_fgsm", "free", "mart")
@@ -176,18 +174,7 @@ def test_a_ball_that_it_is_not_made_for_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_raises_the_robust_accuracy_on_digits(name: str) -> None:
-    data, held_out = load_data("digits", split="train").split(0.1, 0)
-    schedule = Schedule(epochs=5 if name == "free" else 8, batch_size=64, lr=0.01, optimizer="adam", decay="one_cycle")
-    threat = ThreatModel.parse("Linf 0.15")
-    torch.manual_seed(0)
-    module = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 32), nn.ReLU(),
-        nn.Linear(32, 10),
-    )  # fmt: skip
-    robust, clean = {}, {}
-    for one in ("standard", name):
-        target = train(Target(module), defense(one), schedule, threat, data, held_out).target
-        card = evaluate(target, "digits", "linf_quick", threat, limit=150)
-        robust[one], clean[one] = card.robust_accuracy.value, card.clean_accuracy.value
-    assert clean[name] > 0.8
-    assert robust[name] > robust["standard"] + 0.2
+    epochs = 5 if name == "free" else 8
+    plain, hardened = on_digits("standard", epochs=epochs), on_digits(name, epochs=epochs)
+    assert hardened.clean > 0.8
+    assert hardened.robust > plain.robust + 0.2

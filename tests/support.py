@@ -1,0 +1,37 @@
+"""Models that the tests of several rooms put around another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+
+class Counting(nn.Module):
+    """Counts the samples that really go through a model, forward and backward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.forwards, self.backwards = model, 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards += len(x)
+        if x.requires_grad:
+            x.register_hook(self._backward)
+        answer: Tensor = self.model(x)
+        return answer
+
+    def _backward(self, grad: Tensor) -> None:
+        self.backwards += len(grad)
+
+
+class Wrapped(nn.Module):
+    """A model whose forward pass is any function of (model, x, number of the call, from 1)."""
+
+    def __init__(self, model: nn.Module, function: Callable[[nn.Module, Tensor, int], Tensor]) -> None:
+        super().__init__()
+        self.model, self.function, self.calls = model, function, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.function(self.model, x, self.calls)
