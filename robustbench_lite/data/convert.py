@@ -118,7 +118,7 @@ def from_dataset(dataset: Any, name: str, reading: Reading | None = None, positi
     return _data(name, labels, shape, getattr(dataset, "classes", ()), source, len(places), notes)
 
 
-_ONE_SIZE = "resize them all (--resize, --crop; resize=, crop= in Python)"
+_ONE_SIZE = "--resize HxW, or --resize N and --crop N, make them so (resize=, crop= in Python)"
 
 
 class _Reader:

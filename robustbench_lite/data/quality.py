@@ -135,8 +135,8 @@ def _readable(parts: Sequence[_Part]) -> Looked:
     fault = _fault(
         "RB157",
         "error",
-        f"{len(bad)} of {total:,} samples can't be read: their files are cut off, or no pictures",
-        "get these files again, or take them out",
+        f"{len(bad)} of {total:,} samples can't be read",
+        "get these files again, or take them out; what is of another size can be resized (--resize, --crop)",
         [(part, row, why.rpartition("can't be read: ")[2], None) for part, row, why in bad],
         shown=False,
     )

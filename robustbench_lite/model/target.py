@@ -111,7 +111,7 @@ class Target:
         cls,
         function: Callable[..., Any],
         *,
-        classes: int | None = None,
+        classes: int | Sequence[str] | None = None,
         access: Access | None = None,
         name: str | None = None,
         device: str | torch.device | None = None,
@@ -124,7 +124,8 @@ class Target:
             Takes a float32 numpy array in [0, 1], (N, C, H, W); returns scores (logits or probabilities) as floats,
             (N, K), or labels as integers from 0, (N,): an array, a tensor or nested lists.
         classes
-            K; by default as many as the scores tell, or as the data have.
+            K, or what the classes are called, in their order; by default as many as the scores tell, or as the data
+            have.
         access
             ``scores`` or ``labels``; by default what the function returns. ``labels`` hides the scores.
         name
@@ -145,11 +146,14 @@ class Target:
             )
         if access not in (None, "scores", "labels"):
             raise UserError(f"access is {access!r}: expected 'scores' or 'labels', or none, to see what is returned")
-        if classes is not None and classes < 2:
-            raise UserError(f"classes is {classes}: expected 2 or more")
+        names = () if classes is None or isinstance(classes, int) else class_names(classes)
+        number = classes if classes is None or isinstance(classes, int) else len(names)
+        if number is not None and number < 2:
+            raise UserError(f"classes is {number}: expected 2 or more")
         called = getattr(function, "__qualname__", type(function).__name__).rpartition(".")[2]
         name = name or ("function" if called == "<lambda>" else called)
-        return cls(BlackBox(function, name=name, classes=classes, access=access), name=name, device=device)
+        box = BlackBox(function, name=name, classes=number, access=access)
+        return cls(box, name=name, device=device, classes=names)
 
     def fed(
         self,
@@ -287,7 +291,8 @@ class Target:
         if self.class_names and len(self.class_names) != self.classes:
             raise UserError(
                 f"{self.name}: has {self.classes} outputs, and {len(self.class_names)} names of classes were given "
-                f"({', '.join(self.class_names[:4])}, ...): expected a name for each output, in their order"
+                f"({', '.join(self.class_names[:4])}{', ...' if len(self.class_names) > 4 else ''}): expected one for "
+                "each output, in their order"
             )
         return self.classes
 

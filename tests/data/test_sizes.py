@@ -31,7 +31,7 @@ def mixed(tmp_path: Path) -> Path:
 def test_mixed_sizes_are_told_with_the_options_that_cure_them(mixed: Path) -> None:
     data = load_data(f"imagefolder:{mixed}")
     with pytest.raises(
-        UserError, match=r"sample 0 has shape \(3, 20, 30\), sample 2 has \(3, 40, 24\).*--resize, --crop"
+        UserError, match=r"sample 0 has shape \(3, 20, 30\), sample 2 has \(3, 40, 24\).*--resize N and --crop N"
     ):
         data.fetch([0, 2])
 

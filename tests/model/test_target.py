@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -348,3 +350,32 @@ def test_a_preprocessing_comes_before_the_normalisation():
 def test_a_preprocessing_that_is_none_is_refused(preprocessing):
     with pytest.raises(UserError, match="preprocessing"):
         Target(nn.Flatten(), preprocessing=preprocessing)(torch.zeros(1, 1, 4, 4))
+
+
+# --- names of the outputs
+
+
+def test_outputs_have_names_of_the_users_or_the_modules_own() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    assert Target(module).class_names == ()
+    assert Target(module, classes=["cat", "dog"]).class_names == ("cat", "dog")
+    module.config = SimpleNamespace(id2label={0: "ant", 1: "bee"})  # type: ignore[assignment]
+    assert Target(module).class_names == ("ant", "bee")
+    assert Target(module, classes=["cat", "dog"]).class_names == ("cat", "dog")
+    module.config = SimpleNamespace(id2label={0: "LABEL_0", 1: "LABEL_1"})  # type: ignore[assignment]
+    assert Target(module).class_names == ()
+    function = Target.from_callable(lambda x: x.reshape(len(x), -1)[:, :2], classes=["cat", "dog"])
+    assert function.class_names == ("cat", "dog")
+    assert function.probe(torch.rand(2, 1, 2, 2)) == 2
+
+
+@pytest.mark.parametrize("names", [["cat"], ["cat", "cat"], ["cat", 1], "cat"])
+def test_what_are_no_names_is_told(names: Any) -> None:
+    with pytest.raises(UserError, match=r"expected the names of the outputs, in their order"):
+        Target(nn.Flatten(), classes=names)
+
+
+def test_as_many_names_as_outputs_are_expected() -> None:
+    target = Target(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), classes=["ant", "bee", "cat"])
+    with pytest.raises(UserError, match=r"has 2 outputs, and 3 names of classes were given \(ant, bee, cat\)"):
+        target.probe(torch.rand(2, 1, 2, 2))

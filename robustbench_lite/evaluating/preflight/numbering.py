@@ -15,6 +15,8 @@ from robustbench_lite.results.statistics import clopper_pearson
 
 _PER_LABEL = 2
 """Samples of each label, in the half that suggests a map, below which nothing is suggested."""
+_TOLD = 3
+"""Labels of which it is told what they are taken for."""
 _MOST_PAIRS = 20
 """Labels up to which a map is written out in full."""
 
@@ -53,7 +55,20 @@ def numbering(model: CountedModel, prediction: Tensor, labels: Tensor, above_cha
     told = _agreeing(model, prediction, labels, classes)
     if told is not None or above_chance:
         return Numbering(told, f"{accuracy}{sizes}", settled=True)
-    return Numbering(None, f"can't be told: {accuracy}{sizes}, and no other numbering is clearly better", settled=False)
+    taken = _taken_for(model, prediction, labels)
+    saw = f"can't be told: {accuracy}{sizes}, and no other numbering is clearly better; {taken}"
+    return Numbering(None, saw, settled=False)
+
+
+def _taken_for(model: CountedModel, prediction: Tensor, labels: Tensor) -> str:
+    """Of the first labels, the output that most of their samples get."""
+    told = []
+    for label in sorted(set(labels.tolist()))[:_TOLD]:
+        of_it = prediction[labels == label]
+        most = int(torch.bincount(of_it).argmax())
+        share = int((of_it == most).sum()) / len(of_it)
+        told.append(f"{_label(model, label)} gets {_output(model, most)} ({share:.0%})")
+    return f"most often {', '.join(told)}"
 
 
 def _by_name(model: CountedModel, labels: list[int]) -> dict[int, int] | None:
@@ -146,17 +161,18 @@ def _maps(prediction: Tensor, labels: Tensor, classes: int) -> Iterator[tuple[st
 
 def _pairs(model: CountedModel, outputs: Mapping[int, int]) -> str:
     """Labels and their outputs, with the names that are known."""
-
-    def label(number: int) -> str:
-        names = model.data.classes
-        return f"{names[number]} ({number})" if number < len(names) and names[number] != str(number) else str(number)
-
-    def output(number: int) -> str:
-        names = model.target.class_names
-        return f"{number} ({names[number]})" if number < len(names) else str(number)
-
-    moved = [f"{label(one)} is {output(to)}" for one, to in sorted(outputs.items()) if one != to]
+    moved = [f"{_label(model, one)} is {_output(model, to)}" for one, to in sorted(outputs.items()) if one != to]
     return some(moved, 6)
+
+
+def _label(model: CountedModel, number: int) -> str:
+    names = model.data.classes
+    return f"{names[number]} ({number})" if number < len(names) and names[number] != str(number) else str(number)
+
+
+def _output(model: CountedModel, number: int) -> str:
+    names = model.target.class_names
+    return f"{number} ({names[number]})" if number < len(names) else str(number)
 
 
 def _table(outputs: Mapping[int, int], size: int) -> Tensor:
