@@ -83,7 +83,7 @@ def certified_accuracy(radius: float | None = None) -> Measure:
 
 
 def at_radius(text: str) -> Measure:
-    """The same at a radius that is given as text, such as ``0.25`` or ``8/255``.
+    """As certified_accuracy, in the ball of a radius that the name gives, such as ``0.25`` or ``8/255``.
 
     Raises
     ------

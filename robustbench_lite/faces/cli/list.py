@@ -7,14 +7,14 @@ import click
 from robustbench_lite.core.errors import UserError, unknown
 from robustbench_lite.faces.cli import output
 
-_KINDS = ("attacks", "suites", "defenses", "recipes", "reports", "data")
+_KINDS = ("attacks", "suites", "defenses", "recipes", "measures", "reports", "data")
 
 
 @click.command("list")
 @click.argument("kind", required=False, metavar=f"[{'|'.join(_KINDS)}]")
 @click.argument("name", required=False)
 def list_(kind: str | None, name: str | None) -> None:
-    """List attacks, suites, defenses, recipes, data.
+    """List attacks, suites, defenses, recipes, measures, data.
 
     'rblite list attacks NAME' shows every parameter of an attack, with its default. Listing runs none of your code;
     naming an attack of your own does.

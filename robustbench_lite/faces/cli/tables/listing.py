@@ -24,7 +24,7 @@ from robustbench_lite.core.toml import describe
 if TYPE_CHECKING:
     from robustbench_lite.attacking.interface import Attack
 
-KINDS = ("attacks", "suites", "defenses", "recipes", "reports", "data")
+KINDS = ("attacks", "suites", "defenses", "recipes", "measures", "reports", "data")
 _FOLDERS = {"suites": "attacks", "recipes": "defenses"}
 _SHADOWS = "(yours, in place of the built-in one)"
 _HEAD = ("attack", "norms", "sees", "passes")
@@ -119,6 +119,8 @@ def _names(kind: str, room: registry.Room) -> list[str]:
 def _described(kind: str, name: str, room: registry.Room) -> _Row:
     if kind in _FOLDERS:
         return (name, describe(kind, str(room.folder / kind / f"{name}.toml")))
+    if name.endswith(":*") and kind == "measures":
+        return (name.replace(":*", ":NAME"), _summary(inspect.getdoc(room.load(room.table()[name])) or ""))
     if name.endswith(":*"):
         library = name.removesuffix(":*")
         facts = ("varies",) * 3 if kind == "attacks" else ()
@@ -127,6 +129,8 @@ def _described(kind: str, name: str, room: registry.Room) -> _Row:
         facts = ("-",) * 3 if kind == "attacks" else ()
         return (name, *facts, _summary(_docstring(room, room.table()[name])))
     found: Any = room.load(room.table()[name])
+    if kind == "measures":
+        return (name, f"{found.definition} [{found.unit}, {found.better} is better]")
     summary = _summary(inspect.getdoc(found) or "")
     if kind != "attacks":
         return (name, summary)
