@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from robustbench_lite.core.cost import Passes
 from robustbench_lite.reports import markdown
 from robustbench_lite.results.scorecard import Audit, Denied, Finding, Plot
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "card.md"
 
 
 def tables(text):
@@ -113,3 +116,10 @@ def test_two_cards_are_paired_and_unlike_ones_told(make_card):
 
 def test_cards_without_a_common_sample(make_card):
     assert "no sample in common" in markdown.render([make_card(samples=5), make_card(samples=5, first=5)])
+
+
+def test_a_summary_is_the_golden_one(make_card, make_gate):
+    gates = (make_gate("max_drop", 0.1, 0.4, passed=False), make_gate("min_clean_accuracy", 0.9, 0.91, decided=False))
+    card = make_card(verdict="FAIL", gates=gates, threats=["L2 0.5", "Linf 8/255"], samples=50)
+    told = markdown.render([card], title="Both norms", story=["Once."])
+    assert told == GOLDEN.read_text(encoding="utf-8"), f"where this is meant, write the new text to {GOLDEN.name}"
