@@ -139,7 +139,9 @@ def _described(kind: str, name: str, room: registry.Room) -> _Row:
     if not (isinstance(found, type) and issubclass(found, Attack)):
         raise UserError(f"{room.table()[name]} is no Attack; subclass robustbench_lite.attacking.interface.Attack")
     own = ", ".join(f"{parameter} = {json.dumps(value)}" for parameter, value in found.published.items())
-    text = f"{summary} {found.paper}{f' The own algorithm of the paper: {own}.' if own else ''}".strip()
+    differs = "than in the paper" in " ".join((found.__doc__ or "").split())
+    other = f"Other than in the paper: see 'rblite list attacks {name}'." if differs else ""
+    text = " ".join(filter(None, (summary, found.paper, f"The own algorithm of the paper: {own}." if own else other)))
     return (name, ", ".join(found.norms), found.access, _passes(found), text)
 
 

@@ -200,3 +200,13 @@ def test_a_file_that_is_no_toml_is_told_in_its_row(own: Path) -> None:
 
 def test_lines_end_without_blanks() -> None:
     assert all(line == line.rstrip() for line in shown())
+
+
+def test_where_an_attack_is_not_its_paper_s_the_listing_says_so() -> None:
+    told = rows("attacks")
+    for name in ("carlini_wagner", "ead", "fab", "apgd"):
+        assert f"Other than in the paper: see 'rblite list attacks {name}'." in told[name]
+    for name in ("ddn", "fmn", "sigma_zero"):
+        assert "The own algorithm of the paper:" in told[name]
+        assert "Other than in the paper" not in told[name]
+    assert "paper:" not in told["pgd"]
