@@ -206,7 +206,8 @@ def _told(hardened: Hardened) -> Iterator[tuple[str, str]]:
     """What came of it: the verdict, on how many samples, which epochs were kept and why, and what went wrong."""
     yield "Hardening", f"{hardened.gain.word}: {hardened.gain.why}"
     if (sizes := hardened.sizes) is not None:
-        yield "Samples", f"{sizes.train} learnt from, {sizes.held_out} held out, {sizes.test} evaluated"
+        learnt = f"{sizes.train} learnt from, {sizes.held_out} held out, " if hardened.log else ""  # nothing may train
+        yield "Samples", f"{learnt}{sizes.test} evaluated"
     for step in hardened.steps:
         for kept in step.kept:
             what = step.name if kept.stage == "model" else f"{step.name}, {kept.stage}"
