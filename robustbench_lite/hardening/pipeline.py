@@ -102,6 +102,7 @@ def harden(
     epochs: int | None = None,
     lr: float | None = None,
     batch_size: int | None = None,
+    freeze: Sequence[str] | None = None,
     device: str | torch.device | None = None,
     seed: int = 0,
     suite: str | Path | Suite | None = None,
@@ -142,6 +143,8 @@ def harden(
         where they are the very samples of ``data``.
     epochs, lr, batch_size
         Instead of the recipe's, in every step that trains.
+    freeze
+        Patterns of the parameters that stay as they are, likewise; ``backbone`` for all but the last layer.
     device
         Such as ``cpu`` or ``cuda:0``; by default where the model is.
     seed
@@ -189,6 +192,7 @@ def harden(
             epochs=epochs,
             lr=lr,
             batch_size=batch_size,
+            freeze=None if freeze is None else tuple(freeze),
             remember=remember,
             gates=gates if isinstance(gates, Gates) else Gates.of(gates or {}),
         ),

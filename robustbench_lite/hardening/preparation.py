@@ -28,6 +28,7 @@ from robustbench_lite.hardening.mixture import Mixture
 from robustbench_lite.hardening.recipe import Recipe, RecipeStep, load_recipe
 from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.hardening.training import unfit_schedule
+from robustbench_lite.hardening.transfer import frozen_names
 from robustbench_lite.model.target import Target, as_target
 from robustbench_lite.results.gates import Gates
 
@@ -45,6 +46,7 @@ class Changes:
     epochs: int | None = None
     lr: float | None = None
     batch_size: int | None = None
+    freeze: tuple[str, ...] | None = None
     remember: int | None = None
     gates: Gates = field(default_factory=Gates)
     """What is demanded of the model afterwards."""
@@ -165,6 +167,7 @@ def prepare(
     steps = tuple(_with_extra(planned, target, known) for planned in steps)
     for planned in steps:
         if isinstance(planned.step, Defense) and planned.spec.schedule is not None:
+            frozen_names(target.module, planned.spec.schedule.freeze, target.classes)  # refuses what matches nothing
             known.split(planned.spec.schedule.held_out, sampling.seed)  # refuses too few samples
     return Plan(
         recipe=recipe,
@@ -184,7 +187,7 @@ def prepare(
 
 def _changed(recipe: Recipe, changes: Changes) -> Recipe:
     """Put what the caller gave in the place of the recipe's own."""
-    given = {name: getattr(changes, name) for name in ("epochs", "lr", "batch_size")}
+    given = {name: getattr(changes, name) for name in ("epochs", "lr", "batch_size", "freeze")}
     given = {name: value for name, value in given.items() if value is not None}
     try:
         # model_copy alone would take any value unchecked
@@ -353,4 +356,7 @@ def _digest(data: Data) -> str:
 def _check(target: Target, data: Data) -> None:
     first = data.fetch(range(min(2, len(data))))
     check_inputs(first, data.name)
-    check_labels(data.labels, target.probe(first))
+    try:
+        check_labels(data.labels, target.probe(first))
+    except UserError as fault:
+        raise UserError(f"{fault}, or give it a new head (--classes {int(data.labels.max()) + 1})") from None

@@ -51,6 +51,9 @@ class Schedule(BaseModel):
     augment: tuple[Augmentation, ...] = ()
     """What is done to the samples, in this order: ``crop`` shifts by up to an eighth of the side, ``flip`` mirrors left
     and right, ``randaugment`` draws two of torchvision's operations, ``cutmix`` pastes a part of another sample."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that stay as they are: patterns of their names (``features.*``), or ``backbone`` for all but the last
+    layer. Frozen layers with batch statistics stay in evaluation mode."""
     extra: str = ""
     """Further data to learn from, generated or collected, by the name of a source; its ``train`` split."""
     extra_share: float = Field(default=0.5, ge=0, lt=1)

@@ -43,6 +43,7 @@ class Options(TypedDict, total=False):
     epochs: int | None
     lr: float | None
     batch_size: int | None
+    freeze: Sequence[str] | None
     device: str | torch.device | None
     seed: int
     suite: str | Path | Suite | None
@@ -160,13 +161,14 @@ def _plans(
     if isinstance(data, str):  # read once, not once a recipe
         test_data = as_data(data, split="test") if test_data is None else test_data
         data = as_data(data, split="train")
-    gates = given.get("gates")
+    gates, freeze = given.get("gates"), given.get("freeze")
     changes = Changes(
         threat=given.get("threat"),
         suite=given.get("suite"),
         epochs=given.get("epochs"),
         lr=given.get("lr"),
         batch_size=given.get("batch_size"),
+        freeze=None if freeze is None else tuple(freeze),
         remember=given.get("remember"),
         gates=gates if isinstance(gates, Gates) else Gates.of(gates or {}),
     )

@@ -38,6 +38,7 @@ from robustbench_lite.hardening.mixture import Dealt, Mixture
 from robustbench_lite.hardening.modifiers import Average, grown, make_optimizer, perturbed_weights, stay_zero
 from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.hardening.schedule import learning_rate as learning_rate
+from robustbench_lite.hardening.transfer import freezing, frozen_names, train_mode
 from robustbench_lite.model.target import Target
 
 # The margin, because cross-entropy lets a network that only hides its gradient look robust; and few steps, as it is run
@@ -120,7 +121,9 @@ def train(
     for name in defense.stages:
         stage = Stage(name=name, target=copy.deepcopy(target), trained=dict(trained), threat=threat, given=target)
         if f"{place}/{name}" not in checkpoint.done:
-            loop.train(stage)
+            logits = target.classes or target.probe(loop.data.own.fetch([0]))
+            with freezing(stage.target.module, frozen_names(stage.target.module, schedule.freeze, logits)):
+                loop.train(stage)
         trained[name] = _deployed(stage.target, checkpoint.done[f"{place}/{name}"].weights)
     log = tuple(line for line in checkpoint.log if line.step == place)
     done = [checkpoint.done[f"{place}/{name}"] for name in defense.stages]
@@ -278,7 +281,7 @@ class _Loop:
 
     def _epoch(self, stage: Stage, optimizer: torch.optim.Optimizer, key: int) -> tuple[float, float]:
         """Go once through the data; hand back the mean loss and the last learning rate."""
-        stage.target.module.train()
+        train_mode(stage.target.module)
         total, seen, lr, epoch = 0.0, 0, self.schedule.lr, self.checkpoint.state.epoch
         for step, dealt in enumerate(self.data.deal(self.schedule.batch_size, key)):
             done = (epoch * self.steps + step + 0.5) / (self.schedule.epochs * self.steps)

@@ -1,7 +1,7 @@
-"""What compression changed in an architecture: kept in ``model.json``, and made again before the weights are loaded.
+"""What compression and transfer changed in an architecture: kept in ``model.json``, and made again before the weights are loaded.
 
 The code that a spec names makes the network as it was before. A change says, layer by layer, what became of it: other
-sizes (channels that were removed) or other layers (integers for weights). It is data, checked against the network, and
+sizes (channels that were removed) or other layers (integers for weights, a new head). It is data, checked against the network, and
 no code.
 """
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from robustbench_lite.core.errors import UserError
+from robustbench_lite.model.head import new_head
 from robustbench_lite.model.quantized import BITS, quantized
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
@@ -55,7 +56,21 @@ class InIntegers(BaseModel):
             replace(module, name, quantized(_layer(module, name), self.bits, (0.0, 1.0) if self.activations else None))
 
 
-Change = Annotated[Resized | InIntegers, Field(discriminator="kind")]
+class NewHead(BaseModel):
+    """A last layer that was replaced, for another number of classes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["new_head"] = "new_head"
+    layer: str
+    classes: int = Field(ge=2)
+
+    def apply(self, module: nn.Module) -> None:
+        """Put a fresh layer in its place."""
+        new_head(module, self.layer, self.classes)
+
+
+Change = Annotated[Resized | InIntegers | NewHead, Field(discriminator="kind")]
 """One of the above."""
 
 

@@ -28,7 +28,8 @@ from robustbench_lite.model.weights import (
 from robustbench_lite.model.wrapping import bare, rewrapped, wrappers_of
 
 _MODEL_FORMS = (
-    "package.module:callable, path/to/file.py:callable, torchvision:NAME, onnx:FILE, or a folder that harden wrote"
+    "package.module:callable, path/to/file.py:callable, torchvision:NAME, timm:NAME, onnx:FILE, or a folder that "
+    "harden wrote"
 )
 
 
@@ -47,16 +48,16 @@ def load_target(
     ----------
     spec
         ``package.module:callable`` (the working directory is searched too), ``path/to/file.py:callable``,
-        ``torchvision:NAME``, ``onnx:FILE``, or a folder that `save_model` wrote. The callable is called without
-        arguments, except for the number of classes where it has a parameter ``num_classes`` or ``classes``, and returns
-        an ``nn.Module`` or a `Target`; an object that already is one is taken as it is. A function of arrays is handed
-        over as ``Target.from_callable(function)``.
+        ``torchvision:NAME``, ``timm:NAME``, ``onnx:FILE``, or a folder that `save_model` wrote. The callable is called
+        without arguments, except for the number of classes where it has a parameter ``num_classes`` or ``classes``, and
+        returns an ``nn.Module`` or a `Target`; an object that already is one is taken as it is. A function of arrays is
+        handed over as ``Target.from_callable(function)``.
     weights
         A safetensors file or a torch state dict; of torchvision's models also a name such as ``IMAGENET1K_V1`` or
         ``DEFAULT``, which is looked up in torch's cache. By default the model's own.
     normalize
         ``imagenet``, ``cifar10``, ``mnist``, ``none``, or ``m1,m2,m3/s1,s2,s3``; by default none, except for
-        torchvision's models (``imagenet``) and for a folder (as it was saved).
+        torchvision's models (``imagenet``), timm's (their own) and for a folder (as it was saved).
     classes
         Number of classes, where the architecture leaves it open; or what the model calls them, in its order.
     device
@@ -175,11 +176,16 @@ def _made(spec: str, classes: int | None, device: str | None) -> Target:
         from robustbench_lite.model.onnx import OnnxPredictor
 
         return Target(OnnxPredictor(rest, device or "cpu"), name=Path(rest).name)
+    if kind == "timm":
+        from robustbench_lite.model.timm_models import make_timm
+
+        made = make_timm(rest, classes)
+        return Target(made.module, name=spec, mean=made.mean, std=made.std)
     if kind == "torchvision":
         mean, std = NORMALISATIONS["imagenet"]
         return Target(make_torchvision(rest, classes), name=spec, mean=mean, std=std)
     with users_code(spec):
-        found = module_of(import_object(spec, prefixes=["torchvision"]))
+        found = module_of(import_object(spec, prefixes=["torchvision", "timm"]))
         if not isinstance(found, nn.Module | Target):
             if not callable(found):
                 raise UserError(f"{spec}: is of type {type(found).__name__}; expected a callable that makes the model")

@@ -11,8 +11,10 @@ from torch import nn
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.usercode import import_object, users_code
-from robustbench_lite.model.loading import arguments
+from robustbench_lite.model.changes import NewHead
+from robustbench_lite.model.loading import arguments, load_target
 from robustbench_lite.model.weights import WEIGHTS_FILE, ModelFile, read_model_file
+from robustbench_lite.model.wrapping import bare
 
 
 def plain_torch(folder: Path) -> str | None:
@@ -31,11 +33,14 @@ def plain_torch(folder: Path) -> str | None:
     """
     try:
         spec, stored = read_model_file(folder.resolve())
-        make = None if stored.changes else _make(spec, stored, folder)
+        compressed = any(not isinstance(change, NewHead) for change in stored.changes)
+        make = None if compressed else _make(spec, stored, folder)
     except UserError:
         return None
     if make is None:
         return None
+    for name in dict.fromkeys(change.layer for change in stored.changes if isinstance(change, NewHead)):
+        make += f"; import torch; model.set_submodule({name!r}, {_layer(folder, name)})"
     line = (
         f"from safetensors.torch import load_file; {make}; "
         f'model.load_state_dict(load_file("{(folder / WEIGHTS_FILE).as_posix()}")); model.eval()'
@@ -49,6 +54,9 @@ def plain_torch(folder: Path) -> str | None:
 def _make(spec: str, stored: ModelFile, folder: Path) -> str | None:
     """Statement that makes the module, called ``model``."""
     place, _, name = spec.rpartition(":")
+    if place == "timm":
+        given = _given({"num_classes": stored.classes} if stored.classes else {})
+        return f'import timm; model = timm.create_model("{name}"{given and f", {given}"})'
     if place == "torchvision":
         given = _given({"num_classes": stored.classes} if stored.classes else {})
         return f'import torchvision; model = torchvision.models.get_model("{name}"{given and f", {given}"})'
@@ -69,6 +77,16 @@ def _make(spec: str, stored: ModelFile, folder: Path) -> str | None:
     path = Path(place)  # absolute; the folder holds its code
     where = folder / path.parent.relative_to(folder.resolve())
     return f'import sys; sys.path.insert(0, "{where.as_posix()}"); from {path.stem} import {name}; model = {call}'
+
+
+def _layer(folder: Path, head: str) -> str:
+    """The head that was put in the place of another."""
+    layer = bare(load_target(str(folder))).module.get_submodule(head)
+    bias = getattr(layer, "bias", None) is not None
+    if isinstance(layer, nn.Conv2d):
+        return f"torch.nn.Conv2d({layer.in_channels}, {layer.out_channels}, 1, bias={bias})"
+    assert isinstance(layer, nn.Linear)
+    return f"torch.nn.Linear({layer.in_features}, {layer.out_features}, bias={bias})"
 
 
 def _given(values: Mapping[str, int]) -> str:

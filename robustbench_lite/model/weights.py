@@ -61,7 +61,7 @@ class ModelFile(BaseModel):
     wrappers: tuple[WrapperFile, ...] = ()
     """What is around it at inference, the innermost first."""
     changes: tuple[Change, ...] = ()
-    """What compression made of the network that the spec makes, in order."""
+    """What compression and transfer made of the network that the spec makes, in order."""
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
@@ -81,13 +81,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     UserError
         For a file that is missing, damaged or would need to run code, and for weights that don't fit the module.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"weights {path}: is a folder; give the file in it, such as {path / WEIGHTS_FILE}")
-    if not path.is_file():
-        raise UserError(f"weights {path}: no such file; expected a .safetensors file or a torch state dict")
-    own = module.state_dict()
-    state = _state_dict(_read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path), path)
+    own, state = module.state_dict(), read_state(path)
     if not state.keys() & own.keys():
         state = {_WRAPPER_PREFIXES.sub("", name): value for name, value in state.items()}
     if found := _misfits(own, state):
@@ -104,6 +98,22 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
             f"weights {path}: {type(module).__name__} doesn't take them ({type(fault).__name__}: {fault}); "
             "give the architecture that they were trained with"
         ) from fault
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Read the names and tensors of weights in a file, as `load_weights` does.
+
+    Raises
+    ------
+    UserError
+        For a file that is missing, damaged or would need to run code.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"weights {path}: is a folder; give the file in it, such as {path / WEIGHTS_FILE}")
+    if not path.is_file():
+        raise UserError(f"weights {path}: no such file; expected a .safetensors file or a torch state dict")
+    return _state_dict(_read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path), path)
 
 
 def read_model_file(folder: Path) -> tuple[str, ModelFile]:

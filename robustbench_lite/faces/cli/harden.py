@@ -19,6 +19,7 @@ from robustbench_lite.faces.cli.options import (
     data_options,
     demanded,
     load_both,
+    load_samples,
     model_options,
     quiet_option,
     run_options,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from robustbench_lite.model.target import Target
     from robustbench_lite.results.scorecard import Scorecard
 
-_PASSED_ON = ("epochs", "lr", "batch_size", "seed", "suite", "limit", "limit_train", "remember", "resume")
+_PASSED_ON = ("epochs", "lr", "batch_size", "freeze", "seed", "suite", "limit", "limit_train", "remember", "resume")
 _WIDTH = 80
 
 
@@ -54,6 +55,12 @@ _WIDTH = 80
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Instead of the recipe's.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Instead of the recipe's.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Instead of the recipe's.")
+@click.option(
+    "--freeze",
+    multiple=True,
+    metavar="P",
+    help="Parameters that stay: 'features.*'; 'backbone': all but the head.",
+)
 @click.option("--limit-train", type=click.IntRange(min=1), metavar="N", help="Learn from N samples, drawn by class.")
 @click.option("--earlier", metavar="D", help="What MODEL learnt before: a folder with its memory, or data by name.")
 @click.option(
@@ -75,9 +82,10 @@ def harden(model: str, out: str, recipes: tuple[str, ...], quiet: bool, **given:
     if len(threats) > 1:
         raise UserError(f"{len(threats)} threat models were given: a recipe hardens against one")
     names = [name for given_name in recipes for name in _apart(given_name)]
-    target, (data, test_data) = load_both(model, given, "train", "test")
+    target, data, test_data = _loaded(model, given)
     asked = {name: given[name] for name in _PASSED_ON}
     asked |= {"threat": threats[0] if threats else None, "out": out, "test_data": test_data}
+    asked |= {"freeze": given["freeze"] or None}
     asked |= {"earlier": given["earlier"] or _memory_of(model), "gates": demanded(given["demands"])}
     signals.raise_interrupts()
     with _telling(given, quiet) as telling:
@@ -94,6 +102,24 @@ def harden(model: str, out: str, recipes: tuple[str, ...], quiet: bool, **given:
                 f"out {out}: can't be written ({fault.strerror}); make room: the same command with --resume goes on "
                 "from what is kept there"
             ) from fault
+
+
+def _loaded(model: str, given: dict[str, Any]) -> tuple[Target, Data, Data]:
+    """The target, with a new head where --classes asks for another number than its weights have, and the samples."""
+    if given["classes"] is None:
+        target, (data, test_data) = load_both(model, given, "train", "test")
+        return target, data, test_data
+    from robustbench_lite.data.label_map import relabelled
+    from robustbench_lite.hardening.transfer import load_with_head
+
+    samples = [load_samples(given, split) for split in ("train", "test")]
+    options = {name: given[name] for name in ("weights", "normalize", "seed")} | {"device": given["device"] or "auto"}
+    made = load_with_head(model, samples[0], given["classes"], **options)
+    made.target.name = given["name"] or made.target.name
+    if made.note:
+        output.say(f"Head       {made.note}")
+    data, test_data = (relabelled(one, given["label_map"], made.target.class_names) for one in samples)
+    return made.target, data, test_data
 
 
 @dataclass(frozen=True, kw_only=True)
