@@ -1,8 +1,8 @@
-"""What compression and transfer changed in an architecture: kept in ``model.json``, and made again before the weights are loaded.
+"""What compression and transfer changed in an architecture: kept in ``model.json``, made again before the weights.
 
 The code that a spec names makes the network as it was before. A change says, layer by layer, what became of it: other
-sizes (channels that were removed) or other layers (integers for weights, a new head). It is data, checked against the network, and
-no code.
+sizes (channels that were removed) or other layers (integers for weights, a new head). It is data, checked against the
+network, and no code.
 """
 
 from __future__ import annotations
