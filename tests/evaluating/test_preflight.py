@@ -591,9 +591,9 @@ def test_a_saturated_softmax_is_told_by_the_attacks_that_it_blinds(net, digits):
     margin = {"attack": "pgd", "name": "margin", "params": {"steps": 3, "loss": "margin"}}
     model = Wrapped(net, BROKEN["scaled"][0])
     card = evaluate(model, digits, ["fgsm", margin], EPS, limit=150)
-    assert [(finding.code, finding.severity) for finding in card.validity] == [("RB201", "warning")]
+    assert {(one.code, one.severity) for one in card.validity} == {("RB226", "warning"), ("RB201", "warning")}
     card = evaluate(model, digits, [margin], EPS, limit=150)
-    assert [finding.code for finding in card.validity if finding.severity != "info"] == ["RB125"]
+    assert [one.code for one in card.validity if one.severity != "info"] == ["RB125", "RB226"]
 
 
 def test_an_honest_model_keeps_a_clean_card(net, digits):
