@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 from robustbench_lite.results.scorecard import Scorecard
 
-_FILE = Path(__file__).parent / "templates" / "codes.txt"
+FILE = Path(__file__).parent / "templates" / "codes.txt"
+_ROW = re.compile(r"^\| (RB\d{3}) \| [a-z, ]+ \| (.+) \| .+ \|$", re.MULTILINE)
 
 
 @cache
 def meanings() -> dict[str, str]:
     """Meaning of each code."""
-    lines = _FILE.read_text(encoding="utf-8").splitlines()
+    lines = FILE.read_text(encoding="utf-8").splitlines()
     return dict(line.split(" ", 1) for line in lines)
+
+
+def from_table(text: str) -> str:
+    """The file's text, made of that of ``docs/findings.md``, which no install brings along."""
+    return "".join(f"{code} {words.replace('`', '')}\n" for code, words in _ROW.findall(text))
 
 
 def code_anchor(code: str) -> str:
