@@ -143,7 +143,7 @@ def _headline(card: Scorecard) -> Text:
 def _about(card: Scorecard) -> RenderableType:
     target, data, suite = card.target, card.data, card.suite
     order = "independent attacks" if suite.independent else "cascade"
-    classes = f"{len(data.classes):,} classes"
+    classes = f"{data.class_count:,} classes"
     rows = {
         "target": (target.name, fmt.inside(target), target.device, target.weights_sha256[:12]),
         "data": (data.name, fmt.plural(data.samples, "sample"), fmt.shape(data), classes),

@@ -22,7 +22,9 @@ from robustbench_lite.evaluating.environment import environment
 from robustbench_lite.evaluating.evidence.collect import Evidence
 from robustbench_lite.evaluating.gallery import gallery, kept_witnesses
 from robustbench_lite.evaluating.plan import Plan
+from robustbench_lite.model.wrapping import wrapped
 from robustbench_lite.results.scorecard import (
+    NO_ANSWER,
     AttackResult,
     Break,
     DataInfo,
@@ -104,13 +106,16 @@ def assemble(plan: Plan, checked: Checked, evidence: Evidence) -> Scorecard:
 
 
 def _data_info(plan: Plan, data: Data, clean: CleanPass) -> DataInfo:
+    names = data.classes or tuple(str(label) for label in range(clean.classes))
+    if any(one.wrapper.abstains for one in wrapped(plan.target)):
+        names = (*names[: clean.classes - 1], NO_ANSWER)
     return DataInfo(
         name=data.name,
         samples=len(data),
         planned=len(plan.data) if plan.sequential else None,
         limit=plan.limit,
         shape=tuple(data.shape),
-        classes=data.classes or tuple(str(label) for label in range(clean.classes)),
+        classes=names,
         sha256=hashlib.sha256(np.sort(clean.sample_keys).tobytes()).hexdigest(),
     )
 

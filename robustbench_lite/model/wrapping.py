@@ -18,9 +18,7 @@ from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.model.target import Preprocessing, Target
 from robustbench_lite.model.weights import WrapperFile
-
-NO_ANSWER = "no answer"
-"""Name of the class that means that none is given."""
+from robustbench_lite.results.scorecard import NO_ANSWER
 
 
 class Wrapper(nn.Module):

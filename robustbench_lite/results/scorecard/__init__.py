@@ -5,6 +5,7 @@ No torch here: a scorecard is loaded, compared and shown on machines that never 
 
 from __future__ import annotations
 
+from robustbench_lite.results.scorecard.about import NO_ANSWER as NO_ANSWER
 from robustbench_lite.results.scorecard.about import DataInfo as DataInfo
 from robustbench_lite.results.scorecard.about import Environment as Environment
 from robustbench_lite.results.scorecard.about import TargetInfo as TargetInfo

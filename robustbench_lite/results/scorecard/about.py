@@ -29,6 +29,10 @@ class TargetInfo(Frozen):
         return {key: value for key, value in write(self).items() if (key, value) != ("access", "gradients")}
 
 
+NO_ANSWER = "no answer"
+"""Name of what a model may say in the place of a class."""
+
+
 class DataInfo(Frozen):
     """The samples it was tested on."""
 
@@ -41,8 +45,14 @@ class DataInfo(Frozen):
     shape: tuple[int, ...]
     """Shape of one sample, (channels, height, width) for images."""
     classes: tuple[str, ...]
+    """Names of the classes, by label; `NO_ANSWER` comes last where the model may say that."""
     sha256: str
     """Hash over the samples' keys and labels, whatever their order."""
+
+    @property
+    def class_count(self) -> int:
+        """Number of classes."""
+        return sum(name != NO_ANSWER for name in self.classes)
 
 
 class Environment(Frozen):

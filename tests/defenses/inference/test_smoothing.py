@@ -146,6 +146,8 @@ def test_no_answer_counts_as_not_right_and_the_card_says_so() -> None:
     [note] = [finding.message for finding in card.validity if finding.code == "RB108"]
     assert f"{silent} of 60 clean samples get no answer" in note
     assert "not right" in note
+    assert card.data.class_count == 2
+    assert card.class_name(2) == "no answer"
 
 
 def test_it_is_put_on_once() -> None:
