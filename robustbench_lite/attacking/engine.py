@@ -349,7 +349,7 @@ class _Loop:
                 self.unconfirmed.add(batch.select(found))
                 # Where the nearest example is looked for, their search is not over: a resumed run makes it again.
                 self._confirm(everything=True, journal=self.options.early_stop)
-        except KeyboardInterrupt:  # in a hurry: what is not confirmed is not broken
+        except (KeyboardInterrupt, Stop):  # in a hurry, or the target's own limit: what isn't confirmed isn't broken
             for waiting in (self.unconfirmed, self.finished):
                 if waiting.size:
                     batch = waiting.first(waiting.size)

@@ -28,8 +28,8 @@ from robustbench_lite.model.weights import (
 from robustbench_lite.model.wrapping import bare, rewrapped, wrappers_of
 
 _MODEL_FORMS = (
-    "package.module:callable, path/to/file.py:callable, torchvision:NAME, timm:NAME, onnx:FILE, or a folder that "
-    "harden wrote"
+    "package.module:callable, path/to/file.py:callable, torchvision:NAME, timm:NAME, onnx:FILE, "
+    "http://HOST/v2/models/NAME, or a folder that harden wrote"
 )
 
 
@@ -48,10 +48,10 @@ def load_target(
     ----------
     spec
         ``package.module:callable`` (the working directory is searched too), ``path/to/file.py:callable``,
-        ``torchvision:NAME``, ``timm:NAME``, ``onnx:FILE``, or a folder that `save_model` wrote. The callable is called
-        without arguments, except for the number of classes where it has a parameter ``num_classes`` or ``classes``, and
-        returns an ``nn.Module`` or a `Target`; an object that already is one is taken as it is. A function of arrays is
-        handed over as ``Target.from_callable(function)``.
+        ``torchvision:NAME``, ``timm:NAME``, ``onnx:FILE``, ``http://HOST/v2/models/NAME`` (see `served.Manners`), or a
+        folder that `save_model` wrote. The callable is called without arguments, except for the number of classes where
+        it has a parameter ``num_classes`` or ``classes``, and returns an ``nn.Module`` or a `Target`; an object that
+        already is one is taken as it is. A function of arrays is handed over as ``Target.from_callable(function)``.
     weights
         A safetensors file or a torch state dict; of torchvision's models also a name such as ``IMAGENET1K_V1`` or
         ``DEFAULT``, which is looked up in torch's cache. By default the model's own.
@@ -172,6 +172,11 @@ def _made(spec: str, classes: int | None, device: str | None) -> Target:
         raise UserError(f"model {spec!r}: nothing stands before the colon; expected {_MODEL_FORMS}")
     if not colon or not rest:
         raise UserError(f"model {spec!r}: {_spec_advice(spec.removesuffix(':'))}")
+    if kind in ("http", "https"):
+        from robustbench_lite.model.served import ServedPredictor
+
+        served = ServedPredictor(spec)
+        return Target(served, name=served.server.name)
     if kind == "onnx":
         from robustbench_lite.model.onnx import OnnxPredictor
 

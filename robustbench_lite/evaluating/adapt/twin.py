@@ -128,7 +128,7 @@ def with_twin(
     card = evaluate_plan(
         replace(fresh, target=made, attacks=fit.attacks, skipped=fit.skipped, earlier=witnesses_of(plain))
     )
-    why = f"attacks follow its gradient, {name} alone decides; {alike:.1%} of the clean samples get the same class"
+    why = f"the gradient that {name} lacks, which alone decides; {alike:.1%} of the clean samples get the same class"
     measure = Countermeasure(name="twin", setting=twin.name, reason=why)
     fell = _fell(plain, card)
     if fell:
