@@ -14,7 +14,8 @@ import robustbench_lite.evaluating.pipeline
 import robustbench_lite.faces.plugin.collection
 import robustbench_lite.faces.plugin.marker
 import robustbench_lite.faces.plugin.results
-import robustbench_lite.faces.plugin.summary  # noqa: F401 - pytester drops what a run imports: these stay, and so do theirs
+import robustbench_lite.faces.plugin.summary
+import robustbench_lite.faces.progress  # noqa: F401 - pytester drops what a run imports: these stay, and so do theirs
 from robustbench_lite.core import registry
 
 for _name in ("fgsm", "pgd"):
