@@ -7,18 +7,20 @@ the verdict.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from robustbench_lite.core.suite import adversary
+from robustbench_lite.core.threat import NORMS
 from robustbench_lite.results.scorecard.contents import Contents
 from robustbench_lite.results.scorecard.gate import Gate
 from robustbench_lite.results.scorecard.measured import CERTIFIED
 from robustbench_lite.results.scorecard.outcomes import Outcome
-from robustbench_lite.results.scorecard.values import Interval
+from robustbench_lite.results.scorecard.values import Interval, median
 from robustbench_lite.results.scorecard.verdict import verdict_of
 from robustbench_lite.results.statistics import clopper_pearson, sequential_interval
 
 _ALIKE = 1e-9  # what another version of SciPy may make of an interval
+_CLOSE = 1e-3  # of a distance: rounding, and what float32 leaves of an eps
 _OLD_WORDS = ("MEASURED", "UNDECIDED")  # which 0.1.0 called PASS
 
 
@@ -126,6 +128,17 @@ def _attacks(card: Contents) -> Iterator[str]:
                 yield f"  {key}.broken: is {result.broken}, and {len(fallen)} rows are broken by it"
             if not result.broken <= result.attempted <= len(right):
                 yield f"  {key}.attempted: is {result.attempted}: expected from {result.broken} to {len(right)}"
+            lengths = [
+                one.distance
+                for row in card.outcomes
+                for one in row.breaks
+                if (one.attack, one.threat) == (result.name, under)
+            ]
+            middle, told = median(lengths), result.distance_median
+            if (middle is None) != (told is None) or not math.isclose(middle or 0.0, told or 0.0, rel_tol=_CLOSE):
+                yield f"  {key}.distance_median: is {told}, that of its rows {middle}"
+            if result.unmoved != lengths.count(0.0):
+                yield f"  {key}.unmoved: is {result.unmoved}, and {lengths.count(0.0)} rows are broken at no distance"
             if result.alone is not None:
                 yield from _counted(f"{key}.alone", result.alone, len(right) - len(fallen), card)
     known = {(result.name, str(result.threat)) for result in card.attacks}
@@ -136,12 +149,18 @@ def _attacks(card: Contents) -> Iterator[str]:
 def _rows(card: Contents) -> Iterator[str]:
     if len({row.index for row in card.outcomes}) < len(card.outcomes):
         yield "  outcomes: two rows are of one sample"
+    eps = {str(one.threat): one.threat.eps for one in card.threats if one.threat.norm in NORMS}
     for place, row in enumerate(card.outcomes):
-        for fault in _row(row):
+        for fault in _row(row, eps):
             yield f"  outcomes.{place}: {fault}"
 
 
-def _row(row: Outcome) -> Iterator[str]:
+def _row(row: Outcome, eps: Mapping[str, float]) -> Iterator[str]:
+    for one in row.breaks:
+        if one.distance > eps.get(one.threat, math.inf) * (1 + _CLOSE) + _CLOSE:
+            yield f"{one.attack} broke it at a distance of {one.distance}, outside of {one.threat}"
+        if one.prediction == row.label and "targeted" not in one.threat:
+            yield f"{one.attack} broke it, and it is still taken for its own class"
     if any(one.distance < 0 for one in row.breaks) or any(one.distance < 0 for one in row.nearest):
         yield "a distance is below 0"
     if row.breaks and not row.correct:
