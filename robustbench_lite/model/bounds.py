@@ -8,7 +8,8 @@ https://arxiv.org/abs/1810.12715
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -114,12 +115,24 @@ def _traced(target: Target) -> fx.GraphModule | str:
     if target.preprocessing is not None:
         return "its preprocessing is a function that can't be bounded"
     try:
-        graph = fx.symbolic_trace(nn.Sequential(target.module))  # within another, so that a single layer is a node, too
+        with _unwatched(target.module):
+            graph = fx.symbolic_trace(nn.Sequential(target.module))  # within another: a single layer is a node, too
     except Exception as fault:  # whatever the forward pass does with what is no tensor
         return f"its forward pass can't be traced ({type(fault).__name__}: {str(fault).partition(chr(10))[0]:.120})"
     parts = dict(graph.named_modules())
     unknown = next(filter(None, (_unbounded(node, parts) for node in graph.graph.nodes)), None)
     return f"{unknown} can't be bounded; what can is: {_KNOWN}" if unknown else graph
+
+
+@contextmanager
+def _unwatched(module: nn.Module) -> Iterator[None]:
+    """Set aside what counts the passes of a module: in a trace there are none to count."""
+    hooks = dict(module._forward_pre_hooks)
+    module._forward_pre_hooks.clear()
+    try:
+        yield
+    finally:
+        module._forward_pre_hooks.update(hooks)
 
 
 def _unbounded(node: fx.Node, parts: dict[str, nn.Module]) -> str | None:
