@@ -136,12 +136,8 @@ def harden_all(
     for number, (name, plan) in enumerate(plans.items(), 1):
         if on_recipe is not None:
             on_recipe(name, number, len(plans))
-        own = folder / name
-        if (own / AFTER_FILE).is_file() and not (own / CHECKPOINT_FILE).is_file():
-            after[name] = Scorecard.load(own / AFTER_FILE)
-            continue
         try:
-            after[name] = run_plan(plan, own, True, listeners, before).after
+            after[name] = run_unless_done(plan, folder / name, listeners, before)
         except UserError as fault:
             failed[name] = str(fault)
     if not after:
@@ -151,6 +147,13 @@ def harden_all(
     told = as_json(made.ranking, [card.target.name for card in made.cards]) | {"failed": failed}
     write_atomically(folder / RANKING_FILE, json.dumps(told, indent=1) + "\n")
     return made
+
+
+def run_unless_done(plan: Plan, folder: Path, listeners: Listeners, before: Scorecard) -> Scorecard:
+    """Run a plan in a folder of its own, go on with it, or read what came of it; return the scorecard after."""
+    if (folder / AFTER_FILE).is_file() and not (folder / CHECKPOINT_FILE).is_file():
+        return Scorecard.load(folder / AFTER_FILE)
+    return run_plan(plan, folder, True, listeners, before).after
 
 
 def _plans(

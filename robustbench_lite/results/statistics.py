@@ -44,6 +44,34 @@ def clopper_pearson(count: int, total: int, confidence: float = 0.95) -> tuple[f
     return low, high
 
 
+def unpaired_interval(first: tuple[int, int], second: tuple[int, int], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval for the difference of two shares, the first less the second, that were seen on different samples.
+
+    Parameters
+    ----------
+    first, second
+        Successes and trials of each, ``0 <= count <= total``, with a total above 0.
+    confidence
+        Coverage that is aimed at, in (0, 1). The two exact intervals are joined by the root of their squares, as
+        Newcombe does with Wilson's; exact ones are wider.
+
+    Returns
+    -------
+    tuple of float
+        Low and high end, in [-1, 1].
+
+    References
+    ----------
+    Newcombe, *Interval estimation for the difference between independent proportions*, 1998.
+    https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I
+    """
+    one, other = first[0] / first[1], second[0] / second[1]
+    (one_low, one_high), (other_low, other_high) = (clopper_pearson(*pair, confidence) for pair in (first, second))
+    low = one - other - math.hypot(one - one_low, other_high - other)
+    high = one - other + math.hypot(one_high - one, other - other_low)
+    return max(-1.0, low), min(1.0, high)
+
+
 def samples_needed(count: int, total: int, threshold: float, confidence: float = 0.95) -> int | None:
     """Samples at which the Clopper-Pearson interval leaves a threshold out, if the share stays as it is.
 

@@ -18,7 +18,7 @@ from robustbench_lite.hardening.recipe import Recipe
 from robustbench_lite.searching.settings import fault_of, known_settings, unknown_setting
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+    from optuna.trial import Trial
 
 Number = Annotated[int | float, BeforeValidator(number), Field(allow_inf_nan=False)]
 """A number, or a text such as ``2/255``."""
@@ -87,17 +87,15 @@ class Axis:
     whole: bool
     """Whether it takes whole numbers only."""
 
-    def distribution(self) -> BaseDistribution:
-        """The same for Optuna."""
-        from optuna import distributions
-
+    def suggest(self, trial: Trial) -> Any:
+        """Have Optuna choose a value, or tell the one that it chose for this trial before."""
         one = self.values
         if one.choices is not None:
-            return distributions.CategoricalDistribution(tuple(map(_label, one.choices)))
+            return self._setting(trial.suggest_categorical(self.key, tuple(map(_label, one.choices))))
         low, high = self._ends()
         if self.whole:
-            return distributions.IntDistribution(int(low), int(high), one.log, int(one.step or 1))
-        return distributions.FloatDistribution(low, high, one.log, one.step)
+            return trial.suggest_int(self.key, int(low), int(high), step=int(one.step or 1), log=one.log)
+        return trial.suggest_float(self.key, low, high, step=one.step, log=one.log)
 
     def grid(self) -> list[Any] | None:
         """Every value, as Optuna names it; None where there is no end of them."""
@@ -109,11 +107,9 @@ class Axis:
         step = self.values.step or 1
         return [low + place * step for place in range(round((high - low) / step) + 1)]
 
-    def setting(self, named: Any) -> Any:
-        """The value that Optuna named."""
-        if self.values.choices is None:
-            return named
-        return next(choice for choice in self.values.choices if _label(choice) == named)
+    def _setting(self, named: Any) -> Any:
+        """The choice that Optuna named."""
+        return next(choice for choice in self.values.choices or () if _label(choice) == named)
 
     def _ends(self) -> tuple[Any, Any]:
         """Low and high end; the high one is a value that steps reach."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from optuna import create_study
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FixedTrial
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.hardening.recipe import Recipe, load_recipe
@@ -153,7 +156,7 @@ def test_choices_that_are_lists_come_back_as_they_were() -> None:
     named = axis.grid()
     assert named is not None
     assert all(isinstance(one, str) for one in named)
-    assert [axis.setting(one) for one in named] == [("crop",), ("crop", "flip"), ()]
+    assert [axis.suggest(FixedTrial({axis.key: one})) for one in named] == [("crop",), ("crop", "flip"), ()]  # type: ignore[arg-type]
 
 
 def test_a_grid_too_large_or_without_end_is_refused() -> None:
@@ -166,9 +169,7 @@ def test_a_grid_too_large_or_without_end_is_refused() -> None:
         check_grid(axes(space(**{"schedule.lr": {"low": 0.1, "high": 0.2}}), ONE), 7)
 
 
-def test_optuna_gets_the_same_values() -> None:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
+def test_optuna_is_asked_for_the_same_values() -> None:
     found = axes(
         space(
             **{
@@ -179,8 +180,11 @@ def test_optuna_gets_the_same_values() -> None:
         ),
         ONE,
     )
-    assert [axis.distribution() for axis in found] == [
-        IntDistribution(1, 5, step=2),
-        FloatDistribution(0.01, 0.1, log=True),
-        CategoricalDistribution(["cosine", "cyclic"]),
-    ]
+    trial = create_study().ask()
+    values = [axis.suggest(trial) for axis in found]
+    assert [axis.suggest(trial) for axis in found] == values
+    assert trial.distributions == {
+        "params.steps": IntDistribution(1, 5, step=2),
+        "schedule.lr": FloatDistribution(0.01, 0.1, log=True),
+        "schedule.decay": CategoricalDistribution(["cosine", "cyclic"]),
+    }

@@ -1,0 +1,301 @@
+"""Tune: a model, data, a recipe and a space of its settings in; the best trial out, judged on fresh samples."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import nn
+
+from robustbench_lite.core import registry
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.files import read_json, write_atomically
+from robustbench_lite.core.suite import Suite, load_suite
+from robustbench_lite.data.load import as_data
+from robustbench_lite.hardening.checkpoint import check_settings
+from robustbench_lite.hardening.folder import BEFORE_FILE
+from robustbench_lite.hardening.pipeline import Listeners, judge
+from robustbench_lite.hardening.preparation import Changes, Plan, Sampling, prepare
+from robustbench_lite.hardening.recipe import Recipe
+from robustbench_lite.hardening.several import run_unless_done
+from robustbench_lite.model.target import Target
+from robustbench_lite.results.scorecard import Scorecard
+from robustbench_lite.searching.judgement import Judged, as_json, judge_winner
+from robustbench_lite.searching.space import Space, axes, check_grid, load_space
+from robustbench_lite.searching.storage import check_sampler, open_study
+from robustbench_lite.searching.trials import LOCKS, RECIPE, Job, Tried, all_tried, run_trials, tried
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.pruners import BasePruner
+
+SETTINGS_FILE, RESULT_FILE = "settings.json", "search.json"
+_VALIDATION_SHARE = 0.2  # of the training data, held out for the search to look at
+
+Pruner = Literal["none", "median", "hyperband"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How to search, and for how long."""
+
+    trials: int | None = None
+    """Most trials, beside the one of the recipe as it is."""
+    seconds: float | None = None
+    """Time after which no further trial begins."""
+    sampler: str = "tpe"
+    """``grid``, ``random``, ``tpe``, ``gp``, ``nsga2`` or ``cmaes``."""
+    pruner: Pruner = "none"
+    """Ends trials that are behind the others: ``median`` of them at the same epoch, or ``hyperband``."""
+    min_clean: float = 0.0
+    """Floor of clean accuracy on the validation samples, in [0, 1]: a trial below it can't win."""
+    suite: str | Path | Suite | None = None
+    """Attacks the validation samples; by default the short one of the norm, such as ``linf_quick``."""
+    storage: str | None = None
+    """Optuna's storage: a database by its URL, or a journal file; by default one in the folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Where a search stands as a trial begins, or after the last."""
+
+    name: str
+    """Of the trial that begins; empty after the last."""
+    done: int
+    """Trials that ended, however they did, the recipe as it is not counted."""
+    total: int | None
+    """How many there will be; None where time is the limit."""
+    best: Tried | None
+    """None where none can win so far."""
+    failed: tuple[Tried, ...]
+    seconds_left: float | None
+    """None where nothing tells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What came of a search."""
+
+    trials: tuple[Tried, ...]
+    """The best on the validation samples first; those that can't win stand behind."""
+    judged: Judged | None
+    """The winner on fresh samples; None where no trial can win."""
+    folder: Path
+
+
+_TWENTY, _NO_CHANGES, _ALL_SAMPLES, _NOBODY = Search(trials=20), Changes(), Sampling(), Listeners()
+
+
+def tune(
+    model: nn.Module | Target,
+    data: Any,
+    recipe: str | Path | Recipe,
+    space: str | Path | Space,
+    *,
+    out: str | Path,
+    search: Search = _TWENTY,
+    changes: Changes = _NO_CHANGES,
+    sampling: Sampling = _ALL_SAMPLES,
+    listeners: Listeners = _NOBODY,
+    on_trial: Callable[[Standing], None] | None = None,
+) -> Tuned:
+    """Search for the settings of a recipe that make a model most robust.
+
+    The training data are split once: trials learn from four fifths, and a fifth, the validation samples, is what the
+    search looks at. The test samples are seen by nothing but the winner and the recipe as it is, at the end.
+
+    Parameters
+    ----------
+    model, data
+        As in `harden`.
+    recipe
+        Name of a recipe, path of a TOML file, or a `Recipe`; run as it is, too, as a trial of its own.
+    space
+        TOML file of the settings to search, or a `Space`.
+    out
+        A new or empty folder; ``trial-7`` and the like in it are as `harden` writes them. Where it holds this very
+        search, the search goes on: trials that are done are not run again, one that was cut off is resumed. So a
+        second process with the same arguments takes part.
+    changes
+        In the place of the recipe's own; the suite judges the winner.
+    sampling
+        Which samples are taken. ``limit`` is of the validation samples, and of the test samples.
+    on_trial
+        Called as each trial begins, and after the last.
+
+    Raises
+    ------
+    UserError
+        For whatever was given wrong, before anything runs; where five trials fail one after the other.
+    KeyboardInterrupt
+        At Ctrl-C; the same arguments go on from there.
+    """
+    started = time.time()
+    judging, job, settings = _prepared(model, data, recipe, load_space(space), Path(out), search, changes, sampling)
+    _claim(job.folder, settings)
+    study = open_study(search.storage, job.folder, _pruner(search.pruner))
+    _same_study(study, settings)
+    before = _before(job, listeners)
+    plain = _run_recipe(job, before, listeners)
+
+    def standing(name: str) -> Standing:
+        trials = all_tried(study)
+        ended = [one for one in trials if one.state != "running"]
+        best = min((one for one in (plain, *trials) if one.can_win), key=lambda one: one.order, default=None)
+        failed = tuple(one for one in trials if one.state == "failed")
+        total = None if search.trials is None else int(job.limit)
+        return Standing(
+            name=name,
+            done=len(ended),
+            total=total,
+            best=best,
+            failed=failed,
+            seconds_left=_left(study, job, len(ended)),
+        )
+
+    for name in run_trials(job, study, before, listeners):
+        if on_trial is not None:
+            on_trial(standing(name))
+    if on_trial is not None:
+        on_trial(standing(""))
+    trials = sorted((plain, *all_tried(study)), key=lambda one: one.order)
+    with job.lock("judge"):
+        judged = judge_winner(judging, job.suite, job.folder, trials, listeners)
+        told = as_json(judged, trials) | {"seconds": time.time() - started}
+        write_atomically(job.folder / RESULT_FILE, json.dumps(told, indent=1) + "\n")
+    return Tuned(trials=tuple(trials), judged=judged, folder=job.folder)
+
+
+def _prepared(
+    model: nn.Module | Target,
+    data: Any,
+    recipe: str | Path | Recipe,
+    space: Space,
+    folder: Path,
+    search: Search,
+    changes: Changes,
+    sampling: Sampling,
+) -> tuple[Plan, Job, dict[str, str]]:
+    """Check everything: the plan that judges, what the trials have in common, and what identifies the search."""
+    check_sampler(search.sampler)
+    _check_limits(search)
+    test_data = sampling.test_data
+    if isinstance(data, str):
+        test_data = as_data(data, split="test") if test_data is None else test_data
+        data = as_data(data, split="train")
+    whole = Sampling(test_data=test_data, limit=sampling.limit, seed=sampling.seed)
+    judging = prepare(model, data, recipe, changes, whole)
+    found = axes(space, judging.recipe)
+    limit = float("inf") if search.trials is None else float(search.trials)
+    if search.sampler == "grid":
+        limit = min(limit, check_grid(found, search.trials))
+    training, validation = judging.known.split(_VALIDATION_SHARE, sampling.seed)
+    suite = load_suite(_short_suite(judging) if search.suite is None else search.suite)
+    job = Job(
+        target=judging.target,
+        training=training,
+        validation=validation,
+        recipe=judging.recipe,
+        axes=found,
+        suite=suite,
+        sampling=Sampling(
+            test_data=validation, limit=sampling.limit, limit_train=sampling.limit_train, seed=sampling.seed
+        ),
+        folder=folder,
+        sampler=search.sampler,
+        limit=limit,
+        deadline=None if search.seconds is None else time.time() + search.seconds,
+        min_clean=search.min_clean,
+    )
+    own = {
+        "space": json.dumps([(axis.key, axis.values.model_dump()) for axis in found]),
+        "sampler": search.sampler,
+        "pruner": search.pruner,
+        "min_clean": str(search.min_clean),
+        "judged by": judging.fingerprint()["suite"],
+        "judged on": judging.fingerprint()["test_data"],
+    }
+    return judging, job, job.plan({}).fingerprint() | own
+
+
+def _check_limits(search: Search) -> None:
+    if search.trials is None and search.seconds is None:
+        raise UserError("a search needs an end: give trials, or a budget of time")
+    if search.trials is not None and search.trials < 1:
+        raise UserError(f"trials is {search.trials}: expected 1 or more")
+    if not 0 <= search.min_clean < 1:
+        raise UserError(f"min_clean is {search.min_clean:g}: expected a share from 0 to below 1, such as 0.8")
+
+
+def _short_suite(judging: Plan) -> str | Suite:
+    name = f"{judging.recipe.threat.norm.lower()}_quick"
+    return name if name in registry.names("suites") else judging.suite
+
+
+def _claim(folder: Path, settings: dict[str, str]) -> None:
+    """Make the folder ready, or see that it holds this very search."""
+    path = folder / SETTINGS_FILE
+    try:
+        if path.is_file():
+            check_settings(path, read_json(path), settings)
+            return
+        held = [one.name for one in folder.iterdir()] if folder.is_dir() else []
+        if any(not name.startswith(".") for name in held):  # a kill in the middle of writing may leave hidden ones
+            raise UserError(f"out {folder}: is not empty and holds no search; give a new or empty folder")
+        (folder / LOCKS).mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(settings, indent=1) + "\n")
+    except (OSError, AttributeError) as fault:
+        raise UserError(
+            f"out {folder}: can't be used ({fault}); give a new or empty folder that can be written"
+        ) from None
+
+
+def _same_study(study: Study, settings: dict[str, str]) -> None:
+    """See that a study that was there is of this search."""
+    known = study.user_attrs.get("settings")
+    if known is None:
+        study.set_user_attr("settings", settings)
+    else:
+        check_settings(Path(f"study {study.study_name}"), known, settings)
+
+
+def _pruner(name: Pruner) -> BasePruner:
+    from optuna import pruners
+
+    if name == "median":
+        return pruners.MedianPruner(n_startup_trials=3)
+    return pruners.HyperbandPruner() if name == "hyperband" else pruners.NopPruner()
+
+
+def _before(job: Job, listeners: Listeners) -> Scorecard:
+    """The scorecard of the model that all trials start from."""
+    path = job.folder / BEFORE_FILE
+    with job.lock("before"):
+        if not path.is_file():
+            judge(job.plan({}), job.target, listeners).save(path)
+        return Scorecard.load(path)
+
+
+def _run_recipe(job: Job, before: Scorecard, listeners: Listeners) -> Tried:
+    """Run the recipe as it is."""
+    with job.lock(RECIPE):
+        try:
+            card = run_unless_done(job.plan({}), job.folder / RECIPE, listeners, before)
+        except UserError as fault:
+            return tried(RECIPE, {}, "failed", {"out": str(fault)})
+    return tried(RECIPE, {}, "done", job.facts(card))
+
+
+def _left(study: Study, job: Job, ended: int) -> float | None:
+    """Seconds until the end, at the pace of the trials so far; None before the first has ended."""
+    by_time = None if job.deadline is None else max(0.0, job.deadline - time.time())
+    took = [one.duration.total_seconds() for one in study.get_trials(deepcopy=False) if one.duration is not None]
+    by_count = None
+    if took and job.limit != float("inf"):
+        by_count = max(0.0, job.limit - ended) * sum(took) / len(took)
+    known = [one for one in (by_time, by_count) if one is not None]
+    return min(known, default=None)
