@@ -138,7 +138,7 @@ def _attack_lines(console: Console) -> Callable[[AttackProgress], None]:
         if not done and now - told[0] < _SECONDS:
             return
         left = passed * (event.total - event.done) / event.done if event.done else None
-        when = f"in {_duration(passed)}" if done else "" if left is None else f"about {_duration(left)} left"
+        when = f"in {duration(passed)}" if done else "" if left is None else f"about {duration(left)} left"
         _line(
             console,
             f"{event.name} · {event.threat}: {event.done}/{event.total} samples, {event.broken} broken"
@@ -173,7 +173,7 @@ def _training_lines(console: Console) -> Callable[[TrainingProgress], None]:
             return
         told.add(event.stage)
         measured = f", held out: {_accuracies(event)}" if _accuracies(event) else ""
-        when = f"about {_duration(passed * (total - done) / (done - first))} left" if done < total else "done"
+        when = f"about {duration(passed * (total - done) / (done - first))} left" if done < total else "done"
         _line(console, f"{_stage(event)}: epoch {event.epoch}/{event.epochs}, {_loss(event)}{measured}, {when}")
         if done == total:
             del begun[event.stage]
@@ -199,7 +199,7 @@ def _accuracies(event: TrainingProgress) -> str:
     return f"clean {event.clean:.1%} robust {event.robust:.1%}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Time as ``1:02:03``."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

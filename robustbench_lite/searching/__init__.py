@@ -14,5 +14,9 @@ if TYPE_CHECKING:
     from robustbench_lite.searching.space import Dimension as Dimension
     from robustbench_lite.searching.space import Space as Space
     from robustbench_lite.searching.space import load_space as load_space
+    from robustbench_lite.searching.study import Search as Search
+    from robustbench_lite.searching.study import tune as tune
 
-__getattr__, __dir__ = lazy_names(__name__, {"Dimension": "space", "Space": "space", "load_space": "space"})
+__getattr__, __dir__ = lazy_names(
+    __name__, {"Dimension": "space", "Search": "study", "Space": "space", "load_space": "space", "tune": "study"}
+)

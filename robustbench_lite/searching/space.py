@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Number = Annotated[int | float, BeforeValidator(number), Field(allow_inf_nan=False)]
 """A number, or a text such as ``2/255``."""
 
+_SHARE = (math.sqrt(5) - 1) / 2  # of a range of whole numbers, however wide, it is never at a whole number
+
 Value = str | int | float | bool | tuple[str, ...]
 """What a setting may be."""
 
@@ -197,8 +199,7 @@ def _flat(table: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, Any]]
 def _takes_whole_numbers_only(recipe: Recipe, key: str, values: Dimension) -> bool:
     if values.low is None or values.high is None:
         return False
-    middle = (values.low + values.high) / 2
-    between = middle if middle != int(middle) else (values.low + middle) / 2
+    between = values.low + _SHARE * (values.high - values.low)
     # Asked of the step itself; what it says of whole numbers is not a fault of the value.
     return fault_of(recipe, key, between) is not None and fault_of(recipe, key, math.ceil(values.low)) is None
 

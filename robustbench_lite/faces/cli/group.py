@@ -24,6 +24,7 @@ from robustbench_lite.faces.cli.init import init
 from robustbench_lite.faces.cli.list import list_
 from robustbench_lite.faces.cli.output import EXIT_CRASH, EXIT_PIPE, EXIT_USAGE, NO_ROOM, say
 from robustbench_lite.faces.cli.report import report
+from robustbench_lite.faces.cli.tune import tune
 
 _HELP = """How much of a model's accuracy survives an adversary.
 
@@ -87,5 +88,5 @@ def main(debug: bool) -> None:  # noqa: D103 - _HELP says it
     pass
 
 
-for _command in (demo, evaluate, doctor, calibrate, harden, export, report, compare, list_, init, cache):
+for _command in (demo, evaluate, doctor, calibrate, harden, tune, export, report, compare, list_, init, cache):
     main.add_command(_command)

@@ -18,7 +18,22 @@ from .conftest import EVALUATE, own_report, rblite, shell
 pytestmark = pytest.mark.usefixtures("here")
 
 
-COMMANDS = ["demo", "evaluate", "doctor", "calibrate", "harden", "report", "compare", "list", "init", "cache"]
+COMMANDS = [
+    *(
+        "demo",
+        "evaluate",
+        "doctor",
+        "calibrate",
+        "harden",
+        "tune",
+        "export",
+        "report",
+        "compare",
+        "list",
+        "init",
+        "cache",
+    )
+]
 
 
 @pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)], ids=lambda names: " ".join(names) or "main")

@@ -1,0 +1,133 @@
+"""``rblite tune``."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.faces.cli import output, signals
+from robustbench_lite.faces.cli.options import data_options, load_both, model_options, quiet_option, run_options
+
+if TYPE_CHECKING:
+    from robustbench_lite.searching.study import Standing
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+class Duration(click.ParamType[float]):
+    """A time, such as ``90s``, ``30m`` or ``1.5h``, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it."""
+        parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(value).strip())
+        if parts is None or float(parts[1]) == 0:
+            self.fail(f"{value!r} is no time: expected such as 90s, 30m or 1.5h", param, ctx)
+        return float(parts[1]) * _UNITS[parts[2]]
+
+
+@click.command()
+@click.argument("model")
+@model_options
+@data_options
+@run_options
+@click.option("--recipe", default="pgd_training", show_default=True, metavar="R", help="Name, or a TOML file.")
+@click.option("--space", required=True, metavar="FILE", help="TOML file of the settings to search (docs/search.md).")
+@click.option("--out", required=True, metavar="DIR", help="Folder of the search; new, or that of this very search.")
+@click.option("--trials", type=click.IntRange(min=1), metavar="N", help="Most trials, beside the recipe as it is.")
+@click.option("--budget", type=Duration(), metavar="T", help="No trial begins after it: 90s, 30m, 1.5h.")
+@click.option("--sampler", default="tpe", show_default=True, metavar="S", help="grid, random, tpe, gp, nsga2, cmaes.")
+@click.option(
+    "--pruner",
+    type=click.Choice(["none", "median", "hyperband"]),
+    default="none",
+    show_default=True,
+    help="Ends trials that are behind the others on held-out samples.",
+)
+@click.option(
+    "--min-clean",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    metavar="SHARE",
+    help="A trial whose clean accuracy is below it can't win.",
+)
+@click.option("--storage", metavar="S", help="Optuna's: a database's URL, or a journal file.  [default: in DIR]")
+@click.option("--threat", metavar="T", help="'Linf 8/255', ...  [default: the recipe's]")
+@click.option("--suite", metavar="S", help="Judges the winner.  [default: the recipe's]")
+@click.option("--search-suite", metavar="S", help="Attacks the trials.  [default: the short one of the norm]")
+@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Instead of the recipe's.")
+@click.option("--limit-train", type=click.IntRange(min=1), metavar="N", help="Learn from N samples, drawn by class.")
+@quiet_option
+def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
+    """Search the settings of a recipe that make MODEL most robust.
+
+    The trials see a part of the training data. The winner, and the recipe as it is, are then judged on the test data.
+    The same command goes on with a search that was stopped, and a second one beside it takes part.
+    """
+    from robustbench_lite.faces import progress
+    from robustbench_lite.faces.cli.tables.search import judgement, table
+    from robustbench_lite.hardening.pipeline import Listeners
+    from robustbench_lite.hardening.preparation import Changes, Sampling
+    from robustbench_lite.searching import study
+
+    target, (data, test_data) = load_both(model, given, "train", "test")
+    asked = ("trials", "sampler", "pruner", "min_clean", "storage")
+    search = study.Search(seconds=given["budget"], suite=given["search_suite"], **{name: given[name] for name in asked})
+    sampling = Sampling(test_data=test_data, **{name: given[name] for name in ("limit", "limit_train", "seed")})
+    signals.raise_interrupts()
+    try:
+        with progress.bars(quiet) as bars:
+            found = study.tune(
+                target,
+                data,
+                given["recipe"],
+                given["space"],
+                out=out,
+                search=search,
+                changes=Changes(**{name: given[name] for name in ("threat", "suite", "epochs")}),
+                sampling=sampling,
+                listeners=Listeners(on_progress=progress.training_bars(bars), on_attack=progress.attack_bars(bars)),
+                on_trial=None if quiet else _begun,
+            )
+    except KeyboardInterrupt:
+        output.say(f"Interrupted. What is done is kept in {out}; the same command goes on.")
+        sys.exit(signals.exit_code())
+    except OSError as fault:
+        if fault.errno not in output.NO_ROOM:
+            raise
+        raise UserError(
+            f"out {out}: can't be written ({fault.strerror}); make room: the same command goes on from there"
+        ) from fault
+    if not quiet:
+        output.print_rendered(table(found.trials))
+    output.print_rendered(judgement(found.judged))
+    click.echo(f"Search     {found.folder / study.RESULT_FILE}")
+    if found.judged is None:
+        sys.exit(output.EXIT["INVALID"])
+    winner = found.folder / found.judged.winner.name
+    click.echo(f"Model      {winner}\nEvaluate   {shlex.join(['rblite', 'evaluate', str(winner), *_data(given)])}")
+
+
+def _begun(standing: Standing) -> None:
+    """Tell where the search stands as a trial begins."""
+    from robustbench_lite.faces.progress import duration
+
+    if not standing.name:
+        return
+    of = "" if standing.total is None else f" of {standing.total}"
+    best = "" if standing.best is None else f"; best so far {standing.best.robust} robust ({standing.best.name})"
+    failed = f", {len(standing.failed)} failed" if standing.failed else ""
+    left = "" if standing.seconds_left is None else f"; about {duration(standing.seconds_left)} left"
+    output.say(f"{standing.name}: {standing.done}{of} trials done{failed}{best}{left}")
+
+
+def _data(given: dict[str, Any]) -> list[str]:
+    about = ("data_root", "resize", "crop", "label_map")
+    words = [part for name in about if given[name] for part in (f"--{name.replace('_', '-')}", given[name])]
+    return ["--data", given["source"], *words]
