@@ -170,11 +170,11 @@ class Journal:
                     whole = 0
                     for line in stream:
                         if (entry := _entry(line)) is None:
+                            if path == self._path:
+                                stream.truncate(whole)
                             break
                         whole += len(line)
                         yield entry
-                    if path == self._path:
-                        stream.truncate(whole)
             except OSError as fault:
                 self._close(fault)
 

@@ -7,7 +7,7 @@ from torch import nn
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import ThreatModel
-from robustbench_lite.hardening.interface import Batch, Defense, Stage
+from robustbench_lite.hardening.interface import Batch, Defense, Stage, Step
 from robustbench_lite.hardening.recipe import load_recipe
 from robustbench_lite.model.target import Target
 
@@ -29,9 +29,10 @@ def test_the_loss_is_the_mean_cross_entropy() -> None:
 @pytest.mark.parametrize("name", registry.names("recipes"))
 def test_the_recipes_load_and_name_what_there_is(name: str) -> None:
     recipe = load_recipe(name)
-    defense = registry.build("defenses", recipe.defense, recipe.params)
-    assert isinstance(defense, Defense)
-    assert defense.stages
+    for spec in recipe.chain:
+        step = registry.build("defenses", spec.name, spec.params)
+        assert isinstance(step, Step)
+        assert not isinstance(step, Defense) or step.stages
     assert recipe.name == name
     assert recipe.description
     assert recipe.suite in registry.names("suites")

@@ -149,7 +149,7 @@ def test_a_recipe_tells_all_its_faults_at_once(here: Path) -> None:
     Path("bad.toml").write_text(
         'defense = "pgd_trainin"\nthreat = "Linf 0"\nsuite = "nope"\ncolour = "red"\n[schedule]\nepochs = 0\nlr = "x"\n'
     )
-    told = ["pgd_training?", "threat", "suite", "colour", "schedule.epochs", "schedule.lr"]
+    told = ["did you mean pgd_training", "threat", "suite", "colour", "schedule.epochs", "schedule.lr"]
     refused(here, (*HARDEN[:-3], "--recipe", "bad.toml", "--out", "out"), told)
     refused(here, (*HARDEN[:-3], "--recipe", "pgd_trainin", "--out", "out"), ["did you mean pgd_training?"])
     assert not Path("out").exists()

@@ -44,7 +44,7 @@ def test_a_key_that_is_misspelt_is_told_with_the_one_that_was_meant(here: Path) 
         (("compare", "card.json", "none.json"), ["none.json", "no such file"]),
         (("compare", "card.json"), ["AFTER.json"]),
         (("compare", "card.json", "card.json", "--html", "folder"), ["folder", "written"]),
-        (("list", "attack"), ["attack", "suites"]),
+        (("list", "attack"), ["attack", "did you mean attacks"]),
         (("evalute",), ["evalute"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
