@@ -80,7 +80,8 @@ def ask_for_fixture(items: Iterable[pytest.Item]) -> None:
         if not isinstance(item, pytest.Function) or item.get_closest_marker(MARKER) is None:
             continue
         if FIXTURE not in item.fixturenames:
-            item.fixturenames.append(FIXTURE)
+            # A list of its own: that of the function belongs to the tests of its other parameters, too.
+            item.fixturenames = [*item.fixturenames, FIXTURE]
 
 
 def read(item: pytest.Item) -> tuple[Arguments, dict[str, float]]:

@@ -157,13 +157,17 @@ def test_each(): pass
 
 
 def test_marked_by_a_parameter(run, tests):
+    """The test of another parameter isn't marked, and so isn't evaluated."""
     tests(
         f"""
 @pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.robustness({QUICK}, min_clean_accuracy=1.0))])
 def test_it(n): pass
 """
     )
-    run().assert_outcomes(passed=1, failed=1)
+    done = run()
+    done.assert_outcomes(passed=1, failed=1)
+    done.stdout.fnmatch_lines(["FAIL *test_it[[]2[]]*"])
+    done.stdout.no_fnmatch_line("*test_it[[]1[]]*")
 
 
 @pytest.mark.parametrize(
