@@ -1,4 +1,4 @@
-"""How a function goes to another process: pickled, with those of the user's modules that aren't found there."""
+"""How a function goes to another process: pickled, with what finds the user's modules there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robustbench_lite.core.errors import UserError
 _INSTALLED = {"site-packages", "dist-packages"}
 
 
-def packed(content: Any, by_value: Iterable[ModuleType]) -> bytes:
+def packed(content: Any, by_value: Iterable[ModuleType] = ()) -> bytes:
     """Pickle what a worker runs; of these modules with their code, of all others by name.
 
     Raises
@@ -41,23 +41,31 @@ def packed(content: Any, by_value: Iterable[ModuleType]) -> bytes:
     return done
 
 
-def users_modules() -> tuple[list[str], list[ModuleType]]:
-    """Where a process on this machine finds the modules that are loaded here, and those that it can't find by name."""
+def users_modules() -> tuple[list[str], dict[str, str]]:
+    """How a process on this machine finds the modules that are loaded here.
+
+    Returns
+    -------
+    paths
+        Folders to search.
+    files
+        By name, the files of those that no folder leads to, as they were loaded under a private name.
+    """
     paths = [path or str(Path.cwd()) for path in sys.path]
-    unknown = []
-    for name, module, file in _loaded():
+    files = {}
+    for name, _, file in _loaded():
         place = file.with_suffix("")
         tail = (*name.split("."), "__init__") if place.name == "__init__" else tuple(name.split("."))
         if place.parts[-len(tail) :] != tail:
-            unknown.append(module)
+            files[name] = str(file)
         elif (root := str(Path(*place.parts[: -len(tail)]))) not in paths:
             paths.append(root)
-    return paths, unknown
+    return paths, files
 
 
 def all_users_modules() -> list[ModuleType]:
     """What another machine doesn't have: the modules that are loaded here and not installed."""
-    return [module for name, module, _ in _loaded() if name.partition(".")[0] != __name__.partition(".")[0]]
+    return [module for _, module, _ in _loaded()]
 
 
 def _loaded() -> Iterable[tuple[str, ModuleType, Path]]:
@@ -66,5 +74,6 @@ def _loaded() -> Iterable[tuple[str, ModuleType, Path]]:
         file = getattr(module, "__file__", None)
         if name in ("__main__", "__mp_main__") or not file or not file.endswith(".py") or file.startswith(library):
             continue
-        if not _INSTALLED.intersection(Path(file).parts):
+        ours = name.partition(".")[0] == __name__.partition(".")[0]  # it is installed there, however it is laid out
+        if not ours and Path(file).is_absolute() and not _INSTALLED.intersection(Path(file).parts):
             yield name, module, Path(file)

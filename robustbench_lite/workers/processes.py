@@ -6,6 +6,7 @@ flight with it: a new worker takes that up. A part that ends several workers is 
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import queue
@@ -134,8 +135,9 @@ class _Crew:
         UserError
             For what can't be pickled.
         """
-        self._paths, unknown = users_modules()
-        (self.folder / "function").write_bytes(packed(content, unknown))
+        self._paths, files = users_modules()
+        (self.folder / "modules").write_text(json.dumps(files), encoding="utf-8")
+        (self.folder / "function").write_bytes(packed(content))
 
     @contextmanager
     def at_work(self) -> Iterator[None]:

@@ -6,13 +6,19 @@ function prints goes to the standard error stream.
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import queue
 import signal
 import sys
 import threading
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 from robustbench_lite.core.cost import Passes
@@ -32,6 +38,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the first one tells us
     folder, place = Path(sys.argv[1]), int(sys.argv[2])
     try:
+        sys.meta_path.append(_Finder(json.loads((folder / "modules").read_text(encoding="utf-8"))))
         with (folder / "function").open("rb") as stream:
             function, budget = pickle.load(stream)
         budget.ledger = FileLedger(folder / "ledger", place, budget.passes.total)
@@ -49,6 +56,22 @@ def main() -> None:
             forward=budget.passes.forward - before.forward, backward=budget.passes.backward - before.backward
         )
         _answer(answers, kind, value, spent)
+
+
+class _Finder(MetaPathFinder):
+    """Finds what was loaded from a file under a private name, as models and attacks of a user are."""
+
+    def __init__(self, files: dict[str, str]) -> None:
+        self._files = files
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Say where a module is; None where it is none of these."""
+        if (file := self._files.get(fullname)) is None:
+            return None
+        within = [str(Path(file).parent)] if Path(file).name == "__init__.py" else None
+        return spec_from_file_location(fullname, file, submodule_search_locations=within)
 
 
 def _read_ahead(stream: IO[bytes]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,3 +155,16 @@ def test_a_run_that_was_killed_goes_on_with_another_number_of_workers(tmp_path: 
     cards = [Scorecard.load(tmp_path / f"{name}.json") for name in ("killed", "whole")]
     assert cards[0].outcomes == cards[1].outcomes
     assert not list((tmp_path / "killed").glob("*/*.jsonl"))
+
+
+def test_attacks_of_ones_own_go_along(network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attacks = Path(__file__).parents[2] / "attacks"
+    own = tmp_path / "attacks"
+    own.mkdir()
+    for name in ("_auto_pgd", "apgd"):  # one that builds on another file of its folder
+        shutil.copy(attacks / f"{name}.py", own)
+    (own / "__init__.py").write_text('CATALOGUE = {"mine": "apgd:APGD"}\n')
+    monkeypatch.chdir(tmp_path)
+    suite = [{"attack": "mine", "params": {"steps": 5}}]
+    alone, shared = (evaluate(network, "digits", suite, THREAT, limit=SAMPLES, workers=workers) for workers in (1, 2))
+    assert found(shared) == found(alone)
