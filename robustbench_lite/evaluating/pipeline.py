@@ -123,8 +123,8 @@ def evaluate(
         Another model, that measures may compare this one with, as ``slowdown`` does.
     workers
         Processes that attack a part of the samples each, and share the processor's cores; or an executor, such as
-        `workers.cluster.RayExecutor`. What breaks is the same for any number of them. The model and the data are sent
-        to each once: both must be such that they can be pickled.
+        `workers.cluster.RayExecutor`. What breaks is the same for any number of them, but for rounding. The model and
+        the data are sent to each once: both must be such that they can be pickled.
     on_progress
         Called now and then with a `Progress`.
 
