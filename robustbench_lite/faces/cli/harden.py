@@ -17,6 +17,7 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.faces.cli import output, signals
 from robustbench_lite.faces.cli.options import (
     data_options,
+    data_words,
     demanded,
     load_both,
     load_samples,
@@ -88,20 +89,9 @@ def harden(model: str, out: str, recipes: tuple[str, ...], quiet: bool, **given:
     asked |= {"freeze": given["freeze"] or None}
     asked |= {"earlier": given["earlier"] or _memory_of(model), "gates": demanded(given["demands"])}
     signals.raise_interrupts()
-    with _telling(given, quiet) as telling:
-        try:
-            run = _one if len(names) == 1 else _several
-            run(target, data, names, asked, telling)
-        except KeyboardInterrupt:
-            output.say(f"Interrupted. What is done is kept in {out}; the same command with --resume goes on.")
-            sys.exit(signals.exit_code())
-        except OSError as fault:
-            if fault.errno not in output.NO_ROOM:
-                raise
-            raise UserError(
-                f"out {out}: can't be written ({fault.strerror}); make room: the same command with --resume goes on "
-                "from what is kept there"
-            ) from fault
+    with _telling(given, quiet) as telling, output.kept_in(out, "the same command with --resume"):
+        run = _one if len(names) == 1 else _several
+        run(target, data, names, asked, telling)
 
 
 def _loaded(model: str, given: dict[str, Any]) -> tuple[Target, Data, Data]:
@@ -165,10 +155,8 @@ class _Telling:
 def _telling(given: dict[str, Any], quiet: bool) -> Iterator[_Telling]:
     from robustbench_lite.faces.tensorboard import board
 
-    about = [(f"--{name.replace('_', '-')}", given[name]) for name in ("data_root", "resize", "crop", "label_map")]
-    data = ("--data", given["source"], *(part for pair in about if pair[1] for part in pair))
     with board(given["tensorboard"]) as made:
-        yield _Telling(quiet=quiet, board=made, data=data)
+        yield _Telling(quiet=quiet, board=made, data=data_words(given))
 
 
 def _one(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, Any], telling: _Telling) -> None:

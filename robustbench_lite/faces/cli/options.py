@@ -93,6 +93,12 @@ run_options = _together(
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bars and no table.")
 
 
+def data_words(given: Given) -> tuple[str, ...]:
+    """The options that name the data, as words of a command."""
+    about = [(f"--{name.replace('_', '-')}", given[name]) for name in ("data_root", "resize", "crop", "label_map")]
+    return ("--data", given["source"], *(part for pair in about if pair[1] for part in pair))
+
+
 def load_both(model: str, given: Given, *splits: Split) -> tuple[Target, tuple[Data, ...]]:
     """Load the target that the options name, and the data, by split, labelled as it numbers its classes."""
     from robustbench_lite.data.label_map import relabelled

@@ -6,9 +6,11 @@ import errno
 import os
 import re
 import secrets
+import sys
 import tempfile
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from click.core import ParameterSource
 
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
+from robustbench_lite.faces.cli import signals
 
 if TYPE_CHECKING:
     from robustbench_lite.results.scorecard import Scorecard
@@ -88,6 +91,25 @@ def before_and_after(before: Scorecard, after: Scorecard) -> list[Scorecard]:
         name = re.sub(r" \((before|after)\)$", "", card.target.name)
         named.append(card.model_copy(update={"target": card.target.model_copy(update={"name": f"{name} ({when})"})}))
     return named
+
+
+@contextmanager
+def kept_in(out: str, command: str) -> Iterator[None]:
+    """Run inside what keeps its state in a folder: where it is interrupted, or the disk is full, say how it goes on.
+
+    ``command`` is what goes on from there, such as ``the same command``.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"Interrupted. What is done is kept in {out}; {command} goes on.")
+        sys.exit(signals.exit_code())
+    except OSError as fault:
+        if fault.errno not in NO_ROOM:
+            raise
+        raise UserError(
+            f"out {out}: can't be written ({fault.strerror}); make room: {command} goes on from what is kept there"
+        ) from fault
 
 
 def load_cards(paths: Sequence[str]) -> list[Scorecard]:

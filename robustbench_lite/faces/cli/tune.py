@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustbench_lite.core.errors import UserError
 from robustbench_lite.faces.cli import output, signals
-from robustbench_lite.faces.cli.options import data_options, load_both, model_options, quiet_option, run_options
+from robustbench_lite.faces.cli.options import (
+    data_options,
+    data_words,
+    load_both,
+    model_options,
+    quiet_option,
+    run_options,
+)
 
 if TYPE_CHECKING:
     from robustbench_lite.searching.study import Standing
@@ -81,29 +87,19 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
     search = study.Search(seconds=given["budget"], suite=given["search_suite"], **{name: given[name] for name in asked})
     sampling = Sampling(test_data=test_data, **{name: given[name] for name in ("limit", "limit_train", "seed")})
     signals.raise_interrupts()
-    try:
-        with progress.bars(quiet) as bars:
-            found = study.tune(
-                target,
-                data,
-                given["recipe"],
-                given["space"],
-                out=out,
-                search=search,
-                changes=Changes(**{name: given[name] for name in ("threat", "suite", "epochs")}),
-                sampling=sampling,
-                listeners=Listeners(on_progress=progress.training_bars(bars), on_attack=progress.attack_bars(bars)),
-                on_trial=None if quiet else _begun,
-            )
-    except KeyboardInterrupt:
-        output.say(f"Interrupted. What is done is kept in {out}; the same command goes on.")
-        sys.exit(signals.exit_code())
-    except OSError as fault:
-        if fault.errno not in output.NO_ROOM:
-            raise
-        raise UserError(
-            f"out {out}: can't be written ({fault.strerror}); make room: the same command goes on from there"
-        ) from fault
+    with output.kept_in(out, "the same command"), progress.bars(quiet) as bars:
+        found = study.tune(
+            target,
+            data,
+            given["recipe"],
+            given["space"],
+            out=out,
+            search=search,
+            changes=Changes(**{name: given[name] for name in ("threat", "suite", "epochs")}),
+            sampling=sampling,
+            listeners=Listeners(on_progress=progress.training_bars(bars), on_attack=progress.attack_bars(bars)),
+            on_trial=None if quiet else _begun,
+        )
     if not quiet:
         output.print_rendered(table(found.trials))
     output.print_rendered(judgement(found.judged))
@@ -111,7 +107,7 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
     if found.judged is None:
         sys.exit(output.EXIT["INVALID"])
     winner = found.folder / found.judged.winner.name
-    click.echo(f"Model      {winner}\nEvaluate   {shlex.join(['rblite', 'evaluate', str(winner), *_data(given)])}")
+    click.echo(f"Model      {winner}\nEvaluate   {shlex.join(['rblite', 'evaluate', str(winner), *data_words(given)])}")
 
 
 def _begun(standing: Standing) -> None:
@@ -125,9 +121,3 @@ def _begun(standing: Standing) -> None:
     failed = f", {len(standing.failed)} failed" if standing.failed else ""
     left = "" if standing.seconds_left is None else f"; about {duration(standing.seconds_left)} left"
     output.say(f"{standing.name}: {standing.done}{of} trials done{failed}{best}{left}")
-
-
-def _data(given: dict[str, Any]) -> list[str]:
-    about = ("data_root", "resize", "crop", "label_map")
-    words = [part for name in about if given[name] for part in (f"--{name.replace('_', '-')}", given[name])]
-    return ["--data", given["source"], *words]
