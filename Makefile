@@ -17,6 +17,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+.PRECIOUS: .venv-%/installed
 .PHONY: help setup demo test lint types check clean
 
 help:  ## show this list
@@ -39,8 +40,18 @@ types: $(STAMP)  ## type checker
 
 check: lint types test  ## the contract: lint, types and test; green before anything is merged
 
-clean:  ## remove .venv, caches and builds (the next run installs again)
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+# An extra that is large, or that needs other versions than constraints.txt pins, is tested in an environment
+# of its own: make test-mlflow, for one, installs '.[mlflow]' there and runs tests/extras/test_mlflow.py.
+test-%: .venv-%/installed
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv-$*/bin/pytest tests/extras/test_$*.py
+
+.venv-%/installed: pyproject.toml
+	@$(PYTHON) -m venv --clear .venv-$*
+	@.venv-$*/bin/python -m pip install $(PIP_OPTIONS) --editable '.[$*]' 'hypothesis>=6.100,<7'
+	@touch $@
+
+clean:  ## remove the environments, caches and builds (the next run installs again)
+	@rm -rf $(VENV) .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp holds the checkout's folder and is written last: an install that was interrupted, or a checkout
