@@ -88,6 +88,12 @@ class HardenedAll:
         """Recipe whose model has the best robust accuracy, or ``before``; None where no evaluation can be trusted."""
         return None if self.ranking.best is None else self.ranking.best.card.target.name
 
+    @property
+    def best_recipe(self) -> str:
+        """The recipe that ranks first, though the start may rank before it, or its evaluation may not be trusted."""
+        names = (one.card.target.name for one in self.ranking.ranks)
+        return next(name for name in names if name != BEFORE)
+
 
 def harden_all(
     model: nn.Module | Target,

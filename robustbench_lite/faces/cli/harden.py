@@ -191,6 +191,9 @@ def _several(target: Target, data: Data, recipes: Sequence[str], asked: dict[str
         output.show(made.cards, title=title)
     for name, why in made.failed.items():
         _say("Failed", f"{name}: {why}")
+    for name, card in made.after.items():
+        for text in _gates(card):
+            _say("Gate", f"{name}: {text}")
     best = made.best
     if best is None or best == BEFORE:
         _say("Best", "none: no evaluation can be trusted" if best is None else "the model as it was before")
@@ -198,6 +201,8 @@ def _several(target: Target, data: Data, recipes: Sequence[str], asked: dict[str
         _say("Best", best)
         telling.model(made.folder / best, made.after[best])
     click.echo(f"Ranking    {made.folder / RANKING_FILE}\nReport     {page}")
+    if asked["gates"]:  # of the start nothing is demanded: the best of those that were made decides
+        sys.exit(output.EXIT[made.after[made.best_recipe].verdict])
 
 
 def _memory_of(model: str) -> str | None:
@@ -232,6 +237,12 @@ def _told(hardened: Hardened) -> Iterator[tuple[str, str]]:
         for number, task in enumerate(hardened.memory.tasks, 1):
             courses = (", ".join(f"{one.share(kind):.1%}" for one in task.scores) for kind in ("clean", "robust"))
             yield f"Task {number}", "{}, {}: clean {}; robust {}".format(task.name, task.threat, *courses)
-    for gate in hardened.after.gates:
+    for text in _gates(hardened.after):
+        yield "Gate", text
+
+
+def _gates(card: Scorecard) -> Iterator[str]:
+    """What was demanded of a model, and what was found."""
+    for gate in card.gates:
         state = "undecided" if not gate.decided else "met" if gate.passed else "missed"
-        yield "Gate", f"{gate.name} {gate.threshold:g} is {state}: found {gate.value:.4g}"
+        yield f"{gate.name} {gate.threshold:g} is {state}: found {gate.value:.4g}"
