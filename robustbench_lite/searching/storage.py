@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustbench_lite.core.errors import UserError, unknown
+from robustbench_lite.searching.folder import JOURNAL_FILE
 from robustbench_lite.searching.space import Axis
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
 
-JOURNAL_FILE = "study.journal"
 _STARTUP, _POPULATION = 5, 8  # a search of trainings has tens of trials; Optuna's own numbers are made for hundreds
 
 

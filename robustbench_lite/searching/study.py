@@ -13,7 +13,7 @@ from torch import nn
 
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.core.files import read_json, write_atomically
+from robustbench_lite.core.files import write_atomically
 from robustbench_lite.core.suite import Suite, load_suite
 from robustbench_lite.data.load import as_data
 from robustbench_lite.hardening.checkpoint import check_settings
@@ -24,16 +24,16 @@ from robustbench_lite.hardening.recipe import Recipe
 from robustbench_lite.hardening.several import run_unless_done
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.scorecard import Scorecard
+from robustbench_lite.searching.folder import RESULT_FILE, claimed
 from robustbench_lite.searching.judgement import Judged, as_json, judge_winner
 from robustbench_lite.searching.space import Space, axes, check_grid, load_space
 from robustbench_lite.searching.storage import check_sampler, open_study
-from robustbench_lite.searching.trials import LOCKS, RECIPE, Job, Tried, all_tried, run_trials, tried
+from robustbench_lite.searching.trials import RECIPE, Job, Tried, all_tried, run_trials, tried
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.pruners import BasePruner
 
-SETTINGS_FILE, RESULT_FILE = "settings.json", "search.json"
 _VALIDATION_SHARE = 0.2  # of the training data, held out for the search to look at
 
 Pruner = Literal["none", "median", "hyperband"]
@@ -136,9 +136,9 @@ def tune(
     """
     started = time.time()
     judging, job, settings = _prepared(model, data, recipe, load_space(space), Path(out), search, changes, sampling)
-    _claim(job.folder, settings)
-    study = open_study(search.storage, job.folder, _pruner(search.pruner))
-    _same_study(study, settings)
+    with claimed(job.folder, settings):
+        study = open_study(search.storage, job.folder, _pruner(search.pruner))
+        _same_study(study, settings)
     before = _before(job, listeners)
     plain = _run_recipe(job, before, listeners)
 
@@ -234,24 +234,6 @@ def _check_limits(search: Search) -> None:
 def _short_suite(judging: Plan) -> str | Suite:
     name = f"{judging.recipe.threat.norm.lower()}_quick"
     return name if name in registry.names("suites") else judging.suite
-
-
-def _claim(folder: Path, settings: dict[str, str]) -> None:
-    """Make the folder ready, or see that it holds this very search."""
-    path = folder / SETTINGS_FILE
-    try:
-        if path.is_file():
-            check_settings(path, read_json(path), settings)
-            return
-        held = [one.name for one in folder.iterdir()] if folder.is_dir() else []
-        if any(not name.startswith(".") for name in held):  # a kill in the middle of writing may leave hidden ones
-            raise UserError(f"out {folder}: is not empty and holds no search; give a new or empty folder")
-        (folder / LOCKS).mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(settings, indent=1) + "\n")
-    except (OSError, AttributeError) as fault:
-        raise UserError(
-            f"out {folder}: can't be used ({fault}); give a new or empty folder that can be written"
-        ) from None
 
 
 def _same_study(study: Study, settings: dict[str, str]) -> None:

@@ -22,6 +22,7 @@ from robustbench_lite.hardening.several import run_unless_done
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.ranking import TRAINING_PASSES
 from robustbench_lite.results.scorecard import Interval, Scorecard
+from robustbench_lite.searching.folder import LOCKS
 from robustbench_lite.searching.settings import with_settings
 from robustbench_lite.searching.space import Axis
 from robustbench_lite.searching.storage import BLIND, make_sampler
@@ -34,9 +35,6 @@ RECIPE = "recipe"
 """What the trial is called that runs the recipe as it is; it stands beside those that Optuna proposes."""
 
 State = Literal["done", "failed", "pruned", "running"]
-
-LOCKS = ".locks"
-"""Folder of the locks: a trial that runs holds one."""
 
 _OWNER_FILE = ".owner"
 _MOST_FAILURES = 5  # in a row; then something else than the settings is wrong

@@ -19,6 +19,7 @@ from robustbench_lite.results.statistics import (
     last_look,
     samples_needed,
     sequential_interval,
+    unpaired_interval,
 )
 
 
@@ -380,3 +381,27 @@ def test_the_visible_loss_shrinks_with_samples_and_grows_with_churn():
 @pytest.mark.parametrize(("gained", "total"), [(0, 0), (0, 5), (5, 10), (10, 10)])
 def test_too_few_samples_show_no_loss(gained, total):
     assert visible_loss(gained, total) is None
+
+
+@pytest.mark.parametrize(("one", "other"), [(0.5, 0.5), (0.9, 0.6), (0.98, 0.95)])
+@pytest.mark.parametrize("sizes", [(20, 40), (30, 30)])
+def test_interval_of_an_unpaired_difference_covers_it_as_often_as_it_says(one, other, sizes):
+    first, second = sizes
+    covered = sum(
+        binom.pmf(a, first, one) * binom.pmf(b, second, other)
+        for a in range(first + 1)
+        for b in range(second + 1)
+        if binom.pmf(a, first, one) * binom.pmf(b, second, other) > 1e-7
+        and (ends := unpaired_interval((a, first), (b, second)))[0] <= one - other <= ends[1]
+    )
+    assert covered >= 0.95
+
+
+def test_interval_of_an_unpaired_difference_turns_with_it_and_stays_in_its_range():
+    low, high = unpaired_interval((30, 100), (10, 50))
+    assert unpaired_interval((10, 50), (30, 100)) == pytest.approx((-high, -low))
+    assert low < 0.1 < high
+    assert unpaired_interval((5, 5), (0, 5))[1] == 1.0
+    assert unpaired_interval((0, 5), (5, 5))[0] == -1.0
+    wide, narrow = unpaired_interval((30, 100), (10, 50), 0.99), (low, high)
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]

@@ -222,6 +222,24 @@ def test_a_storage_that_can_not_be_reached(tmp_path: Path, storage: str, words: 
     with pytest.raises(UserError, match=words) as caught:
         run(tmp_path / "out", storage=storage)
     assert "secret" not in str(caught.value)
+    assert not (tmp_path / "out").exists()  # so that the corrected command finds no other search there
+
+
+def test_two_processes_on_one_study_run_no_trial_twice(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", SCRIPT, str(out), str(Path(__file__).parent)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    ran = [process.communicate(timeout=120)[0].split() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(name for names in ran for name in names) == ["trial-0", "trial-1", "trial-2", "trial-3"]
+    trials = trials_of(out)
+    assert [one.state for one in trials] == [TrialState.COMPLETE] * 4
+    told = json.loads((out / "search.json").read_text())
+    assert told["tried"] == 4
+    folders = [out / one["name"] for one in told["trials"]]
+    assert len({json.dumps(one["settings"]) for one in told["trials"]}) == 5
+    assert all((folder / "after.json").is_file() and not (folder / "checkpoint.pt").is_file() for folder in folders)
 
 
 def test_what_is_given_wrong_is_told(tmp_path: Path) -> None:
@@ -259,7 +277,7 @@ sys.path.insert(0, sys.argv[2])
 import torch
 torch.set_num_threads(1)
 from test_study import run
-run(Path(sys.argv[1]), trials=4)
+run(Path(sys.argv[1]), trials=4, on_trial=lambda now: print(now.name, flush=True))
 """
 
 

@@ -81,6 +81,7 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
     from robustbench_lite.hardening.pipeline import Listeners
     from robustbench_lite.hardening.preparation import Changes, Sampling
     from robustbench_lite.searching import study
+    from robustbench_lite.searching.folder import RESULT_FILE
 
     target, (data, test_data) = load_both(model, given, "train", "test")
     asked = ("trials", "sampler", "pruner", "min_clean", "storage")
@@ -103,7 +104,7 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
     if not quiet:
         output.print_rendered(table(found.trials))
     output.print_rendered(judgement(found.judged))
-    click.echo(f"Search     {found.folder / study.RESULT_FILE}")
+    click.echo(f"Search     {found.folder / RESULT_FILE}")
     if found.judged is None:
         sys.exit(output.EXIT["INVALID"])
     winner = found.folder / found.judged.winner.name
