@@ -17,6 +17,7 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import NORMS, Access, ThreatModel
 from robustbench_lite.model.loading import load_target
 from robustbench_lite.model.target import Target, as_target
+from robustbench_lite.results.taxonomy import MadeOn
 
 _STRONG: dict[str, dict[str, Any]] = {"apgd": {"loss": "margin"}}
 """Parameters whose results carry over better than those of an attack's own defaults."""
@@ -43,6 +44,7 @@ class Transfer(Attack):
     paper: ClassVar[str] = "https://arxiv.org/abs/1605.07277"
     norms: ClassVar[tuple[str, ...]] = NORMS
     access: ClassVar[Access] = "labels"
+    made_on: ClassVar[MadeOn] = "surrogate"
     gradients: ClassVar[bool] = False
 
     surrogate: str | nn.Module | Target

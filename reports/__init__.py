@@ -14,5 +14,7 @@ CATALOGUE: dict[str, str] = {
     "github": "github:render",
     "annotations": "github:annotate",
     "sarif": "sarif:render",
+    "mlbom": "mlbom:render",
+    "huggingface": "huggingface:render",
     "contact_sheet": "contact_sheet:render",
 }

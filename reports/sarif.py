@@ -13,12 +13,17 @@ from typing import Any
 import robustbench_lite
 from robustbench_lite.results.scorecard import Finding, Gate, Scorecard
 
+from . import _evidence as evidence
 from . import _format as fmt
 from . import _view as view
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
+MOST_RESULTS, MOST_TAGS = 25_000, 20
+"""What GitHub takes of a run, and of a rule. It shows the 5,000 results that are the most severe."""
+
 _LEVELS = {"error": "error", "warning": "warning", "info": "note"}
+_SEVERITY = ("error", "warning", "note", "none")
 _Json = dict[str, Any]
 
 Place = tuple[str, int | None]
@@ -35,7 +40,9 @@ def render(
     """Write scorecards as a SARIF log with one run.
 
     A gate that is undecided is told as such (``kind`` ``open``), one that is met not at all. What makes a card INVALID
-    is suppressed, with the reason, where the card says that it was let through (``RB901``).
+    is suppressed, with the reason, where the card says that it was let through (``RB901``). Results come in the order
+    of the cards; where there are more than GitHub takes, the most severe are kept, and a notification tells the rest.
+    Rules are tagged with the techniques of the attacks that they are about (`results.taxonomy`).
 
     Parameters
     ----------
@@ -59,6 +66,7 @@ def render(
         for card, name, place in zip(cards, view.labels(cards), known, strict=True)
         for result in _results(card)
     ]
+    results, left_out = _most_severe(results)
     rules = list({result["ruleId"]: _rule(result["ruleId"], cards) for result in results}.values())
     position = {rule["id"]: place for place, rule in enumerate(rules)}
     for result in results:
@@ -72,7 +80,7 @@ def render(
                 "rules": rules,
             }
         },
-        "invocations": [{"executionSuccessful": not any(card.interrupted for card in cards)}],
+        "invocations": [_invocation(cards, left_out)],
         "columnKind": "utf16CodeUnits",
         "results": results,
         "properties": {
@@ -85,6 +93,20 @@ def render(
         run["properties"]["story"] = [fmt.plain(paragraph) for paragraph in story]
     log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
     return json.dumps(log, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _most_severe(results: list[_Json]) -> tuple[list[_Json], int]:
+    """The results that GitHub takes, in their order, and how many are left out."""
+    kept = sorted(range(len(results)), key=lambda place: _SEVERITY.index(results[place]["level"]))[:MOST_RESULTS]
+    return [results[place] for place in sorted(kept)], len(results) - len(kept)
+
+
+def _invocation(cards: Sequence[Scorecard], left_out: int) -> _Json:
+    found: _Json = {"executionSuccessful": not any(card.interrupted for card in cards)}
+    if left_out:
+        text = f"{left_out:,} results of the lowest severity are left out: GitHub takes {MOST_RESULTS:,} a run"
+        found["toolExecutionNotifications"] = [{"level": "warning", "message": {"text": text}}]
+    return found
 
 
 def _results(card: Scorecard) -> Iterator[_Json]:
@@ -147,13 +169,25 @@ def _rule(name: str, cards: Sequence[Scorecard]) -> _Json:
     else:
         gate = next(one for card in cards for one in card.gates if fmt.plain(one.name) == name)
         level, short, help_ = "error", f"Gate: {_subject(gate)}", _advice(gate)
-    return {
+    rule: _Json = {
         "id": name,
         "name": "".join(part[:1].upper() + part[1:] for part in name.split("_")),
         "shortDescription": {"text": fmt.plain(short)},
         "help": {"text": fmt.plain(help_)},
         "defaultConfiguration": {"level": level},
     }
+    if tags := _tags(name, cards):
+        rule["properties"] = {"tags": tags}
+    return rule
+
+
+def _tags(rule: str, cards: Sequence[Scorecard]) -> list[str]:
+    """Tags of the attacks that a finding is about; of all attacks for a finding about all, and for a gate."""
+    findings = [one for card in cards for one in card.validity if fmt.plain(one.code) == rule]
+    about = {(one.attack, one.threat) for one in findings if one.attack}
+    attacks = [one for card in cards for one in card.attacks]
+    meant = [one for one in attacks if (one.name, str(one.threat)) in about] or attacks
+    return [fmt.plain(tag) for tag in dict.fromkeys(tag for one in meant for tag in one.tags)][:MOST_TAGS]
 
 
 def _subject(gate: Gate) -> str:
@@ -175,4 +209,5 @@ def _summary(card: Scorecard, name: str) -> _Json:
         "robustAccuracy": card.robust_accuracy.value,
         "interval": [card.robust_accuracy.low, card.robust_accuracy.high],
         "passes": card.passes.total,
+        "tags": evidence.tags(card),
     }

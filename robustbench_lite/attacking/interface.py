@@ -20,6 +20,7 @@ from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.norms import project
 from robustbench_lite.core.threat import Access, ThreatModel
 from robustbench_lite.model.target import Target
+from robustbench_lite.results.taxonomy import MadeOn
 
 
 class State(Protocol):
@@ -105,6 +106,8 @@ class Attack(ABC):
     """Parameters with which it is the paper's own algorithm, where its defaults differ; the listing tells them."""
     access: ClassVar[Access] = "gradients"
     """What it must see of the target: its gradients, its scores, or its labels alone."""
+    made_on: ClassVar[MadeOn] = "target"
+    """What its examples are made on; those made elsewhere are only tried on the target."""
     gradients: ClassVar[bool] = True
     """Whether the engine is to compute the gradient of its loss at every candidate."""
     minimal: ClassVar[bool] = False

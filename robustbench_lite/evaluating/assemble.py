@@ -37,6 +37,7 @@ from robustbench_lite.results.scorecard import (
     median,
     verdict_of,
 )
+from robustbench_lite.results.taxonomy import tags_of
 
 
 def assemble(plan: Plan, checked: Checked, evidence: Evidence) -> Scorecard:
@@ -176,6 +177,7 @@ def _result(run: AttackRun, right: NDArray[np.bool_], standing: int) -> AttackRe
         seconds=run.result.seconds,
         finished=finished,
         fault=run.result.fault,
+        tags=tags_of(run.threat, "gradients" if run.result.backward.any() else run.attack.access, run.attack.made_on),
         trace=run.result.trace,
     )
 

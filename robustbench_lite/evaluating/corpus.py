@@ -21,6 +21,7 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.files import NPZ_FAULTS, atomic_file, check_unpacked, write_atomically
 from robustbench_lite.core.suite import REPLAY as REPLAY
 from robustbench_lite.core.threat import NORMS, Access, ThreatModel
+from robustbench_lite.results.taxonomy import MadeOn
 
 LIMIT = 64 * 2**20
 """Bytes of inputs that a corpus keeps for each norm, goal and shape of the samples, before compression."""
@@ -38,6 +39,7 @@ class Replay(Attack):
 
     norms: ClassVar[tuple[str, ...]] = NORMS
     access: ClassVar[Access] = "labels"
+    made_on: ClassVar[MadeOn] = "unknown"
     gradients: ClassVar[bool] = False
 
     known: dict[int, NDArray[np.float32]] = field(repr=False)

@@ -9,8 +9,10 @@ import jsonschema
 import pytest
 
 from robustbench_lite.core import registry
+from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.reports import sarif
 from robustbench_lite.results.scorecard import Finding
+from robustbench_lite.results.taxonomy import tags_of
 
 TEXT = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string", "minLength": 1}}}
 INDEX = {"type": "integer", "minimum": 0}
@@ -54,6 +56,18 @@ SUBSET = {
                                                 "name": {"type": "string"},
                                                 "shortDescription": TEXT,
                                                 "help": TEXT,
+                                                "properties": {
+                                                    "type": "object",
+                                                    "additionalProperties": False,
+                                                    "properties": {
+                                                        "tags": {
+                                                            "type": "array",
+                                                            "uniqueItems": True,
+                                                            "maxItems": 20,
+                                                            "items": {"type": "string"},
+                                                        }
+                                                    },
+                                                },
                                                 "defaultConfiguration": {
                                                     "type": "object",
                                                     "additionalProperties": False,
@@ -75,7 +89,21 @@ SUBSET = {
                             "type": "object",
                             "required": ["executionSuccessful"],
                             "additionalProperties": False,
-                            "properties": {"executionSuccessful": {"type": "boolean"}},
+                            "properties": {
+                                "executionSuccessful": {"type": "boolean"},
+                                "toolExecutionNotifications": {
+                                    "type": "array",
+                                    "items": {
+                                        "type": "object",
+                                        "required": ["message"],
+                                        "additionalProperties": False,
+                                        "properties": {
+                                            "level": {"enum": ["none", "note", "warning", "error"]},
+                                            "message": TEXT,
+                                        },
+                                    },
+                                },
+                            },
                         },
                     },
                     "columnKind": {"enum": ["utf16CodeUnits", "unicodeCodePoints"]},
@@ -156,6 +184,7 @@ SUBSET = {
 ZERO = Finding(
     code="RB201", severity="error", message="zero gradient", cure="another loss", attack="pgd", threat="Linf 0.3"
 )
+ZERO_UNDER = ThreatModel.parse("Linf 0.3")
 SLOW = Finding(code="RB301", severity="warning", message="out of time", cure="more of it")
 LET_THROUGH = Finding(code="RB901", severity="info", message="let through: #12", cure="cure it")
 
@@ -239,6 +268,30 @@ def test_hostile_names_stay_texts(make_card, hostile):
     run = checked([make_card(hostile, validity=(SLOW,))])
     name = run["results"][0]["locations"][0]["logicalLocations"][0]["name"]
     assert not re.search(r"[\x00-\x1f]", name)
+
+
+def test_rules_are_tagged_with_the_techniques_of_their_attacks(make_card, make_gate):
+    card = make_card(validity=(ZERO,), gates=(make_gate("max_drop", 0.1, 0.4, passed=False),))
+    white, black = tags_of(ZERO_UNDER, "gradients"), tags_of(ZERO_UNDER, "scores")
+    attacks = [one.model_copy(update={"tags": white if one.name == "pgd" else black}) for one in card.attacks]
+    run = checked([card.model_copy(update={"attacks": tuple(attacks)})])
+    found = {rule["id"]: rule["properties"]["tags"] for rule in run["tool"]["driver"]["rules"]}
+    assert found["RB201"] == list(white)
+    assert set(found["max_drop"]) == {*white, *black}
+    assert run["properties"]["scorecards"][0]["tags"] == found["max_drop"]
+
+
+def test_it_keeps_to_what_github_takes_the_most_severe_first(make_card, monkeypatch):
+    assert (sarif.MOST_RESULTS, sarif.MOST_TAGS) == (25_000, 20)
+    monkeypatch.setattr(sarif, "MOST_RESULTS", 3)
+    monkeypatch.setattr(sarif, "MOST_TAGS", 2)
+    card = make_card(validity=(SLOW, LET_THROUGH, SLOW, ZERO))
+    tagged = [one.model_copy(update={"tags": ("a", "b", "c")}) for one in card.attacks]
+    run = checked([card.model_copy(update={"attacks": tuple(tagged)})])
+    assert [one["ruleId"] for one in run["results"]] == ["RB301", "RB301", "RB201"]
+    [told] = run["invocations"][0]["toolExecutionNotifications"]
+    assert told["message"]["text"].startswith("1 results of the lowest severity are left out")
+    assert all(len(rule["properties"]["tags"]) == 2 for rule in run["tool"]["driver"]["rules"])
 
 
 def test_it_is_found_by_name():

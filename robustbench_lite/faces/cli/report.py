@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from robustbench_lite.results.scorecard import Scorecard
 
 _HARDENED = ("before.json", "after-*.json", "after.json")
-_CALLED = {"html": "Report", "markdown": "Summary", "csv": "Table", "badge": "Badge"}
+_CALLED = {
+    "html": "Report",
+    "markdown": "Summary",
+    "csv": "Table",
+    "badge": "Badge",
+    "sarif": "SARIF",
+    "mlbom": "ML-BOM",
+    "huggingface": "Results",
+}
 
 
 @click.command()
@@ -28,18 +36,28 @@ _CALLED = {"html": "Report", "markdown": "Summary", "csv": "Table", "badge": "Ba
 @click.option("--markdown", metavar="FILE", help="Write a summary for a pull request.")
 @click.option("--csv", metavar="FILE", help="Write a table, one row a sample.")
 @click.option("--badge", metavar="FILE", help="Write an SVG image for a README; of one scorecard.")
+@click.option("--sarif", metavar="FILE", help="Write findings and missed gates for code scanning.")
+@click.option("--mlbom", metavar="FILE", help="Write a model's bill of materials, CycloneDX 1.7.")
+@click.option("--huggingface", metavar="FILE", help="Write evaluation results for a model card on the hub.")
+@click.option("--benchmark", metavar="ORG/NAME:TASK", help="With huggingface: a registered benchmark of the hub.")
 @click.option("--open", "open_", is_flag=True, help="Show the page in the browser.")
 @click.option("--format", "form", metavar="NAME", help="Any format, or your own.  [default: terminal]")
 @click.option("--out", metavar="FILE", help="Write that format to a file instead of the terminal.")
 @click.option("--title", help="Headline of the report.")
 def report(
-    cards: tuple[str, ...], title: str | None, open_: bool, form: str | None, out: str | None, **files: str | None
+    cards: tuple[str, ...],
+    title: str | None,
+    open_: bool,
+    form: str | None,
+    out: str | None,
+    benchmark: str | None,
+    **files: str | None,
 ) -> None:
     """Show scorecards: one by itself, several side by side.
 
     Of a folder that 'rblite harden' wrote it shows before and after, with the training's curves on the page. Patterns
     such as 'cards/*.json' are expanded, quoted or not. Formats: terminal, html, markdown, csv, badge, github,
-    annotations, sarif.
+    annotations, sarif, mlbom, huggingface.
     """
     asked = {name: Path(path) for name in _CALLED if (path := files[name]) is not None}
     if open_ and "html" not in asked and not (form == "html" and out):
@@ -47,13 +65,19 @@ def report(
     output.check_writable(*asked.values(), *([Path(out)] if out and asked else []))
     paths = list(dict.fromkeys(path for given in cards for path in _expanded(given)))
     loaded, log = _loaded(paths)
-    words = {name: {"log": log} if name == "html" and log else {} for name in {*asked, form}}
+    words: dict[str | None, dict[str, Any]] = {name: {} for name in {*asked, form}}
+    if "html" in words and log:
+        words["html"] = {"log": log}
+    if benchmark is not None:
+        if "huggingface" not in words:
+            raise UserError("--benchmark is about evaluation results: give --huggingface FILE, too")
+        words["huggingface"] = {"benchmark": benchmark}
     # All, before any is written.
     rendered = {name: output.render(name, loaded, title=title, **words[name]) for name in asked}
     if form or not asked:
         _in_form(form or "terminal", output.render(form or "terminal", loaded, title=title, **words[form]), out)
     elif out:
-        raise UserError("--out goes with --format; for more files give --html, --markdown, --csv, --badge")
+        raise UserError(f"--out goes with --format; for more files give --{', --'.join(_CALLED)}")
     for name, file in asked.items():
         output.write(file, rendered[name])
         click.echo(f"{_CALLED[name]:10} {file}")

@@ -80,12 +80,15 @@ class AttackResult(Frozen):
     """False where a budget or an interrupt stopped it early, and where it failed."""
     fault: str | None = None
     """What it tripped over, where it failed."""
+    tags: tuple[str, ...] = ()
+    """What it is in the words of MITRE ATLAS and NIST AI 100-2 (`results.taxonomy`); none on a card of before they were
+    told, and none of natural corruptions."""
     trace: Trace
 
     @model_serializer(mode="wrap")
     def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # As of a trace: what was always so before is not written.
-        return {key: value for key, value in write(self).items() if (key, value) != ("minimal", False)}
+        return {key: value for key, value in write(self).items() if key not in ("minimal", "tags") or value}
 
 
 class Skipped(Frozen):

@@ -40,6 +40,23 @@ def test_report_writes_several_files_of_cards_that_a_quoted_pattern_means(make_c
     assert Path("badge.svg").read_text().startswith("<svg")
 
 
+def test_report_for_other_tools(make_card: Callable[..., Any]) -> None:
+    make_card().save("card.json")
+    files = {"--sarif": "a.sarif", "--mlbom": "bom.json", "--huggingface": "results.yaml"}
+    result = rblite("report", "card.json", *(word for pair in files.items() for word in pair))
+    assert [line.split() for line in result.output.splitlines()] == [
+        ["SARIF", "a.sarif"],
+        ["ML-BOM", "bom.json"],
+        ["Results", "results.yaml"],
+    ]
+    assert '"specVersion": "1.7"' in Path("bom.json").read_text()
+    assert Path("results.yaml").read_text().startswith("---\n")
+    entry = rblite("report", "card.json", "--format", "huggingface", "--benchmark", "org/robust:linf")
+    assert entry.output.startswith("- dataset:")
+    refused = rblite("report", "card.json", "--benchmark", "org/robust:linf")
+    assert (refused.exit_code, "--huggingface FILE" in refused.output) == (2, True)
+
+
 def test_report_opens_its_page(make_card: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     browser = Path("browser").absolute()
     browser.write_text("#!/bin/sh\necho $1 > opened\n")
