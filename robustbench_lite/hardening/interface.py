@@ -22,6 +22,7 @@ from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.model.target import Target
 from robustbench_lite.model.weights import WrapperFile
 from robustbench_lite.model.wrapping import WrappedTarget, Wrapper
+from robustbench_lite.results.scorecard import Measured
 
 
 class Batch(NamedTuple):
@@ -109,6 +110,17 @@ class TrainingProgress(NamedTuple):
     robust: float | None
 
 
+class Learnt(NamedTuple):
+    """What going once through the data gave."""
+
+    loss: float
+    """Mean over the samples."""
+    lr: float
+    """Learning rate at the last batch."""
+    passes: int
+    """Samples that went forward and backward."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
     """What a step did, for those who read of it later."""
@@ -122,6 +134,8 @@ class StepRecord:
     """Of each network that it trained, the epoch that was kept, and why."""
     notes: tuple[str, ...] = ()
     """What went wrong and was mended or must be known."""
+    measures: tuple[Measured, ...] = ()
+    """Numbers that it found on its way, for the scorecard afterwards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +176,9 @@ class Context:
     seed: int = 0
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     on_progress: Callable[[TrainingProgress], None] | None = None
+    learn: Callable[[Stage, int], Learnt] | None = None
+    """Goes once through the data in the loop's place, given the epochs done: as the clients of a federation do. It
+    moves the stage's weights; the loop measures, keeps and resumes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +194,8 @@ class Step(ABC):
     """URL of its source."""
     norms: ClassVar[tuple[Norm, ...]] = ()
     """Norms of the balls that it can work with; empty where it uses no ball, so that any will do."""
+    trains: ClassVar[bool] = False
+    """Whether it goes by a schedule."""
     rehearses: ClassVar[bool] = False
     """Whether it needs the model's memory of earlier tasks, and fills a share of each batch from it."""
 
@@ -201,6 +220,8 @@ class Defense(Step):
 
     It keeps nothing between batches.
     """
+
+    trains: ClassVar[bool] = True
 
     @property
     def stages(self) -> tuple[str, ...]:

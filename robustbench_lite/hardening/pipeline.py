@@ -230,7 +230,8 @@ def run_plan(
             save_model(artifact.target, folder)
         log = tuple(line for record in artifact.records for line in record.log)
         memory = run.memory(artifact.target, known)
-        numbers = (*training_cost(log), *(retention(memory.tasks) if memory else ()))
+        found = (number for record in artifact.records for number in record.measures)
+        numbers = (*training_cost(log), *found, *(retention(memory.tasks) if memory else ()))
         after = run.scorecard(artifact.target, AFTER_FILE, numbers)
         if folder is not None:
             (folder / CHECKPOINT_FILE).unlink(missing_ok=True)

@@ -125,7 +125,7 @@ class Plan:
             head = f"steps.{planned.place}." if self.recipe.steps else ""
             values[f"{head}defense"] = planned.spec.name
             values |= {f"{head}params.{name}": value for name, value in dataclasses.asdict(planned.step).items()}
-            if isinstance(planned.step, Defense) and planned.spec.schedule is not None:
+            if planned.step.trains and planned.spec.schedule is not None:
                 dumped = planned.spec.schedule.model_dump()
                 values |= {f"{head}schedule.{name}": value for name, value in dumped.items()}
             if planned.extra is not None:
@@ -166,7 +166,7 @@ def prepare(
         recipe = recipe.model_copy(update={"remember": len(memory.rehearsed[-1])})
     steps = tuple(_with_extra(planned, target, known) for planned in steps)
     for planned in steps:
-        if isinstance(planned.step, Defense) and planned.spec.schedule is not None:
+        if planned.step.trains and planned.spec.schedule is not None:
             frozen_names(target.module, planned.spec.schedule.freeze, target.classes)  # refuses what matches nothing
             known.split(planned.spec.schedule.held_out, sampling.seed)  # refuses too few samples
     return Plan(
@@ -245,7 +245,7 @@ def _unfit(step: Any, artifact: Artifact, recipe: Recipe, number: int) -> Iterat
         yield fault
     if isinstance(step, Defense) and (fault := unfit_schedule(step, recipe.chain[number - 1].schedule or Schedule())):
         yield fault
-    if recipe.steps and recipe.steps[number - 1].schedule is not None and not isinstance(step, Defense):
+    if recipe.steps and recipe.steps[number - 1].schedule is not None and not step.trains:
         yield "has a schedule, but doesn't train: take the schedule away"
 
 

@@ -18,9 +18,9 @@ from robustbench_lite.core.threat import Norm, ThreatModel
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.data.load import as_data, load_data
 from robustbench_lite.hardening.checkpoint import CHECKPOINT_FILE, LOG_FILE, Checkpoint
-from robustbench_lite.hardening.interface import Batch, Defense, Stage, TrainingProgress
+from robustbench_lite.hardening.interface import Batch, Defense, Learnt, Stage, TrainingProgress
 from robustbench_lite.hardening.schedule import Schedule, learning_rate
-from robustbench_lite.hardening.training import Trained, train
+from robustbench_lite.hardening.training import Trained, learn_alone, train
 from robustbench_lite.model.target import Target
 
 THREAT = ThreatModel.parse("Linf 0.1")
@@ -494,3 +494,46 @@ def test_ctrl_c_while_the_accuracies_are_measured_ends_the_run(tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         trained(target=Target(InterruptedWhileAttacked()), folder=tmp_path)
     assert not (tmp_path / LOG_FILE).exists()
+
+
+def test_training_alone_moves_the_weights_as_the_loop_does() -> None:
+    plan, data = schedule(epochs=2, keep="last"), blobs(40)
+    whole = train(network(), Plain(), plan, THREAT, data, blobs(10, seed=1), seed=3).target
+    alone = network()
+    learnt = learn_alone(alone, Plain(), plan, THREAT, data, range(2), seed=3)
+    for name, value in whole.module.state_dict().items():
+        assert torch.equal(value, alone.module.state_dict()[name]), name
+    assert learnt.passes == 2 * 2 * len(data)
+
+
+def test_an_epoch_that_is_done_elsewhere_is_measured_kept_and_resumed(tmp_path: Path) -> None:
+    plan, data, held = schedule(momentum=0.0), blobs(40), blobs(20, seed=1)
+    asked: list[int] = []
+
+    def elsewhere(stage: Stage, epoch: int) -> Learnt:
+        asked.append(epoch)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return learn_alone(stage.target, Plain(), plan, THREAT, data, range(epoch, epoch + 1))
+
+    here = train(network(), Plain(), plan, THREAT, data, held)
+    with pytest.raises(KeyboardInterrupt):
+        train(network(), Plain(), plan, THREAT, data, held, checkpoint=Checkpoint.open(tmp_path), learn=elsewhere)
+    again = Checkpoint.open(tmp_path, resume=True)
+    there = train(network(), Plain(), plan, THREAT, data, held, checkpoint=again, learn=elsewhere)
+    assert asked == [0, 1, 2, 2]
+    assert [line._replace(seconds=0) for line in there.log] == [line._replace(seconds=0) for line in here.log]
+    for name, value in here.target.module.state_dict().items():
+        assert torch.equal(value, there.target.module.state_dict()[name]), name
+
+
+def test_what_pulls_at_the_gradients_is_asked_before_each_step() -> None:
+    target, before = linear(), linear().module.state_dict()
+
+    def hold(optimizer: torch.optim.Optimizer) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad.zero_()
+
+    learn_alone(target, Plain(), schedule(weight_decay=0.0), THREAT, blobs(40), range(1), pull=hold)
+    assert all(torch.equal(value, before[name]) for name, value in target.module.state_dict().items())
