@@ -2,7 +2,8 @@
 
 Each of these steps brings the gradient along that an adaptive attack uses (BPDA: Athalye, Carlini and Wagner 2018,
 https://arxiv.org/abs/1802.00420): rounding is applied as it is on the way forward, and passed over on the way back. So
-every attack of a suite is an adaptive one, and the defense gets no credit for what merely stops a gradient.
+every attack of a suite is an adaptive one, and the defense gets no credit for what merely stops a gradient. As one way
+back may miss what another finds, the evaluation attacks along a second one, too (`Wrapper.passed_over`).
 """
 
 from __future__ import annotations
@@ -65,17 +66,29 @@ class Purification(WrappingStep):
 
 
 class Purified(Wrapper):
-    """A target that is given purified inputs."""
+    """A target that is given purified inputs.
 
-    def __init__(self, inner: Target, how: Purification) -> None:
+    Parameters
+    ----------
+    inner, how
+        The target, and what is done to its inputs.
+    straight
+        Whether the gradient is that of the identity, past all of the purification and not past its roundings alone.
+    """
+
+    def __init__(self, inner: Target, how: Purification, straight: bool = False) -> None:
         super().__init__(inner)
-        self.how = how
+        self.how, self.straight = how, straight
+
+    def passed_over(self, inner: Target) -> Wrapper:
+        return Purified(inner, self.how, straight=True)
 
     def note(self) -> str:
         return self.how.told()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.inner(self.how.purify(x))
+        pure = self.how.purify(x)
+        return self.inner(pure.detach() + (x - x.detach()) if self.straight else pure)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from robustbench_lite.core.usercode import no_exit
 from robustbench_lite.data.load import as_data
 from robustbench_lite.evaluating import corpus as witness_corpus
 from robustbench_lite.evaluating import validity
+from robustbench_lite.evaluating.adapt.passed_over import along_other_ways
 from robustbench_lite.evaluating.adapt.reevaluate import adaptively, advised
 from robustbench_lite.evaluating.adapt.twin import with_twin
 from robustbench_lite.evaluating.assemble import assemble
@@ -162,11 +164,9 @@ def evaluate(
             card = _with_twin(model, data, suite, threat, options, as_target(twin))
             return card if keep_witnesses else card.with_witnesses(None)
         plan = make_plan(model, data, suite, threat, options)
-        card = evaluate_plan(plan)
-        if adapt:
-            card = adaptively(plan, card, evaluate_plan, lambda: BudgetTracker(plan.suite.budget, on_progress))
-        else:
-            card = advised(card, plan.target)
+        fresh = partial(BudgetTracker, plan.suite.budget, on_progress)
+        card = along_other_ways(plan, evaluate_plan(plan), evaluate_plan, fresh)
+        card = adaptively(plan, card, evaluate_plan, fresh) if adapt else advised(card, plan.target)
         return card if keep_witnesses else card.with_witnesses(None)
 
 

@@ -24,6 +24,7 @@ from robustbench_lite.evaluating.cache import Slot
 from robustbench_lite.evaluating.measures.interface import Measure
 from robustbench_lite.evaluating.measures.take import asked_for
 from robustbench_lite.model.target import Target, as_target
+from robustbench_lite.model.wrapping import passed_over
 from robustbench_lite.results.gates import Gates
 from robustbench_lite.results.scorecard import Skipped
 from robustbench_lite.workers import Executor
@@ -131,7 +132,10 @@ def make_plan(model: Any, data: Any, suite: Any, threat: Any, options: Options) 
         skipped=fit.skipped,
         seed=options.seed,
         batch_size=batch_size,
-        keep_witnesses=options.keep_witnesses or options.adapt or any(one.witnesses for one in measures.values()),
+        keep_witnesses=options.keep_witnesses
+        or options.adapt
+        or passed_over(target) is not None  # evaluated twice
+        or any(one.witnesses for one in measures.values()),
         gates=options.gates,
         measures=measures,
         reference=None if options.reference is None else as_target(options.reference, target.device),

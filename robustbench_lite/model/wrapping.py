@@ -41,6 +41,13 @@ class Wrapper(nn.Module):
         super().__init__()
         self.inner, self.module = inner, inner.module
 
+    def passed_over(self, inner: Target) -> Wrapper | None:
+        """The same around ``inner``, with the gradient of the identity past what it does to its inputs.
+
+        None where it does nothing to them that a gradient may have to pass over.
+        """
+        return None
+
     def note(self) -> str:
         """What happens at inference, for the scorecard: a sentence without its full stop."""
         raise NotImplementedError
@@ -117,6 +124,21 @@ def wrapped(target: Target) -> Iterator[WrappedTarget]:
     while isinstance(target, WrappedTarget):
         yield target
         target = target.inner
+
+
+def passed_over(target: Target) -> Target | None:
+    """The same answers, with another gradient: that of the identity past whatever purifies the inputs; None without."""
+    if not isinstance(target, WrappedTarget):
+        return None
+    inner = passed_over(target.inner)
+    wrapper = target.wrapper.passed_over(inner or target.inner)
+    if wrapper is None and inner is not None:
+        wrapper = copy.copy(target.wrapper)
+        wrapper.inner = inner
+    if wrapper is None:
+        return None
+    params = {**target.made_by.params, "way_back": "identity"}  # in the hash: the cache keeps the two apart
+    return WrappedTarget(wrapper, target.made_by.model_copy(update={"params": params}))
 
 
 def bare(target: Target) -> Target:

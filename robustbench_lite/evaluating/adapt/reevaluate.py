@@ -50,16 +50,13 @@ def adaptively(
         except Stop:
             break
         except KeyboardInterrupt:
-            return _interrupted(card)
+            return interrupted(card)
         if found is None or [one.name for one in found.measures] == [one.name for one in taken]:
             break
         try:
-            helper = _surrogate(plan, found.target, spent) if found.masked else None
+            helper = surrogate_attack(plan, found.target, spent) if found.masked else None
         except KeyboardInterrupt:
-            return _interrupted(card)
-        except Exception:  # it is a check on the others: they are run without it
-            _log.info("no surrogate of %s", plan.target.name, exc_info=True)
-            helper = None
+            return interrupted(card)
         taken = found.measures
         told = taken if helper is None else (*taken, helper.measure)
         attacks = plan.attacks if helper is None else (*plan.attacks, helper.planned)
@@ -71,7 +68,7 @@ def adaptively(
     return card
 
 
-def _interrupted(card: Scorecard) -> Scorecard:
+def interrupted(card: Scorecard) -> Scorecard:
     """What there is, as after Ctrl-C in an attack."""
     cut = validity.stopped(
         "interrupt", (one.name for one in card.attacks), len(card.attacks), card.robust_accuracy.count
@@ -87,14 +84,18 @@ class _Helper(NamedTuple):
     planned: PlannedAttack
 
 
-def _surrogate(plan: Plan, target: Target, budget: BudgetTracker) -> _Helper | None:
-    """Train a surrogate and plan a transfer from it; None where no threat model takes one."""
+def surrogate_attack(plan: Plan, target: Target, budget: BudgetTracker) -> _Helper | None:
+    """Train a surrogate and plan a transfer from it; None where no threat model takes one, or it can't be trained."""
     name = "transfer-surrogate"
     taken = {planned.name for planned in plan.attacks}
     climbs = registry.build("attacks", "apgd", {}).norms
     if name in taken or any(threat.norm not in climbs or threat.goal == "targeted" for threat in plan.suite.threats):
         return None
-    other = surrogate(target, plan.data, plan.suite.threats, seed=plan.seed, size=plan.batch_size, budget=budget)
+    try:
+        other = surrogate(target, plan.data, plan.suite.threats, seed=plan.seed, size=plan.batch_size, budget=budget)
+    except Exception:  # it is a check on the others: they are run without it
+        _log.info("no surrogate of %s", target.name, exc_info=True)
+        return None
     attack = registry.build("attacks", "transfer", {"surrogate": other})
     why = "adversarial examples of a small network trained on the target's answers, as a check that needs no gradient"
     measure = Countermeasure(name="surrogate", setting="transfer by apgd", reason=why)

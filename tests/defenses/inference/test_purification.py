@@ -17,6 +17,7 @@ from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.hardening.interface import Artifact, StepRecord
+from robustbench_lite.model.wrapping import passed_over
 
 STEPS: list[tuple[str, dict[str, Any]]] = [("jpeg", {"quality": 30}), ("bit_depth", {"bits": 2}), ("median", {})]
 
@@ -120,6 +121,39 @@ def test_it_gets_no_credit_for_a_gradient_that_it_stops(name: str, params: dict[
     assert wrapped.clean_accuracy.count == blind.clean_accuracy.count
     assert wrapped.verdict == "MEASURED"
     assert any(one.code == "RB108" and "adaptive" in one.message for one in wrapped.validity)
+
+
+def test_the_number_is_the_lowest_along_any_way_back_and_without_one() -> None:
+    target, (x, labels) = network()
+    how, data, eps = step("jpeg", quality=30), (x[:16], labels[:16]), "Linf 0.1"
+    card = evaluate(how.wrap(target, "jpeg"), data, "linf_quick", eps)
+    assert card.adaptation is not None
+    assert [one.name for one in card.adaptation.measures] == ["bpda", "surrogate", "search"]
+    # Past the roundings alone nothing falls here: what does is found without the gradient, or past all of it.
+    assert card.robust_accuracy.count < card.adaptation.robust_accuracy.count
+    other = evaluate(Hidden(how, target.module), data, "linf_quick", eps, adapt=True)
+    assert card.robust_accuracy.count <= other.robust_accuracy.count
+    assert card.verdict == "MEASURED"
+    assert card.target == evaluate(how.wrap(target, "jpeg"), data, ["fgsm"], eps).target
+    assert card.witnesses is None  # they weren't asked for
+
+
+def test_other_ways_back_are_of_the_same_answers() -> None:
+    target, (x, _) = network()
+    purified = step("jpeg").wrap(step("bit_depth").wrap(target, "bit_depth"), "jpeg")
+    straight = passed_over(purified)
+    assert straight is not None
+    assert torch.equal(straight(x), purified(x))
+    assert straight.weights_sha256() != purified.weights_sha256()
+    given = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(straight(given)[:, 0].sum(), given)
+    pure = step("bit_depth").purify(step("jpeg").purify(x)).detach().requires_grad_()
+    (at_the_network,) = torch.autograd.grad(target(pure)[:, 0].sum(), pure)
+    torch.testing.assert_close(slope, at_the_network)
+    smoothed = registry.build("defenses", "smoothing", {}).wrap(purified, "smoothing")
+    assert passed_over(smoothed) is not None
+    assert passed_over(target) is None
+    assert passed_over(registry.build("defenses", "smoothing", {}).wrap(target, "smoothing")) is None
 
 
 def test_it_comes_before_smoothing_and_after_it_is_refused() -> None:
