@@ -6,15 +6,11 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from robustbench_lite.results.attestation import NOTICE as NOTICE
 from robustbench_lite.results.scorecard import Interval, Scorecard
 
 from ._format import plain
 from ._words import threat_words
-
-NOTICE = (
-    "Evidence, not conformity: this is what the attacks that were run found on the samples that were tested. It is no "
-    "proof of robustness, and no statement that any standard or law is met."
-)
 
 
 class Share(NamedTuple):

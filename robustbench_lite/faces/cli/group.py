@@ -12,6 +12,7 @@ import click
 import robustbench_lite
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.faces.cli import signals
+from robustbench_lite.faces.cli.attest import attest
 from robustbench_lite.faces.cli.cache import cache
 from robustbench_lite.faces.cli.calibrate import calibrate
 from robustbench_lite.faces.cli.compare import compare
@@ -88,5 +89,5 @@ def main(debug: bool) -> None:  # noqa: D103 - _HELP says it
     pass
 
 
-for _command in (demo, evaluate, doctor, calibrate, harden, tune, export, report, compare, list_, init, cache):
+for _command in (demo, evaluate, doctor, calibrate, harden, tune, export, report, compare, attest, list_, init, cache):
     main.add_command(_command)

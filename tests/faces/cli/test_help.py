@@ -29,6 +29,7 @@ COMMANDS = [
         "export",
         "report",
         "compare",
+        "attest",
         "list",
         "init",
         "cache",

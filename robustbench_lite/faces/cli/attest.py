@@ -1,0 +1,73 @@
+"""``rblite attest``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from robustbench_lite.faces.cli import output
+
+if TYPE_CHECKING:
+    from robustbench_lite.results.attestation import Checked, File
+
+_SCHEMES = ("npz:", "imagefolder:", "onnx:")
+
+
+@click.command()
+@click.argument("card", metavar="CARD.json")
+@click.option("--weights", multiple=True, metavar="PATH", help="File or folder that holds the weights; repeatable.")
+@click.option("--data", multiple=True, metavar="PATH", help="File or folder that holds the samples; repeatable.")
+@click.option("--out", metavar="FILE", help="Where to write it.  [default: CARD.intoto.json]")
+@click.option("--verify", metavar="FILE", help="Write nothing; hold the files against this statement.")
+def attest(card: str, weights: tuple[str, ...], data: tuple[str, ...], out: str | None, verify: str | None) -> None:
+    """Write down which files a scorecard is about, for others to sign.
+
+    An in-toto statement with the SHA-256 of card, weights and data, which Sigstore's tools sign (docs/reports.md).
+    It is evidence, not conformity. With --verify it tells whether the files are the ones that a statement names, be it
+    in an envelope; exit code 1 where one isn't, or one that it names is not given. It looks at no signature.
+    """
+    from robustbench_lite.core.errors import UserError
+    from robustbench_lite.results import attestation
+
+    if verify and out:
+        raise UserError("--out writes a statement and --verify checks one: give one of the two")
+    path = Path(card)
+    [loaded] = output.load_cards([card])
+    about = [
+        *attestation.files("scorecard", [path]),
+        *attestation.files("weights", [_place(one) for one in weights]),
+        *attestation.files("data", [_place(one) for one in data]),
+    ]
+    if verify:
+        _verify(Path(verify), attestation.check(Path(verify), loaded, about))
+        return
+    place = Path(out) if out else path.with_name(f"{path.name.removesuffix('.json')}.intoto.json")
+    output.check_writable(place)
+    output.write(place, attestation.statement(loaded, about))
+    for one in about:
+        click.echo(f"{one.role:10} {output.plain(one.name)}")
+    if missing := _missing(about):
+        output.say(f"It is not about the {missing}: give --weights and --data, so that they can't be exchanged.")
+    click.echo(f"Statement  {place}")
+
+
+def _verify(path: Path, found: list[Checked]) -> None:
+    for one in found:
+        click.echo(f"{one.state:12} {one.role:10} {output.plain(one.name)}")
+    if any(one.state != "as attested" for one in found):
+        output.say(f"Error: these are not the files that {path} names.")
+        sys.exit(output.EXIT["FAIL"])
+    click.echo(f"All files are the ones that {path} names. Whether it is signed, and by whom, wasn't looked at.")
+
+
+def _place(given: str) -> Path:
+    """A path, be it written as for ``rblite evaluate``."""
+    return Path(next((given.removeprefix(one) for one in _SCHEMES if given.startswith(one)), given))
+
+
+def _missing(about: list[File]) -> str:
+    roles = {one.role for one in about}
+    return " and the ".join(role for role in ("weights", "data") if role not in roles)
