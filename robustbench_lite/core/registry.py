@@ -27,7 +27,8 @@ from robustbench_lite.core.errors import UserError, faults
 from robustbench_lite.core.errors import unknown as unknown
 
 _FILES = {"suites": "attacks", "recipes": "defenses"}
-_BUILT_IN = {"measures": "evaluating.measures"}  # where the built-in room of a kind is, if not at the top
+# Where the built-in room of a kind is, if not at the top.
+_BUILT_IN = {"measures": "evaluating.measures", "strategies": "searching.strategies"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -155,7 +155,7 @@ def harden_all(
     return made
 
 
-def run_unless_done(plan: Plan, folder: Path, listeners: Listeners, before: Scorecard) -> Scorecard:
+def run_unless_done(plan: Plan, folder: Path, listeners: Listeners, before: Scorecard | None) -> Scorecard:
     """Run a plan in a folder of its own, go on with it, or read what came of it; return the scorecard after."""
     if (folder / AFTER_FILE).is_file() and not (folder / CHECKPOINT_FILE).is_file():
         return Scorecard.load(folder / AFTER_FILE)

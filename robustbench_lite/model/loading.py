@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.errors import UserError, unknown
 from robustbench_lite.core.files import write_atomically
 from robustbench_lite.core.usercode import MissingModuleError, change_path, import_object, users_code
 from robustbench_lite.model.normalisation import NORMALISATIONS, parse_normalisation
@@ -27,6 +27,7 @@ from robustbench_lite.model.weights import (
 )
 from robustbench_lite.model.wrapping import bare, rewrapped, wrappers_of
 
+_CLASSES = ("num_classes", "classes")  # what a callable may call the number of classes
 _MODEL_FORMS = (
     "package.module:callable, path/to/file.py:callable, torchvision:NAME, timm:NAME, onnx:FILE, "
     "http://HOST/v2/models/NAME, or a folder that harden wrote"
@@ -41,6 +42,7 @@ def load_target(
     classes: int | Sequence[str] | None = None,
     device: str | None = None,
     seed: int = 0,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Target:
     """Make a target from its name. It runs the code that the name points at.
 
@@ -64,6 +66,8 @@ def load_target(
         As in `Target`.
     seed
         Of the draws of fresh weights; the caller's generator is left as it was.
+    arguments
+        Keyword arguments for the callable, such as ``{"width": 32}``; by default its own, or those of the folder.
 
     Raises
     ------
@@ -80,11 +84,12 @@ def load_target(
             raise UserError(f"model {folder}: holds no {MODEL_FILE}; expected {_MODEL_FORMS}")
         spec, stored = read_model_file(folder)
         weights, number = weights or folder / WEIGHTS_FILE, number or stored.classes
+        arguments = stored.arguments if arguments is None else arguments
     published = published_weights(spec, weights)
     if published is not None:
         weights, number = published.file, len(published.classes)
     try:
-        made = _make(spec, number, seed, device)
+        made = _make(spec, number, seed, device, arguments or {})
     except MissingModuleError as fault:
         if stored is None:
             raise
@@ -115,7 +120,7 @@ def load_target(
     target = Target(
         made.predictor, name=name, mean=mean, std=std, preprocessing=made.preprocessing, device=device, spec=spec
     )
-    target.classes = number
+    target.classes, target.arguments = number, dict(arguments or {})
     target.changes = stored.changes if stored else ()
     target.class_names = names or (published.classes if published else made.class_names)
     return rewrapped(target, around, f"model {folder if stored else spec}")
@@ -153,25 +158,28 @@ def save_model(target: Target, folder: Path) -> None:
         spec=keep_code(target.spec, folder) if target.spec else None,
         normalize=Normalisation(mean=target.mean, std=target.std) if target.mean and target.std else None,
         classes=target.classes,
+        arguments=target.arguments,
         wrappers=wrappers,
         changes=target.changes,
     )
     write_atomically(folder / MODEL_FILE, stored.model_dump_json(indent=1) + "\n")
 
 
-def _make(spec: str, classes: int | None, seed: int, device: str | None) -> Target:
+def _make(spec: str, classes: int | None, seed: int, device: str | None, given: Mapping[str, Any]) -> Target:
     """Make the target that a spec names, with its own normalisation, and its own weights or seeded fresh ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _made(spec, classes, device)
+        return _made(spec, classes, device, given)
 
 
-def _made(spec: str, classes: int | None, device: str | None) -> Target:
+def _made(spec: str, classes: int | None, device: str | None, given: Mapping[str, Any]) -> Target:
     kind, colon, rest = spec.partition(":")
     if not kind:
         raise UserError(f"model {spec!r}: nothing stands before the colon; expected {_MODEL_FORMS}")
     if not colon or not rest:
         raise UserError(f"model {spec!r}: {_spec_advice(spec.removesuffix(':'))}")
+    if given and kind in ("http", "https", "onnx", "timm", "torchvision"):
+        raise UserError(f"model {spec}: takes no arguments; expected package.module:callable or file.py:callable")
     if kind in ("http", "https"):
         from robustbench_lite.model.served import ServedPredictor
 
@@ -191,10 +199,10 @@ def _made(spec: str, classes: int | None, device: str | None) -> Target:
         return Target(make_torchvision(rest, classes), name=spec, mean=mean, std=std)
     with users_code(spec):
         found = module_of(import_object(spec, prefixes=["torchvision", "timm"]))
-        if not isinstance(found, nn.Module | Target):
-            if not callable(found):
+        if given or not isinstance(found, nn.Module | Target):
+            if not callable(found) or isinstance(found, nn.Module):
                 raise UserError(f"{spec}: is of type {type(found).__name__}; expected a callable that makes the model")
-            found = module_of(found(**arguments(found, spec, classes)))
+            found = module_of(found(**arguments(found, spec, classes, given)))
     if not isinstance(found, nn.Module | Target):
         raise UserError(
             f"{spec}: returned {type(found).__name__}; expected a torch.nn.Module or a Target; {FUNCTION_ADVICE}"
@@ -210,24 +218,40 @@ def _spec_advice(spec: str) -> str:
     return f"no such folder; expected {_MODEL_FORMS}"
 
 
-def arguments(factory: Any, spec: str, classes: int | None) -> dict[str, int]:
-    """What a callable that makes a model is to be given; refused where it needs more than the number of classes."""
+def arguments(factory: Any, spec: str, classes: int | None, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a callable that makes a model is given; refused where it needs more, or takes no such argument."""
+    given = given or {}
     try:
         parameters = inspect.signature(factory).parameters
     except (ValueError, TypeError):  # some builtins tell no signature
-        return {}
-    arguments = {}
+        return dict(given)
+    known = keywords(factory)
+    if known is not None and (strange := [name for name in given if name not in known]):
+        raise UserError("; ".join(f"{spec}: {unknown('argument', name, known)}" for name in strange))
+    found: dict[str, Any] = dict(given)
     for name, parameter in parameters.items():
         open_ended = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         required = parameter.default is parameter.empty and not open_ended
-        if name in ("num_classes", "classes"):
+        if name in _CLASSES:
             if classes is not None:
-                arguments[name] = classes
+                found[name] = classes
             elif required:
                 raise UserError(f"{spec}: needs {name}; give the number of classes (--classes)")
-        elif required:
+        elif required and name not in given:
             raise UserError(
                 f"{spec}: needs an argument {name!r}, but is called without arguments; "
                 f"name a function that takes none and returns the model; {FUNCTION_ADVICE}"
             )
-    return arguments
+    return found
+
+
+def keywords(factory: Any) -> list[str] | None:
+    """Names of the keyword arguments of a callable, without the number of classes; None where it takes any."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (ValueError, TypeError):
+        return None
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return None
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [one.name for one in parameters if one.kind in by_name and one.name not in _CLASSES]

@@ -68,7 +68,7 @@ def _make(spec: str, stored: ModelFile, folder: Path) -> str | None:
         if isinstance(found, nn.Module):
             made, call = found, name
         else:
-            given_here = arguments(found, spec, stored.classes)
+            given_here = arguments(found, spec, stored.classes, stored.arguments)
             made, call = found(**given_here), f"{name}({_given(given_here)})"
     if not isinstance(made, nn.Module):
         return None
@@ -89,8 +89,8 @@ def _layer(folder: Path, head: str) -> str:
     return f"torch.nn.Linear({layer.in_features}, {layer.out_features}, bias={bias})"
 
 
-def _given(values: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items())
+def _given(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
 def _normalisation(stored: ModelFile) -> str:

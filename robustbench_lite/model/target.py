@@ -89,6 +89,8 @@ class Target:
         """Number of logits, once it is known: from `load_target` or `probe`."""
         self.class_names: tuple[str, ...] = class_names(classes) or _own_names(self.module)
         """What the outputs stand for, in their order; empty where that isn't known."""
+        self.arguments: dict[str, Any] = {}
+        """Keyword arguments that the spec's callable was given, beside the number of classes."""
         self.changes: tuple[Change, ...] = ()
         """What compression made of the network that the spec makes, in order."""
         self.sparse: tuple[str, ...] = ()

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import Suite
 from robustbench_lite.hardening.gain import Gain, weigh
 from robustbench_lite.hardening.pipeline import Listeners, judge
 from robustbench_lite.hardening.preparation import Plan
+from robustbench_lite.model.loading import load_target
+from robustbench_lite.model.target import Target
+from robustbench_lite.model.weights import WEIGHTS_FILE, load_weights
+from robustbench_lite.model.wrapping import bare
 from robustbench_lite.results.scorecard import Interval, Scorecard
 from robustbench_lite.results.statistics import unpaired_interval
 from robustbench_lite.searching.trials import RECIPE, Tried
@@ -128,13 +130,21 @@ def _fresh(plan: Plan, folder: Path, file: str, listeners: Listeners) -> Scoreca
             f"{folder.name} is the best trial, and was run elsewhere: {folder} isn't there; copy it from the machine "
             "that ran it, and give the same command again"
         )
-    target = copy.deepcopy(plan.target)
-    target.module.load_state_dict(load_file(folder / "model.safetensors"))
-    target.module.eval()
-    target.name = folder.name
+    target = _hardened(plan.target, folder)
     card = judge(plan, target, listeners)
     card.save(folder / file)
     return card
+
+
+def _hardened(start: Target, folder: Path) -> Target:
+    """The model in a trial's folder."""
+    if bare(start).spec is not None:
+        return load_target(str(folder), device=str(start.device))
+    target = copy.deepcopy(start)  # it was made by no name, so the folder knows the weights alone
+    load_weights(target.module, folder / WEIGHTS_FILE)
+    target.module.eval()
+    target.name = folder.name
+    return target
 
 
 def as_json(judged: Judged | None, trials: Sequence[Tried]) -> dict[str, Any]:

@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.errors import UserError, unknown
 from robustbench_lite.core.parameters import number
 from robustbench_lite.core.toml import NamedFile, checked, read_toml
 from robustbench_lite.hardening.recipe import Recipe
 from robustbench_lite.searching.settings import fault_of, known_settings, unknown_setting
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
     from optuna.trial import Trial
+
+    from robustbench_lite.model.target import Target
 
 Number = Annotated[int | float, BeforeValidator(number), Field(allow_inf_nan=False)]
 """A number, or a text such as ``2/255``."""
+
+MODEL = "model."
+"""What the names of the model's arguments begin with, among the settings of a trial."""
 
 _SHARE = (math.sqrt(5) - 1) / 2  # of a range of whole numbers, however wide, it is never at a whole number
 
@@ -75,9 +81,17 @@ class Dimension(BaseModel):
 class Space(NamedFile):
     """What is searched."""
 
-    params: dict[str, Dimension] = Field(min_length=1)
+    params: dict[str, Dimension]
     """By setting: ``params.steps``, ``schedule.lr``; of a recipe with several steps ``steps.1.eps_factor`` and
     ``steps.1.schedule.lr``, where 1 is the first."""
+    model: dict[str, Dimension] = Field(default_factory=dict)
+    """By keyword argument of the function that makes the model: ``width``."""
+
+    @model_validator(mode="after")
+    def _holds_one(self) -> Self:
+        if not self.params and not self.model:
+            raise ValueError("params holds no setting: expected one or more, there or in model")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +102,19 @@ class Axis:
     values: Dimension
     whole: bool
     """Whether it takes whole numbers only."""
+
+    @property
+    def distribution(self) -> BaseDistribution:
+        """The values in Optuna's words."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        one = self.values
+        if one.choices is not None:
+            return CategoricalDistribution(tuple(map(_label, one.choices)))
+        low, high = self._ends()
+        if self.whole:
+            return IntDistribution(int(low), int(high), log=one.log, step=int(one.step or 1))
+        return FloatDistribution(low, high, log=one.log, step=one.step)
 
     def suggest(self, trial: Trial) -> Any:
         """Have Optuna choose a value, or tell the one that it chose for this trial before."""
@@ -142,16 +169,18 @@ def load_space(space: str | Path | Space) -> Space:
     raw, where = read_toml("spaces", space)
     if isinstance(raw.get("params"), dict):
         raw["params"] = dict(_flat(raw["params"]))
+    elif isinstance(raw.get("model"), dict):
+        raw.setdefault("params", {})
     return checked(Space, raw, where, [])
 
 
-def axes(space: Space, recipe: Recipe) -> tuple[Axis, ...]:
-    """Find the settings of a space in a recipe.
+def axes(space: Space, recipe: Recipe, target: Target | None = None) -> tuple[Axis, ...]:
+    """Find the settings of a space in a recipe, and in the function that makes the target.
 
     Raises
     ------
     UserError
-        With every setting that the recipe doesn't have, and every value that it refuses.
+        With every setting that isn't there, and every value that is refused.
     """
     known = known_settings(recipe)
     wrong, found = [], []
@@ -162,9 +191,24 @@ def axes(space: Space, recipe: Recipe) -> tuple[Axis, ...]:
         whole = _takes_whole_numbers_only(recipe, key, values)
         wrong += [f"  {key}: {fault}" for fault in _refused(recipe, key, values, whole)]
         found.append(Axis(key=key, values=values, whole=whole))
+    for name, values in space.model.items():
+        wrong += [f"  {MODEL}{name}: {fault}" for fault in _refused_by_builder(target, name, values)]
+        ends = (values.low, values.high, values.step or 1)
+        whole = values.choices is None and all(isinstance(one, int) for one in ends)
+        found.append(Axis(key=f"{MODEL}{name}", values=values, whole=whole))
     if wrong:
         raise UserError("\n".join([f"space {space.name!r} doesn't fit the recipe {recipe.name!r}", *wrong]))
     return tuple(found)
+
+
+def of_model(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the function that makes the model, out of all settings of a trial."""
+    return {key.removeprefix(MODEL): value for key, value in values.items() if key.startswith(MODEL)}
+
+
+def of_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the recipe, out of all settings of a trial."""
+    return {key: value for key, value in values.items() if not key.startswith(MODEL)}
 
 
 def check_grid(found: tuple[Axis, ...], trials: int | None) -> int:
@@ -202,6 +246,24 @@ def _takes_whole_numbers_only(recipe: Recipe, key: str, values: Dimension) -> bo
     between = values.low + _SHARE * (values.high - values.low)
     # Asked of the step itself; what it says of whole numbers is not a fault of the value.
     return fault_of(recipe, key, between) is not None and fault_of(recipe, key, math.ceil(values.low)) is None
+
+
+def _refused_by_builder(target: Target | None, name: str, values: Dimension) -> Iterator[str]:
+    """What keeps values of an argument from being tried: the model is made with each end of the range, or choice."""
+    from robustbench_lite.model.building import builder_arguments, rebuilt
+
+    if target is None:
+        yield "there is no model that it is an argument of"
+        return
+    try:
+        known = builder_arguments(target)
+        if known is not None and name not in known:
+            yield unknown("argument", name, known)
+            return
+        for value in values.ends:
+            rebuilt(target, {name: value}, 0)
+    except UserError as fault:
+        yield str(fault)
 
 
 def _refused(recipe: Recipe, key: str, values: Dimension, whole: bool) -> Iterator[str]:

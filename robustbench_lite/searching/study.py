@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -26,17 +26,16 @@ from robustbench_lite.model.target import Target
 from robustbench_lite.results.scorecard import Scorecard
 from robustbench_lite.searching.folder import RESULT_FILE, claimed
 from robustbench_lite.searching.judgement import Judged, as_json, judge_winner
+from robustbench_lite.searching.running import run_trials
 from robustbench_lite.searching.space import Space, axes, check_grid, load_space
-from robustbench_lite.searching.storage import check_sampler, open_study
-from robustbench_lite.searching.trials import RECIPE, Job, Tried, all_tried, run_trials, tried
+from robustbench_lite.searching.storage import Pruner
+from robustbench_lite.searching.strategies.interface import find_strategy
+from robustbench_lite.searching.trials import RECIPE, Job, Tried, all_tried, tried
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.pruners import BasePruner
 
 _VALIDATION_SHARE = 0.2  # of the training data, held out for the search to look at
-
-Pruner = Literal["none", "median", "hyperband"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class Search:
     seconds: float | None = None
     """Time after which no further trial begins."""
     sampler: str = "tpe"
-    """``grid``, ``random``, ``tpe``, ``gp``, ``nsga2`` or ``cmaes``."""
+    """Name of a strategy: ``grid``, ``random``, ``tpe``, ``gp``, ``nsga2``, ``cmaes``, ``hyperopt``, or one's own."""
     pruner: Pruner = "none"
     """Ends trials that are behind the others: ``median`` of them at the same epoch, or ``hyperband``."""
     min_clean: float = 0.0
@@ -63,8 +62,8 @@ class Search:
 class Standing:
     """Where a search stands as a trial begins, or after the last."""
 
-    name: str
-    """Of the trial that begins; empty after the last."""
+    running: tuple[str, ...]
+    """Names of the trials under way; none after the last."""
     done: int
     """Trials that ended, however they did, the recipe as it is not counted."""
     total: int | None
@@ -74,6 +73,11 @@ class Standing:
     failed: tuple[Tried, ...]
     seconds_left: float | None
     """None where nothing tells."""
+
+    @property
+    def name(self) -> str:
+        """Of the trials under way; empty after the last."""
+        return ", ".join(self.running)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +106,7 @@ def tune(
     sampling: Sampling = _ALL_SAMPLES,
     listeners: Listeners = _NOBODY,
     on_trial: Callable[[Standing], None] | None = None,
+    jobs: int = 1,
 ) -> Tuned:
     """Search for the settings of a recipe that make a model most robust.
 
@@ -125,7 +130,9 @@ def tune(
     sampling
         Which samples are taken. ``limit`` is of the validation samples, and of the test samples.
     on_trial
-        Called as each trial begins, and after the last.
+        Called as each trial begins, and after the last; with several jobs, as each ends.
+    jobs
+        Processes on this machine that run the trials; of those nothing is told but by ``on_trial``.
 
     Raises
     ------
@@ -135,33 +142,24 @@ def tune(
         At Ctrl-C; the same arguments go on from there.
     """
     started = time.time()
+    _check_limits(search, jobs)
     judging, job, settings = _prepared(model, data, recipe, load_space(space), Path(out), search, changes, sampling)
     with claimed(job.folder, settings):
-        study = open_study(search.storage, job.folder, _pruner(search.pruner))
+        study = job.study()
         _same_study(study, settings)
     before = _before(job, listeners)
     plain = _run_recipe(job, before, listeners)
 
-    def standing(name: str) -> Standing:
-        trials = all_tried(study)
-        ended = [one for one in trials if one.state != "running"]
-        best = min((one for one in (plain, *trials) if one.can_win), key=lambda one: one.order, default=None)
-        failed = tuple(one for one in trials if one.state == "failed")
-        total = None if search.trials is None else int(job.limit)
-        return Standing(
-            name=name,
-            done=len(ended),
-            total=total,
-            best=best,
-            failed=failed,
-            seconds_left=_left(study, job, len(ended)),
-        )
-
-    for name in run_trials(job, study, before, listeners):
+    def tell(running: tuple[str, ...]) -> None:
         if on_trial is not None:
-            on_trial(standing(name))
-    if on_trial is not None:
-        on_trial(standing(""))
+            on_trial(_standing(job, study, plain, running, jobs))
+
+    if jobs > 1:
+        tell((f"{jobs} jobs",))
+    for _ in run_trials(job, before, jobs, listeners, lambda name: tell((name,))):
+        if jobs > 1 and (running := tuple(one.name for one in all_tried(study) if one.state == "running")):
+            tell(running)
+    tell(())
     trials = sorted((plain, *all_tried(study)), key=lambda one: one.order)
     with job.lock("judge"):
         judged = judge_winner(judging, job.suite, job.folder, trials, listeners)
@@ -181,17 +179,16 @@ def _prepared(
     sampling: Sampling,
 ) -> tuple[Plan, Job, dict[str, str]]:
     """Check everything: the plan that judges, what the trials have in common, and what identifies the search."""
-    check_sampler(search.sampler)
-    _check_limits(search)
+    strategy = find_strategy(search.sampler)
     test_data = sampling.test_data
     if isinstance(data, str):
         test_data = as_data(data, split="test") if test_data is None else test_data
         data = as_data(data, split="train")
     whole = Sampling(test_data=test_data, limit=sampling.limit, seed=sampling.seed)
     judging = prepare(model, data, recipe, changes, whole)
-    found = axes(space, judging.recipe)
+    found = axes(space, judging.recipe, judging.target)
     limit = float("inf") if search.trials is None else float(search.trials)
-    if search.sampler == "grid":
+    if strategy.in_order:
         limit = min(limit, check_grid(found, search.trials))
     training, validation = judging.known.split(_VALIDATION_SHARE, sampling.seed)
     suite = load_suite(_short_suite(judging) if search.suite is None else search.suite)
@@ -207,6 +204,8 @@ def _prepared(
         ),
         folder=folder,
         sampler=search.sampler,
+        pruner=search.pruner,
+        storage=search.storage,
         limit=limit,
         deadline=None if search.seconds is None else time.time() + search.seconds,
         min_clean=search.min_clean,
@@ -222,11 +221,13 @@ def _prepared(
     return judging, job, job.plan({}).fingerprint() | own
 
 
-def _check_limits(search: Search) -> None:
+def _check_limits(search: Search, jobs: int) -> None:
     if search.trials is None and search.seconds is None:
         raise UserError("a search needs an end: give trials, or a budget of time")
     if search.trials is not None and search.trials < 1:
         raise UserError(f"trials is {search.trials}: expected 1 or more")
+    if jobs < 1:
+        raise UserError(f"jobs is {jobs}: expected the number of processes, 1 or more")
     if not 0 <= search.min_clean < 1:
         raise UserError(f"min_clean is {search.min_clean:g}: expected a share from 0 to below 1, such as 0.8")
 
@@ -243,14 +244,6 @@ def _same_study(study: Study, settings: dict[str, str]) -> None:
         study.set_user_attr("settings", settings)
     else:
         check_settings(Path(f"study {study.study_name}"), known, settings)
-
-
-def _pruner(name: Pruner) -> BasePruner:
-    from optuna import pruners
-
-    if name == "median":
-        return pruners.MedianPruner(n_startup_trials=3)
-    return pruners.HyperbandPruner() if name == "hyperband" else pruners.NopPruner()
 
 
 def _before(job: Job, listeners: Listeners) -> Scorecard:
@@ -272,12 +265,25 @@ def _run_recipe(job: Job, before: Scorecard, listeners: Listeners) -> Tried:
     return tried(RECIPE, {}, "done", job.facts(card))
 
 
-def _left(study: Study, job: Job, ended: int) -> float | None:
+def _standing(job: Job, study: Study, plain: Tried, running: tuple[str, ...], jobs: int) -> Standing:
+    trials = all_tried(study)
+    ended = [one for one in trials if one.state != "running"]
+    return Standing(
+        running=running,
+        done=len(ended),
+        total=None if job.limit == float("inf") else int(job.limit),
+        best=min((one for one in (plain, *trials) if one.can_win), key=lambda one: one.order, default=None),
+        failed=tuple(one for one in trials if one.state == "failed"),
+        seconds_left=_left(study, job, len(ended), jobs),
+    )
+
+
+def _left(study: Study, job: Job, ended: int, jobs: int) -> float | None:
     """Seconds until the end, at the pace of the trials so far; None before the first has ended."""
     by_time = None if job.deadline is None else max(0.0, job.deadline - time.time())
     took = [one.duration.total_seconds() for one in study.get_trials(deepcopy=False) if one.duration is not None]
     by_count = None
     if took and job.limit != float("inf"):
-        by_count = max(0.0, job.limit - ended) * sum(took) / len(took)
+        by_count = max(0.0, job.limit - ended) * sum(took) / len(took) / jobs
     known = [one for one in (by_time, by_count) if one is not None]
     return min(known, default=None)

@@ -1,35 +1,31 @@
-"""The trials of a search: each is one run of the recipe, in a folder of its own."""
+"""The trials of a search: what each process knows, and what is kept of a trial."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import Suite
 from robustbench_lite.data.dataset import Data
-from robustbench_lite.hardening.checkpoint import Epoch
-from robustbench_lite.hardening.pipeline import Listeners
 from robustbench_lite.hardening.preparation import Changes, Plan, Sampling, prepare
 from robustbench_lite.hardening.recipe import Recipe
-from robustbench_lite.hardening.several import run_unless_done
+from robustbench_lite.model.building import rebuilt
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.ranking import TRAINING_PASSES
 from robustbench_lite.results.scorecard import Interval, Scorecard
 from robustbench_lite.searching.folder import LOCKS
 from robustbench_lite.searching.settings import with_settings
-from robustbench_lite.searching.space import Axis
-from robustbench_lite.searching.storage import BLIND, make_sampler
+from robustbench_lite.searching.space import Axis, of_model, of_recipe
+from robustbench_lite.searching.storage import Pruner, open_study
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.trial import FrozenTrial, Trial
 
 RECIPE = "recipe"
 """What the trial is called that runs the recipe as it is; it stands beside those that Optuna proposes."""
@@ -37,8 +33,6 @@ RECIPE = "recipe"
 State = Literal["done", "failed", "pruned", "running"]
 
 _OWNER_FILE = ".owner"
-_MOST_FAILURES = 5  # in a row; then something else than the settings is wrong
-_PAUSE = 0.2  # seconds between two looks at what the other processes do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +81,9 @@ class Job:
     """Its test data are the validation samples."""
     folder: Path
     sampler: str
+    pruner: Pruner
+    storage: str | None
+    """As in `open_study`."""
     limit: float
     """Most trials in the study."""
     deadline: float | None
@@ -95,8 +92,17 @@ class Job:
 
     def plan(self, values: Mapping[str, Any]) -> Plan:
         """Prepare the recipe with some settings."""
-        recipe = with_settings(self.recipe, values)
-        return prepare(self.target, self.training, recipe, Changes(suite=self.suite), self.sampling)
+        recipe = with_settings(self.recipe, of_recipe(values))
+        return prepare(self.target_of(values), self.training, recipe, Changes(suite=self.suite), self.sampling)
+
+    def target_of(self, values: Mapping[str, Any]) -> Target:
+        """The model that a trial with some settings starts from."""
+        arguments = of_model(values)
+        return rebuilt(self.target, arguments, self.sampling.seed) if arguments else self.target
+
+    def study(self) -> Study:
+        """Open the study, or make it."""
+        return open_study(self.storage, self.folder, self.pruner)
 
     def lock(self, name: str) -> FileLock:
         """A lock that ends with the process that holds it."""
@@ -152,138 +158,3 @@ def all_tried(study: Study) -> list[Tried]:
         for one in study.get_trials(deepcopy=False)
         if one.state in states
     ]
-
-
-def run_trials(job: Job, study: Study, before: Scorecard, listeners: Listeners) -> Iterator[str]:
-    """Run trials until there are enough, or the time is spent; tell the name of each as it begins.
-
-    Raises
-    ------
-    UserError
-        Where too many fail one after the other.
-    """
-    failures: list[str] = []
-    while (taken := _take(job, study)) is not None:
-        trial, lock = taken
-        name = f"trial-{trial.number}"
-        try:
-            yield name
-            fault = _run(job, study, trial, before, listeners)
-        finally:
-            lock.release()
-        failures = [*failures, f"  {name}: {fault}"] if fault else []
-        if len(failures) >= _MOST_FAILURES:
-            raise UserError(
-                "\n".join([f"{len(failures)} trials failed one after the other, so the search ends:", *failures])
-            )
-
-
-def _take(job: Job, study: Study) -> tuple[Trial, FileLock] | None:
-    """Take up a trial that a dead process left, or begin one; None where there is no more to do.
-
-    A process that runs a trial holds its lock. While others run theirs it waits: one of them may die.
-    """
-    from optuna.trial import TrialState
-
-    owner = job.owner()
-    while True:
-        with job.lock("ask"):
-            trials = study.get_trials(deepcopy=False)
-            ours = [one for one in trials if one.state == TrialState.RUNNING and _is_ours(one, owner)]
-            others_at_work = False
-            for one in ours:
-                lock = job.lock(f"trial-{one.number}")
-                if not _acquired(lock):
-                    others_at_work = True
-                elif job.over:
-                    lock.release()
-                else:
-                    return _resumed(job, study, one), lock
-            if not job.over and len(trials) < job.limit:
-                return _begun(job, study, len(trials), owner)
-            if not others_at_work:
-                return None
-        time.sleep(_PAUSE)
-
-
-def _is_ours(trial: FrozenTrial, owner: str) -> bool:
-    return bool(trial.user_attrs.get("owner") == owner)
-
-
-def _acquired(lock: FileLock) -> bool:
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return False
-    return True
-
-
-def _resumed(job: Job, study: Study, trial: FrozenTrial) -> Trial:
-    from optuna.trial import Trial
-
-    study.sampler = make_sampler(job.sampler, job.axes, job.sampling.seed, trial.number)
-    return Trial(study, trial._trial_id)
-
-
-def _begun(job: Job, study: Study, number: int, owner: str) -> tuple[Trial, FileLock]:
-    """Begin a trial: its settings are chosen, and its lock is held, before another process may look."""
-    study.sampler = make_sampler(job.sampler, job.axes, job.sampling.seed, number)
-    trial = study.ask()
-    lock = job.lock(f"trial-{trial.number}")
-    lock.acquire()
-    trial.set_user_attr("owner", owner)
-    for axis in job.axes:
-        axis.suggest(trial)
-    return trial, lock
-
-
-def _run(job: Job, study: Study, trial: Trial, before: Scorecard, listeners: Listeners) -> str:
-    """Run a trial and tell the study what came of it; return why it failed, or nothing."""
-    from optuna import TrialPruned
-    from optuna.trial import TrialState
-
-    try:
-        values = {axis.key: axis.suggest(trial) for axis in job.axes}
-        heard = Listeners(
-            on_progress=listeners.on_progress, on_attack=listeners.on_attack, on_epoch=_pruning(trial, listeners)
-        )
-        card = run_unless_done(job.plan(values), job.folder / f"trial-{trial.number}", heard, before)
-    except TrialPruned:
-        trial.set_user_attr("out", "pruned: it was behind the others at the same epoch")
-        study.tell(trial, state=TrialState.PRUNED)
-        return ""
-    except Exception as fault:  # whatever it was: the others go on
-        told = str(fault) if isinstance(fault, UserError) else f"{type(fault).__name__}: {fault}"
-        trial.set_user_attr("out", told)
-        study.tell(trial, state=TrialState.FAIL)
-        return told
-    facts = job.facts(card)
-    for name, value in facts.items():
-        trial.set_user_attr(name, value)
-    value = card.robust_accuracy.value
-    if job.sampler in BLIND:
-        value = 0.0 if facts["out"] else value
-    elif not trial.constraints:
-        # Above 0: broken. By how much tells the sampler where to go.
-        trial.set_constraint("clean accuracy under the floor", job.min_clean - card.clean_accuracy.value)
-        trial.set_constraint("not to be trusted", 1.0 if card.verdict == "INVALID" else 0.0)
-    study.tell(trial, value)
-    return ""
-
-
-def _pruning(trial: Trial, listeners: Listeners) -> Any:
-    """What is called after each epoch: it ends a trial that the study's pruner gives up."""
-    from optuna import TrialPruned
-
-    epochs = len(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)  # some where it is resumed
-
-    def note(line: Epoch) -> None:
-        nonlocal epochs
-        epochs += 1
-        if listeners.on_epoch is not None:
-            listeners.on_epoch(line)
-        trial.report(line.robust, epochs)
-        if trial.should_prune():
-            raise TrialPruned
-
-    return note

@@ -17,15 +17,17 @@ from optuna import load_study
 from optuna.trial import TrialState
 from torch import nn
 
+from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import Suite
 from robustbench_lite.hardening.interface import TrainingProgress
 from robustbench_lite.hardening.pipeline import Listeners
 from robustbench_lite.hardening.preparation import Changes, Sampling
 from robustbench_lite.hardening.recipe import Recipe
+from robustbench_lite.model.loading import load_target
 from robustbench_lite.results.scorecard import Scorecard
 from robustbench_lite.searching.space import Space
-from robustbench_lite.searching.storage import SAMPLERS, _storage
+from robustbench_lite.searching.storage import _storage
 from robustbench_lite.searching.study import Search, Standing, Tuned, tune
 
 SUITE = Suite.model_validate(
@@ -62,9 +64,17 @@ def network() -> nn.Sequential:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
 
-def run(out: Path, space: Space = SPACE, listeners: Listeners = NOBODY, on_trial: Any = None, **search: Any) -> Tuned:
+def run(
+    out: Path,
+    space: Space = SPACE,
+    listeners: Listeners = NOBODY,
+    on_trial: Any = None,
+    jobs: int = 1,
+    model: Any = None,
+    **search: Any,
+) -> Tuned:
     return tune(
-        network(),
+        network() if model is None else model,
         "digits",
         RECIPE,
         space,
@@ -74,6 +84,7 @@ def run(out: Path, space: Space = SPACE, listeners: Listeners = NOBODY, on_trial
         sampling=Sampling(limit=100, limit_train=400),
         listeners=listeners,
         on_trial=on_trial,
+        jobs=jobs,
     )
 
 
@@ -242,6 +253,62 @@ def test_two_processes_on_one_study_run_no_trial_twice(tmp_path: Path) -> None:
     assert all((folder / "after.json").is_file() and not (folder / "checkpoint.pt").is_file() for folder in folders)
 
 
+def test_jobs_share_a_search_and_survive_a_kill(made: Tuned, tmp_path: Path) -> None:
+    told: list[Standing] = []
+    killed: list[int] = []
+
+    def hear(now: Standing) -> None:
+        told.append(now)
+        workers = _children()
+        if not killed and now.done and workers:
+            killed.append(workers[0])
+            os.kill(workers[0], signal.SIGKILL)
+
+    found = run(tmp_path / "out", on_trial=hear, jobs=2, trials=5)
+    assert killed
+    assert [one.state for one in trials_of(found.folder)] == [TrialState.COMPLETE] * 5
+    assert (told[0].name, told[0].done, told[-1].name, told[-1].done, told[-1].total) == ("2 jobs", 0, "", 5, 5)
+    # What is proposed at random depends on the trial's number alone: the first three are those of one process.
+    firsts = sorted((one.name, one.values, one.robust) for one in found.trials if one.name < "trial-3")
+    assert firsts == sorted((one.name, one.values, one.robust) for one in made.trials)
+    assert found.judged is not None
+
+
+def _children() -> list[int]:
+    """Processes that any thread of this one has started."""
+    return [int(one) for task in Path("/proc/self/task").glob("*/children") for one in task.read_text().split()]
+
+
+BUILDER = """
+from torch import nn
+def build(width=4, depth=1, classes=10):
+    layers = [nn.Flatten(), nn.Linear(64, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, classes))
+"""
+
+
+def test_arguments_of_the_model_are_searched_and_kept_with_the_winner(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(BUILDER)
+    target = load_target(f"{tmp_path / 'nets.py'}:build", classes=10)
+    space = Space.model_validate(
+        {"params": {"schedule.lr": {"choices": [0.2, 0.3]}}, "model": {"width": {"low": 6, "high": 12, "step": 6}}}
+    )
+    found = run(tmp_path / "out", space, model=target, sampler="grid", trials=4)
+    assert {one.state for one in found.trials} == {"done"}
+    for one in found.trials:
+        width = one.values.get("model.width", 4)
+        again = load_target(str(found.folder / one.name))
+        assert again.module.get_parameter("1.weight").shape == (width, 64)
+        assert again.arguments == ({"width": width} if one.values else {})
+    assert found.judged is not None
+    assert found.judged.card.target.name == found.judged.winner.name
+    wrong = space.model_copy(update={"model": {"widht": space.model["width"], "depth": space.model["width"]}})
+    with pytest.raises(UserError, match=r"model\.widht: unknown argument 'widht': did you mean width"):
+        run(tmp_path / "other", wrong, model=target)
+    with pytest.raises(UserError, match=r"model\.width: Sequential: is made by no function with arguments"):
+        run(tmp_path / "other", space)
+
+
 def test_what_is_given_wrong_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown sampler 'tpee': did you mean tpe"):
         run(tmp_path / "out", sampler="tpee")
@@ -259,7 +326,7 @@ def test_what_is_given_wrong_is_told(tmp_path: Path) -> None:
     (tmp_path / "full" / "file").touch()
     with pytest.raises(UserError, match="is not empty and holds no search"):
         run(tmp_path / "full")
-    assert set(SAMPLERS) == {"grid", "random", "tpe", "gp", "nsga2", "cmaes"}
+    assert set(registry.names("strategies")) == {"grid", "random", "tpe", "gp", "nsga2", "cmaes", "hyperopt"}
 
 
 def test_pruned_trials_can_not_win(tmp_path: Path) -> None:

@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from optuna import Study
-from optuna.pruners import NopPruner
 from optuna.trial import TrialState
 from torch import nn
 
+from robustbench_lite.core.cost import BudgetTracker
 from robustbench_lite.core.suite import Suite
 from robustbench_lite.data.load import as_data
 from robustbench_lite.hardening.preparation import Sampling
 from robustbench_lite.hardening.recipe import load_recipe
 from robustbench_lite.model.target import as_target
+from robustbench_lite.searching.running import _take as _take_any
 from robustbench_lite.searching.space import Space, axes
 from robustbench_lite.searching.storage import open_study
-from robustbench_lite.searching.trials import Job, Tried, _take, all_tried, tried
+from robustbench_lite.searching.trials import Job, Tried, all_tried, tried
 from tests.cards import make_card
 
 SUITE = Suite.model_validate({"name": "short", "threats": ["Linf 0.05"], "attacks": [{"attack": "pgd"}]})
@@ -38,6 +39,8 @@ def job_in(folder: Path, **changes: Any) -> Job:
         "sampling": Sampling(limit=20),
         "folder": folder,
         "sampler": "random",
+        "pruner": "none",
+        "storage": None,
         "limit": 3,
         "deadline": None,
         "min_clean": 0.5,
@@ -46,8 +49,15 @@ def job_in(folder: Path, **changes: Any) -> Job:
     return Job(**given | changes)
 
 
+BUDGET = BudgetTracker()
+
+
+def _take(job: Job, study: Study) -> Any:
+    return _take_any(job, study, BUDGET)
+
+
 def study_of(job: Job, storage: str | None = None) -> Study:
-    return open_study(storage, job.folder, NopPruner())
+    return open_study(storage, job.folder, "none")
 
 
 def test_a_trial_is_held_by_one_and_a_dead_one_s_is_taken_up(tmp_path: Path) -> None:

@@ -48,7 +48,17 @@ class Duration(click.ParamType[float]):
 @click.option("--out", required=True, metavar="DIR", help="Folder of the search; new, or that of this very search.")
 @click.option("--trials", type=click.IntRange(min=1), metavar="N", help="Most trials, beside the recipe as it is.")
 @click.option("--budget", type=Duration(), metavar="T", help="No trial begins after it: 90s, 30m, 1.5h.")
-@click.option("--sampler", default="tpe", show_default=True, metavar="S", help="grid, random, tpe, gp, nsga2, cmaes.")
+@click.option(
+    "--sampler", default="tpe", show_default=True, metavar="S", help="grid, random, tpe, gp, nsga2, cmaes or hyperopt."
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes that run trials.",
+)
 @click.option(
     "--pruner",
     type=click.Choice(["none", "median", "hyperband"]),
@@ -100,6 +110,7 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
             sampling=sampling,
             listeners=Listeners(on_progress=progress.training_bars(bars), on_attack=progress.attack_bars(bars)),
             on_trial=None if quiet else _begun,
+            jobs=given["jobs"],
         )
     if not quiet:
         output.print_rendered(table(found.trials))

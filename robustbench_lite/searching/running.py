@@ -1,0 +1,257 @@
+"""Running the trials of a search, in this process or in several on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from robustbench_lite.core.cost import BudgetTracker, Stop
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.hardening.checkpoint import Epoch
+from robustbench_lite.hardening.pipeline import Listeners
+from robustbench_lite.hardening.several import run_unless_done
+from robustbench_lite.results.scorecard import Scorecard
+from robustbench_lite.searching.space import of_model
+from robustbench_lite.searching.strategies.interface import find_strategy
+from robustbench_lite.searching.trials import Job
+from robustbench_lite.workers import Lost
+from robustbench_lite.workers.local import LocalExecutor
+from robustbench_lite.workers.processes import ProcessExecutor
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial, Trial
+
+_MOST_FAILURES = 5  # in a row; then something else than the settings is wrong
+_PAUSE = 0.2  # seconds between two looks at what the other processes do
+_ENDLESS = 10_000  # trials, where time is the limit
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A trial that came to its end, however it did."""
+
+    name: str
+    fault: str
+    """Why it failed; empty where it didn't."""
+
+
+def run_trials(
+    job: Job, before: Scorecard, jobs: int, listeners: Listeners, on_begin: Callable[[str], None]
+) -> Iterator[Ended]:
+    """Run trials until there are enough, or the time is spent; tell each that has ended.
+
+    Parameters
+    ----------
+    before
+        The scorecard of the model that the trials start from.
+    jobs
+        Processes that run them. One that dies is followed by another, which goes on with the trial that it ran.
+    listeners, on_begin
+        Told of the trials that run in this process: of those of one process alone.
+
+    Raises
+    ------
+    UserError
+        Where too many fail one after the other.
+    KeyboardInterrupt
+        At Ctrl-C.
+    """
+    budget = BudgetTracker()
+    alone = jobs == 1
+    executor = LocalExecutor() if alone else ProcessExecutor(jobs)
+    heard = (listeners, on_begin) if alone else (_stopping(budget), _nobody)
+    slots = range(int(min(job.limit, _ENDLESS)) + jobs)
+    failures: list[str] = []
+    for ended in executor.map(partial(_one, job, before, budget, *heard), slots, budget, _is_last):
+        if budget.interrupted:
+            raise KeyboardInterrupt
+        if ended is None:
+            continue
+        if isinstance(ended, Lost):
+            ended = _given_up(job, ended.reason)
+        failures = [*failures, f"  {ended.name}: {ended.fault}"] if ended.fault else []
+        yield ended
+        if len(failures) >= _MOST_FAILURES:
+            raise UserError(
+                "\n".join([f"{len(failures)} trials failed one after the other, so the search ends:", *failures])
+            )
+
+
+def _one(
+    job: Job,
+    before: Scorecard,
+    budget: BudgetTracker,
+    listeners: Listeners,
+    on_begin: Callable[[str], None],
+    _: int,
+) -> Ended | None:
+    """Run a trial; None where there is no more to do."""
+    study = job.study()
+    if (taken := _take(job, study, budget)) is None:
+        return None
+    trial, lock = taken
+    name = f"trial-{trial.number}"
+    try:
+        on_begin(name)
+        return Ended(name, _run(job, study, trial, before, listeners))
+    finally:
+        lock.release()
+
+
+def _is_last(ended: Ended | None) -> bool:
+    return ended is None
+
+
+def _nobody(_: str) -> None:
+    """Hear that a trial begins in another process, where nobody looks."""
+
+
+def _stopping(budget: BudgetTracker) -> Listeners:
+    """What ends a trial in another process once all are to end."""
+
+    def hear(_: Any) -> None:
+        _check(budget)
+
+    return Listeners(on_progress=hear, on_attack=hear)
+
+
+def _check(budget: BudgetTracker) -> None:
+    try:
+        budget.check(0)
+    except Stop:
+        raise KeyboardInterrupt from None
+
+
+def _given_up(job: Job, reason: str) -> Ended:
+    """Tell the study that a trial ended each process that ran it."""
+    from optuna.trial import Trial, TrialState
+
+    study, owner = job.study(), job.owner()
+    with job.lock("ask"):
+        for one in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            lock = job.lock(f"trial-{one.number}")
+            if _is_ours(one, owner) and _acquired(lock):
+                Trial(study, one._trial_id).set_user_attr("out", reason)
+                study.tell(one.number, state=TrialState.FAIL)
+                lock.release()
+                return Ended(f"trial-{one.number}", reason)
+    return Ended("a trial", reason)  # another process has taken it up meanwhile
+
+
+def _take(job: Job, study: Study, budget: BudgetTracker) -> tuple[Trial, FileLock] | None:
+    """Take up a trial that a dead process left, or begin one; None where there is no more to do.
+
+    A process that runs a trial holds its lock. While others run theirs it waits: one of them may die.
+    """
+    from optuna.trial import TrialState
+
+    owner = job.owner()
+    while True:
+        with job.lock("ask"):
+            trials = study.get_trials(deepcopy=False)
+            ours = [one for one in trials if one.state == TrialState.RUNNING and _is_ours(one, owner)]
+            others_at_work = False
+            for one in ours:
+                lock = job.lock(f"trial-{one.number}")
+                if not _acquired(lock):
+                    others_at_work = True
+                elif job.over:
+                    lock.release()
+                else:
+                    return _resumed(job, study, one), lock
+            if not job.over and len(trials) < job.limit:
+                return _begun(job, study, len(trials), owner)
+            if not others_at_work:
+                return None
+        _check(budget)
+        time.sleep(_PAUSE)
+
+
+def _is_ours(trial: FrozenTrial, owner: str) -> bool:
+    return bool(trial.user_attrs.get("owner") == owner)
+
+
+def _acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    return True
+
+
+def _resumed(job: Job, study: Study, trial: FrozenTrial) -> Trial:
+    from optuna.trial import Trial
+
+    study.sampler = find_strategy(job.sampler).sampler(job.axes, job.sampling.seed, trial.number)
+    return Trial(study, trial._trial_id)
+
+
+def _begun(job: Job, study: Study, number: int, owner: str) -> tuple[Trial, FileLock]:
+    """Begin a trial: its settings are chosen, and its lock is held, before another process may look."""
+    study.sampler = find_strategy(job.sampler).sampler(job.axes, job.sampling.seed, number)
+    trial = study.ask()
+    lock = job.lock(f"trial-{trial.number}")
+    lock.acquire()
+    trial.set_user_attr("owner", owner)
+    for axis in job.axes:
+        axis.suggest(trial)
+    return trial, lock
+
+
+def _run(job: Job, study: Study, trial: Trial, before: Scorecard, listeners: Listeners) -> str:
+    """Run a trial and tell the study what came of it; return why it failed, or nothing."""
+    from optuna import TrialPruned
+    from optuna.trial import TrialState
+
+    try:
+        values = {axis.key: axis.suggest(trial) for axis in job.axes}
+        heard = Listeners(
+            on_progress=listeners.on_progress, on_attack=listeners.on_attack, on_epoch=_pruning(trial, listeners)
+        )
+        start = None if of_model(values) else before  # another network starts from another card
+        card = run_unless_done(job.plan(values), job.folder / f"trial-{trial.number}", heard, start)
+    except TrialPruned:
+        trial.set_user_attr("out", "pruned: it was behind the others at the same epoch")
+        study.tell(trial, state=TrialState.PRUNED)
+        return ""
+    except Exception as fault:  # whatever it was: the others go on
+        told = str(fault) if isinstance(fault, UserError) else f"{type(fault).__name__}: {fault}"
+        trial.set_user_attr("out", told)
+        study.tell(trial, state=TrialState.FAIL)
+        return told
+    facts = job.facts(card)
+    for name, value in facts.items():
+        trial.set_user_attr(name, value)
+    value = card.robust_accuracy.value
+    if not find_strategy(job.sampler).constrained:
+        value = 0.0 if facts["out"] else value
+    elif not trial.constraints:
+        # Above 0: broken. By how much tells the sampler where to go.
+        trial.set_constraint("clean accuracy under the floor", job.min_clean - card.clean_accuracy.value)
+        trial.set_constraint("not to be trusted", 1.0 if card.verdict == "INVALID" else 0.0)
+    study.tell(trial, value)
+    return ""
+
+
+def _pruning(trial: Trial, listeners: Listeners) -> Any:
+    """What is called after each epoch: it ends a trial that the study's pruner gives up."""
+    from optuna import TrialPruned
+
+    epochs = len(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)  # some where it is resumed
+
+    def note(line: Epoch) -> None:
+        nonlocal epochs
+        epochs += 1
+        if listeners.on_epoch is not None:
+            listeners.on_epoch(line)
+        trial.report(line.robust, epochs)
+        if trial.should_prune():
+            raise TrialPruned
+
+    return note

@@ -1,0 +1,72 @@
+"""What a strategy is."""
+
+from __future__ import annotations
+
+import importlib
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from robustbench_lite.core import registry
+from robustbench_lite.core.errors import UserError
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+    from robustbench_lite.searching.space import Axis
+
+STARTUP = 5
+"""Trials at random before a model of them is made: a search of trainings has tens, and libraries count on hundreds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """Proposes the settings of the next trial."""
+
+    make: Callable[[tuple[Axis, ...], int], BaseSampler]
+    """What makes Optuna's sampler of the settings and a seed."""
+    needs: tuple[str, ...] = ()
+    """Libraries beside Optuna."""
+    extra: str = "tune"
+    """The extra of this package that brings them."""
+    constrained: bool = True
+    """Whether it knows of constraints. To one that doesn't, a trial that can't win is told as one without any robust
+    accuracy."""
+    in_order: bool = False
+    """Whether all trials share one order of points, as those of a grid do."""
+
+    def sampler(self, found: tuple[Axis, ...], seed: int, number: int) -> BaseSampler:
+        """Make the sampler for one trial.
+
+        It is made anew each time, from the seed and the trial's number: so it proposes the same whether the search was
+        killed before or not, and several processes don't propose the same.
+        """
+        return self.make(found, seed if self.in_order else zlib.crc32(f"{seed}|{number}".encode()))
+
+
+def find_strategy(name: str) -> Strategy:
+    """Find a strategy by its name.
+
+    Raises
+    ------
+    UserError
+        For an unknown name, and where a library is missing.
+    """
+    if name not in registry.names("strategies"):
+        raise UserError(registry.unknown("sampler", name, registry.names("strategies")))
+    _import("optuna", name, "tune")
+    found: Strategy = registry.find("strategies", name)
+    for library in found.needs:
+        _import(library, name, found.extra)
+    return found
+
+
+def _import(library: str, name: str, extra: str) -> None:
+    try:
+        importlib.import_module(library)
+    except ImportError as fault:
+        raise UserError(
+            f"a search with {name} needs {library}, which can't be imported ({fault}); "
+            f"pip install 'robustbench_lite[{extra}]'"
+        ) from None
