@@ -115,14 +115,14 @@ def check_inputs(x: Tensor, name: str) -> None:
     UserError
         With the range that was found, and what it looks like.
     """
+    low, high = (float(end) for end in x.aminmax())
+    if low >= -_TOLERANCE and high <= 1 + _TOLERANCE:  # which NaN, an end as soon as there is one, isn't
+        return
     if not torch.isfinite(x).all():
         bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
         raise UserError(
             f"{name}: {bad} of {len(x)} samples hold NaN or infinity; expected values in [0, 1]: clean them"
         )
-    low, high = (float(end) for end in x.aminmax())
-    if low >= -_TOLERANCE and high <= 1 + _TOLERANCE:
-        return
     if low < -_TOLERANCE:
         guess = "they look normalised: undo the normalisation, and put it inside the model (mean and std of the target)"
     elif high > 1.5:
