@@ -20,6 +20,9 @@ NPZ_LIMIT = 8 * 2**30
 NPZ_FAULTS = (Exception,)
 """What numpy raises for a damaged npz file: nearly anything, as of a damaged header, which is Python that it parses."""
 
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""Errors of a disk that is full or may not be written."""
+
 _LARGEST = 2**63
 """Whole numbers beyond it are no counts: floats can't hold them, and arrays neither."""
 

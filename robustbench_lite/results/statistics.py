@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
 
 _EARLY = 0.2
 """Part of the error that an evaluation which may stop early spends on looking early; its last look has the rest."""
@@ -70,6 +67,52 @@ def unpaired_interval(first: tuple[int, int], second: tuple[int, int], confidenc
     low = one - other - math.hypot(one - one_low, other_high - other)
     high = one - other + math.hypot(one_high - one, other - other_low)
     return max(-1.0, low), min(1.0, high)
+
+
+def spearman(
+    first: Sequence[float], second: Sequence[float], confidence: float = 0.95
+) -> tuple[float, float, float] | None:
+    """Rank correlation of two numbers of the same things, with its interval.
+
+    Parameters
+    ----------
+    first, second
+        One each a thing, finite, in the same order. Equal ones share the mean of their ranks.
+    confidence
+        Coverage that is aimed at, in (0, 1), by Fisher's transformation with the variance of Bonett and Wright. Of
+        fewer than four things the interval is all of [-1, 1].
+
+    Returns
+    -------
+    tuple of float or None
+        Correlation, low and high end, in [-1, 1]; None where one of the two is the same for all things.
+
+    References
+    ----------
+    Bonett and Wright, *Sample size requirements for estimating Pearson, Kendall and Spearman correlations*, 2000.
+    https://doi.org/10.1007/BF02294183
+    """
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    one, other = _ranks(first), _ranks(second)
+    middle = (len(first) - 1) / 2
+    found = sum((a - middle) * (b - middle) for a, b in zip(one, other, strict=True))
+    found /= math.sqrt(sum((a - middle) ** 2 for a in one) * sum((b - middle) ** 2 for b in other))
+    found, count = max(-1.0, min(1.0, found)), len(first)
+    if count < 4:
+        return found, -1.0, 1.0
+    spread = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt((1 + found**2 / 2) / (count - 3))
+    # Of the same order, or the reverse, the interval is that of the order next to it: few things are no proof.
+    most = 1 - 12 / (count * (count**2 - 1))
+    middle = math.atanh(max(-most, min(most, found)))
+    low, high = math.tanh(middle - spread), math.tanh(middle + spread)
+    return found, min(low, found), max(high, found)
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """Ranks from 0; equal values share the mean of theirs."""
+    ordered = sorted(values)
+    return [(bisect_left(ordered, value) + bisect_right(ordered, value) - 1) / 2 for value in values]
 
 
 def samples_needed(count: int, total: int, threshold: float, confidence: float = 0.95) -> int | None:

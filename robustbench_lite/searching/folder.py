@@ -11,7 +11,7 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.files import read_json, write_atomically
 from robustbench_lite.hardening.checkpoint import check_settings
 
-SETTINGS_FILE, RESULT_FILE, JOURNAL_FILE = "settings.json", "search.json", "study.journal"
+SETTINGS_FILE, JOURNAL_FILE = "settings.json", "study.journal"
 LOCKS = ".locks"
 """Folder of the locks: a trial that runs holds one."""
 

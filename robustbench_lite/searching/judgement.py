@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import Suite
@@ -145,45 +144,3 @@ def _hardened(start: Target, folder: Path) -> Target:
     target.module.eval()
     target.name = folder.name
     return target
-
-
-def as_json(judged: Judged | None, trials: Sequence[Tried]) -> dict[str, Any]:
-    """What came of a search as plain values, for a file."""
-    told: dict[str, Any] = {
-        "tried": sum(one.name != RECIPE for one in trials),
-        "winner": None,
-        "trials": [_entry(one) for one in trials],
-    }
-    if judged is None:
-        return told
-    gain = judged.gain
-    return told | {
-        "winner": judged.winner.name,
-        "found_better": judged.found_better,
-        "fresh": {"verdict": judged.card.verdict, "robust": _ends(judged.card.robust_accuracy)},
-        "against_recipe": gain and {"word": gain.word, "why": gain.why, "p_robust": gain.robust.p_value},
-        "fall": {
-            "validation": _ends(judged.fall.validation),
-            "fresh": _ends(judged.fall.fresh),
-            "by": judged.fall.by,
-            "low": judged.fall.low,
-            "high": judged.fall.high,
-        },
-        "passed_over": list(judged.passed_over),
-    }
-
-
-def _entry(one: Tried) -> dict[str, Any]:
-    return {
-        "name": one.name,
-        "state": one.state,
-        "settings": dict(one.values),
-        "robust": one.robust and _ends(one.robust),
-        "clean": one.clean and _ends(one.clean),
-        "training_passes": one.passes,
-        "can_not_win": one.out or None,
-    }
-
-
-def _ends(share: Interval) -> dict[str, float]:
-    return {"value": share.value, "low": share.low, "high": share.high}

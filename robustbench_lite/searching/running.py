@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,14 @@ from filelock import FileLock, Timeout
 
 from robustbench_lite.core.cost import BudgetTracker, Stop
 from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.files import NO_ROOM
 from robustbench_lite.hardening.checkpoint import Epoch
 from robustbench_lite.hardening.pipeline import Listeners
 from robustbench_lite.hardening.several import run_unless_done
 from robustbench_lite.results.scorecard import Scorecard
 from robustbench_lite.searching.space import of_model
 from robustbench_lite.searching.strategies.interface import find_strategy
-from robustbench_lite.searching.trials import Job
+from robustbench_lite.searching.trials import Job, Tried, tried
 from robustbench_lite.workers import Lost
 from robustbench_lite.workers.local import LocalExecutor
 from robustbench_lite.workers.processes import ProcessExecutor
@@ -102,6 +103,62 @@ def _one(
         return Ended(name, _run(job, study, trial, before, listeners))
     finally:
         lock.release()
+
+
+def run_in_full(job: Job, name: str, values: Mapping[str, Any], before: Scorecard, listeners: Listeners) -> Tried:
+    """Run the recipe with some settings and without a proxy, or read what came of it."""
+    full = job.in_full
+    with full.lock(name):
+        try:
+            start = None if of_model(values) else before
+            card = run_unless_done(full.plan(values), full.folder / name, listeners, start)
+        except OSError as fault:
+            if fault.errno in NO_ROOM:
+                raise
+            return tried(name, values, "failed", {"out": _words(fault)})
+        except Exception as fault:  # whatever it was: the others go on
+            return tried(name, values, "failed", {"out": _words(fault)})
+    return tried(name, values, "done", full.facts(card))
+
+
+def run_finals(
+    job: Job,
+    before: Scorecard,
+    finals: Mapping[str, Mapping[str, Any]],
+    jobs: int,
+    listeners: Listeners,
+    on_begin: Callable[[str], None],
+) -> Iterator[Tried]:
+    """Run settings in full, each under a name; the arguments are those of `run_trials`."""
+    budget = BudgetTracker()
+    executor = LocalExecutor() if jobs == 1 else ProcessExecutor(jobs)
+    heard = (listeners, on_begin) if jobs == 1 else (_stopping(budget), _nobody)
+    parts = list(finals.items())
+    for (name, values), ended in zip(
+        parts, executor.map(partial(_final, job, before, *heard), parts, budget, _never), strict=True
+    ):
+        if budget.interrupted:
+            raise KeyboardInterrupt
+        yield tried(name, values, "failed", {"out": ended.reason}) if isinstance(ended, Lost) else ended
+
+
+def _final(
+    job: Job,
+    before: Scorecard,
+    listeners: Listeners,
+    on_begin: Callable[[str], None],
+    part: tuple[str, Mapping[str, Any]],
+) -> Tried:
+    on_begin(part[0])
+    return run_in_full(job, *part, before, listeners)
+
+
+def _never(_: Tried | Lost) -> bool:
+    return False
+
+
+def _words(fault: Exception) -> str:
+    return str(fault) if isinstance(fault, UserError) else f"{type(fault).__name__}: {fault}"
 
 
 def _is_last(ended: Ended | None) -> bool:
@@ -221,10 +278,11 @@ def _run(job: Job, study: Study, trial: Trial, before: Scorecard, listeners: Lis
         study.tell(trial, state=TrialState.PRUNED)
         return ""
     except Exception as fault:  # whatever it was: the others go on
-        told = str(fault) if isinstance(fault, UserError) else f"{type(fault).__name__}: {fault}"
-        trial.set_user_attr("out", told)
+        if isinstance(fault, OSError) and fault.errno in NO_ROOM:
+            raise  # the trial is taken up again once there is room
+        trial.set_user_attr("out", _words(fault))
         study.tell(trial, state=TrialState.FAIL)
-        return told
+        return _words(fault)
     facts = job.facts(card)
     for name, value in facts.items():
         trial.set_user_attr(name, value)
@@ -232,8 +290,9 @@ def _run(job: Job, study: Study, trial: Trial, before: Scorecard, listeners: Lis
     if not find_strategy(job.sampler).constrained:
         value = 0.0 if facts["out"] else value
     elif not trial.constraints:
+        floor = 0.0 if job.proxy else job.min_clean
         # Above 0: broken. By how much tells the sampler where to go.
-        trial.set_constraint("clean accuracy under the floor", job.min_clean - card.clean_accuracy.value)
+        trial.set_constraint("clean accuracy under the floor", floor - card.clean_accuracy.value)
         trial.set_constraint("not to be trusted", 1.0 if card.verdict == "INVALID" else 0.0)
     study.tell(trial, value)
     return ""

@@ -23,12 +23,12 @@ def known_settings(recipe: Recipe) -> list[str]:
 def _settings(recipe: Recipe) -> Iterator[str]:
     schedule = list(Schedule.model_fields)
     if not recipe.steps:
-        yield from (f"params.{name}" for name in _parameters(recipe.defense))
+        yield from (f"params.{name}" for name in parameters_of(recipe.defense))
     for number, step in enumerate(recipe.steps, 1):
-        yield from (f"steps.{number}.{name}" for name in _parameters(step.name))
-        if _trains(step.name):
+        yield from (f"steps.{number}.{name}" for name in parameters_of(step.name))
+        if trains(step.name):
             yield from (f"steps.{number}.schedule.{name}" for name in schedule)
-    if not recipe.steps or any(step.schedule is None and _trains(step.name) for step in recipe.steps):
+    if not recipe.steps or any(step.schedule is None and trains(step.name) for step in recipe.steps):
         yield from (f"schedule.{name}" for name in schedule)
 
 
@@ -87,11 +87,13 @@ def _rescheduled(schedule: Schedule, changes: Mapping[str, Any]) -> Schedule:
         raise UserError("; ".join(line.strip() for line in faults(error).splitlines())) from None
 
 
-def _parameters(defense: str) -> list[str]:
+def parameters_of(defense: str) -> list[str]:
+    """Names of a step's parameters."""
     step = registry.find("defenses", defense)
     return [field.name for field in dataclasses.fields(step) if field.init] if dataclasses.is_dataclass(step) else []
 
 
-def _trains(defense: str) -> bool:
+def trains(defense: str) -> bool:
+    """Whether a step trains."""
     step = registry.find("defenses", defense)
     return isinstance(step, type) and issubclass(step, Defense)

@@ -15,6 +15,7 @@ from robustbench_lite.core.errors import UserError, unknown
 from robustbench_lite.core.parameters import number
 from robustbench_lite.core.toml import NamedFile, checked, read_toml
 from robustbench_lite.hardening.recipe import Recipe
+from robustbench_lite.searching.proxy import Proxy
 from robustbench_lite.searching.settings import fault_of, known_settings, unknown_setting
 
 if TYPE_CHECKING:
@@ -87,6 +88,9 @@ class Space(NamedFile):
     model: dict[str, Dimension] = Field(default_factory=dict)
     """By keyword argument of the function that makes the model: ``width``."""
 
+    proxy: Proxy | None = None
+    """What is cheaper in a trial; by default each is run in full."""
+
     @model_validator(mode="after")
     def _holds_one(self) -> Self:
         if not self.params and not self.model:
@@ -120,7 +124,7 @@ class Axis:
         """Have Optuna choose a value, or tell the one that it chose for this trial before."""
         one = self.values
         if one.choices is not None:
-            return self._setting(trial.suggest_categorical(self.key, tuple(map(_label, one.choices))))
+            return self.setting(trial.suggest_categorical(self.key, tuple(map(_label, one.choices))))
         low, high = self._ends()
         if self.whole:
             return trial.suggest_int(self.key, int(low), int(high), step=int(one.step or 1), log=one.log)
@@ -136,9 +140,11 @@ class Axis:
         step = self.values.step or 1
         return [low + place * step for place in range(round((high - low) / step) + 1)]
 
-    def _setting(self, named: Any) -> Any:
-        """The choice that Optuna named."""
-        return next(choice for choice in self.values.choices or () if _label(choice) == named)
+    def setting(self, named: Any) -> Any:
+        """The value that Optuna named."""
+        if self.values.choices is None:
+            return named
+        return next(choice for choice in self.values.choices if _label(choice) == named)
 
     def _ends(self) -> tuple[Any, Any]:
         """Low and high end; the high one is a value that steps reach."""

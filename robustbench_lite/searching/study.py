@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,6 @@ from torch import nn
 
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.core.files import write_atomically
 from robustbench_lite.core.suite import Suite, load_suite
 from robustbench_lite.data.load import as_data
 from robustbench_lite.hardening.checkpoint import check_settings
@@ -21,16 +20,17 @@ from robustbench_lite.hardening.folder import BEFORE_FILE
 from robustbench_lite.hardening.pipeline import Listeners, judge
 from robustbench_lite.hardening.preparation import Changes, Plan, Sampling, prepare
 from robustbench_lite.hardening.recipe import Recipe
-from robustbench_lite.hardening.several import run_unless_done
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.scorecard import Scorecard
-from robustbench_lite.searching.folder import RESULT_FILE, claimed
-from robustbench_lite.searching.judgement import Judged, as_json, judge_winner
-from robustbench_lite.searching.running import run_trials
+from robustbench_lite.results.search import RESULT_FILE, SearchResult
+from robustbench_lite.searching.folder import claimed
+from robustbench_lite.searching.judgement import Judged, judge_winner
+from robustbench_lite.searching.result import importances, result_of
+from robustbench_lite.searching.running import run_finals, run_in_full, run_trials
 from robustbench_lite.searching.space import Space, axes, check_grid, load_space
 from robustbench_lite.searching.storage import Pruner
 from robustbench_lite.searching.strategies.interface import find_strategy
-from robustbench_lite.searching.trials import RECIPE, Job, Tried, all_tried, tried
+from robustbench_lite.searching.trials import RECIPE, Job, Tried, all_tried
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -89,6 +89,10 @@ class Tuned:
     judged: Judged | None
     """The winner on fresh samples; None where no trial can win."""
     folder: Path
+    result: SearchResult
+    """All of it, as ``search.json`` keeps it."""
+    finals: tuple[Tried, ...] = ()
+    """With a proxy: the best trials and the recipe as it is, run in full, the best first."""
 
 
 _TWENTY, _NO_CHANGES, _ALL_SAMPLES, _NOBODY = Search(trials=20), Changes(), Sampling(), Listeners()
@@ -148,7 +152,7 @@ def tune(
         study = job.study()
         _same_study(study, settings)
     before = _before(job, listeners)
-    plain = _run_recipe(job, before, listeners)
+    plain = None if job.proxy else run_in_full(job, RECIPE, {}, before, listeners)
 
     def tell(running: tuple[str, ...]) -> None:
         if on_trial is not None:
@@ -160,12 +164,26 @@ def tune(
         if jobs > 1 and (running := tuple(one.name for one in all_tried(study) if one.state == "running")):
             tell(running)
     tell(())
-    trials = sorted((plain, *all_tried(study)), key=lambda one: one.order)
+    finals = _finals(job, study, jobs, listeners, lambda name: tell((name,)))
+    trials = sorted((*([plain] if plain else []), *all_tried(study)), key=lambda one: one.order)
     with job.lock("judge"):
-        judged = judge_winner(judging, job.suite, job.folder, trials, listeners)
-        told = as_json(judged, trials) | {"seconds": time.time() - started}
-        write_atomically(job.folder / RESULT_FILE, json.dumps(told, indent=1) + "\n")
-    return Tuned(trials=tuple(trials), judged=judged, folder=job.folder)
+        judged = judge_winner(judging, job.suite, job.folder, finals or trials, listeners)
+        told = result_of(job, trials, finals, judged, time.time() - started, importances(study))
+        told.save(job.folder / RESULT_FILE)
+    return Tuned(trials=tuple(trials), finals=tuple(finals), judged=judged, folder=job.folder, result=told)
+
+
+def _finals(job: Job, study: Study, jobs: int, listeners: Listeners, on_begin: Callable[[str], None]) -> list[Tried]:
+    """With a proxy: the best trials and the recipe as it is, run in full, the best first."""
+    if job.proxy is None:
+        return []
+    best = sorted((one for one in all_tried(study) if one.can_win), key=lambda one: one.order)
+    asked: dict[str, Mapping[str, Any]] = {RECIPE: {}}
+    for one in best[: job.proxy.finalists]:
+        values = {axis.key: axis.setting(one.values[axis.key]) for axis in job.axes}
+        asked[one.name.replace("trial", "final")] = values
+    before = _before(job.in_full, listeners)
+    return sorted(run_finals(job, before, asked, jobs, listeners, on_begin), key=lambda one: one.order)
 
 
 def _prepared(
@@ -209,16 +227,21 @@ def _prepared(
         limit=limit,
         deadline=None if search.seconds is None else time.time() + search.seconds,
         min_clean=search.min_clean,
+        proxy=space.proxy,
     )
+    if space.proxy is not None:
+        space.proxy.check(judging.recipe, [axis.key for axis in found])
+        job.plan({})
     own = {
         "space": json.dumps([(axis.key, axis.values.model_dump()) for axis in found]),
         "sampler": search.sampler,
         "pruner": search.pruner,
         "min_clean": str(search.min_clean),
+        "proxy": "" if space.proxy is None else space.proxy.model_dump_json(),
         "judged by": judging.fingerprint()["suite"],
         "judged on": judging.fingerprint()["test_data"],
     }
-    return judging, job, job.plan({}).fingerprint() | own
+    return judging, job, job.in_full.plan({}).fingerprint() | own
 
 
 def _check_limits(search: Search, jobs: int) -> None:
@@ -248,31 +271,21 @@ def _same_study(study: Study, settings: dict[str, str]) -> None:
 
 def _before(job: Job, listeners: Listeners) -> Scorecard:
     """The scorecard of the model that all trials start from."""
-    path = job.folder / BEFORE_FILE
+    path = job.folder / (BEFORE_FILE if job.proxy is None else f"proxy-{BEFORE_FILE}")
     with job.lock("before"):
         if not path.is_file():
             judge(job.plan({}), job.target, listeners).save(path)
         return Scorecard.load(path)
 
 
-def _run_recipe(job: Job, before: Scorecard, listeners: Listeners) -> Tried:
-    """Run the recipe as it is."""
-    with job.lock(RECIPE):
-        try:
-            card = run_unless_done(job.plan({}), job.folder / RECIPE, listeners, before)
-        except UserError as fault:
-            return tried(RECIPE, {}, "failed", {"out": str(fault)})
-    return tried(RECIPE, {}, "done", job.facts(card))
-
-
-def _standing(job: Job, study: Study, plain: Tried, running: tuple[str, ...], jobs: int) -> Standing:
+def _standing(job: Job, study: Study, plain: Tried | None, running: tuple[str, ...], jobs: int) -> Standing:
     trials = all_tried(study)
     ended = [one for one in trials if one.state != "running"]
     return Standing(
         running=running,
         done=len(ended),
         total=None if job.limit == float("inf") else int(job.limit),
-        best=min((one for one in (plain, *trials) if one.can_win), key=lambda one: one.order, default=None),
+        best=min((one for one in (plain, *trials) if one and one.can_win), key=lambda one: one.order, default=None),
         failed=tuple(one for one in trials if one.state == "failed"),
         seconds_left=_left(study, job, len(ended), jobs),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -19,7 +20,9 @@ from robustbench_lite.model.building import rebuilt
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.ranking import TRAINING_PASSES
 from robustbench_lite.results.scorecard import Interval, Scorecard
+from robustbench_lite.results.search import State
 from robustbench_lite.searching.folder import LOCKS
+from robustbench_lite.searching.proxy import Proxy
 from robustbench_lite.searching.settings import with_settings
 from robustbench_lite.searching.space import Axis, of_model, of_recipe
 from robustbench_lite.searching.storage import Pruner, open_study
@@ -29,8 +32,6 @@ if TYPE_CHECKING:
 
 RECIPE = "recipe"
 """What the trial is called that runs the recipe as it is; it stands beside those that Optuna proposes."""
-
-State = Literal["done", "failed", "pruned", "running"]
 
 _OWNER_FILE = ".owner"
 
@@ -49,6 +50,10 @@ class Tried:
     clean: Interval | None = None
     passes: float | None = None
     """What its training cost."""
+    seconds: float | None = None
+    """From its begin to its end, pauses included."""
+    epochs: Mapping[int, float] = field(default_factory=dict)
+    """Robust accuracy on held-out samples by epoch, by which a pruner compares."""
     out: str = ""
     """Why it can't win; empty where it can."""
 
@@ -89,11 +94,26 @@ class Job:
     deadline: float | None
     """Time, as `time.time` tells it, from which on no trial begins."""
     min_clean: float
+    """A run in full below it can't win."""
+    proxy: Proxy | None = None
+    """What is cheaper than in full."""
 
     def plan(self, values: Mapping[str, Any]) -> Plan:
         """Prepare the recipe with some settings."""
-        recipe = with_settings(self.recipe, of_recipe(values))
-        return prepare(self.target_of(values), self.training, recipe, Changes(suite=self.suite), self.sampling)
+        recipe, changes, sampling = (
+            with_settings(self.recipe, of_recipe(values)),
+            Changes(suite=self.suite),
+            self.sampling,
+        )
+        if self.proxy is not None:
+            recipe, changes = self.proxy.recipe(recipe), self.proxy.changes(changes)
+            sampling = self.proxy.sampling(sampling)
+        return prepare(self.target_of(values), self.training, recipe, changes, sampling)
+
+    @property
+    def in_full(self) -> Job:
+        """The same search without its proxy."""
+        return dataclasses.replace(self, proxy=None)
 
     def target_of(self, values: Mapping[str, Any]) -> Target:
         """The model that a trial with some settings starts from."""
@@ -126,7 +146,7 @@ class Job:
         out = ""
         if card.verdict == "INVALID":
             out = "its evaluation can't be trusted (INVALID)"
-        elif card.clean_accuracy.value < self.min_clean:
+        elif self.proxy is None and card.clean_accuracy.value < self.min_clean:
             out = f"clean accuracy {card.clean_accuracy.value:.1%} is below the floor of {self.min_clean:.1%}"
         return {
             "robust": card.robust_accuracy.model_dump(),
@@ -154,7 +174,11 @@ def all_tried(study: Study) -> list[Tried]:
         TrialState.RUNNING: "running",
     }
     return [
-        tried(f"trial-{one.number}", one.params, states[one.state], one.user_attrs)
+        dataclasses.replace(
+            tried(f"trial-{one.number}", one.params, states[one.state], one.user_attrs),
+            seconds=one.duration.total_seconds() if one.duration is not None else None,
+            epochs=dict(one.intermediate_values),
+        )
         for one in study.get_trials(deepcopy=False)
         if one.state in states
     ]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
-from scipy.stats import binom, binomtest, multinomial
+from scipy.stats import binom, binomtest, multinomial, spearmanr
 
 from robustbench_lite.results.paired import mcnemar, mcnemar_loss, paired_interval, pairs_needed, visible_loss
 from robustbench_lite.results.statistics import (
@@ -19,6 +19,7 @@ from robustbench_lite.results.statistics import (
     last_look,
     samples_needed,
     sequential_interval,
+    spearman,
     unpaired_interval,
 )
 
@@ -405,3 +406,27 @@ def test_interval_of_an_unpaired_difference_turns_with_it_and_stays_in_its_range
     assert unpaired_interval((0, 5), (5, 5))[0] == -1.0
     wide, narrow = unpaired_interval((30, 100), (10, 50), 0.99), (low, high)
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def test_rank_correlation_is_scipys_and_its_interval_covers_it():
+    dice = np.random.default_rng(0)
+    for count in (2, 3, 5, 20):
+        one, other = dice.integers(0, 6, count).tolist(), dice.integers(0, 6, count).tolist()
+        if len(set(one)) < 2 or len(set(other)) < 2:
+            continue
+        found, low, high = spearman(one, other)
+        assert found == pytest.approx(spearmanr(one, other).statistic)
+        assert -1 <= low <= found <= high <= 1
+    assert spearman([1, 1, 1], [1, 2, 3]) is None
+    assert spearman([1, 2, 3], [2, 4, 9]) == (1.0, -1.0, 1.0)  # three things tell nothing
+
+
+def test_interval_of_a_rank_correlation_covers_the_true_one():
+    dice, truth, inside = np.random.default_rng(1), 0.6, 0
+    spearmans = 6 / np.pi * np.arcsin(truth / 2)  # of a normal distribution with this correlation
+    for _ in range(400):
+        one, other = dice.multivariate_normal([0, 0], [[1, truth], [truth, 1]], 20).T
+        _, low, high = spearman(one.tolist(), other.tolist())
+        inside += low <= spearmans <= high
+    assert 0.92 <= inside / 400 <= 0.985
+    assert spearman(range(5), range(5))[1] < 0.9

@@ -26,6 +26,7 @@ from robustbench_lite.hardening.preparation import Changes, Sampling
 from robustbench_lite.hardening.recipe import Recipe
 from robustbench_lite.model.loading import load_target
 from robustbench_lite.results.scorecard import Scorecard
+from robustbench_lite.searching.proxy import Proxy
 from robustbench_lite.searching.space import Space
 from robustbench_lite.searching.storage import _storage
 from robustbench_lite.searching.study import Search, Standing, Tuned, tune
@@ -307,6 +308,27 @@ def test_arguments_of_the_model_are_searched_and_kept_with_the_winner(tmp_path: 
         run(tmp_path / "other", wrong, model=target)
     with pytest.raises(UserError, match=r"model\.width: Sequential: is made by no function with arguments"):
         run(tmp_path / "other", space)
+
+
+def test_finalists_of_a_proxy_are_run_in_full_and_one_of_them_wins(tmp_path: Path) -> None:
+    space = SPACE.model_copy(update={"proxy": Proxy(limit_train=100, limit=50, defense="free", finalists=2)})
+    with pytest.raises(UserError, match=r"params.steps is searched, and free doesn't have it"):
+        run(tmp_path / "out", space)
+    space = space.model_copy(update={"params": {"schedule.lr": SPACE.params["schedule.lr"]}})
+    found = run(tmp_path / "out", space, trials=3)
+    assert [one.robust.total for one in found.trials if one.robust] == [50, 50, 50]
+    best = [one.name.replace("trial", "final") for one in found.trials[:2]]
+    assert {one.name for one in found.finals} == {*best, "recipe"}
+    assert [one.robust.total for one in found.finals if one.robust] == [100, 100, 100]
+    assert found.judged is not None
+    assert found.judged.winner == found.finals[0]
+    told = found.result.proxy
+    assert told is not None
+    assert told.told == "100 samples to learn from, 50 validation samples, training by free"
+    assert len(told.pairs) == 2
+    assert told.passes_in_full is not None
+    assert told.passes < told.passes_in_full
+    assert run(tmp_path / "out", space, listeners=Listeners(on_progress=never, on_attack=never)).finals == found.finals
 
 
 def test_what_is_given_wrong_is_told(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
@@ -20,14 +19,13 @@ from click.core import ParameterSource
 
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.files import NO_ROOM as NO_ROOM
 from robustbench_lite.faces.cli import signals
 
 if TYPE_CHECKING:
     from robustbench_lite.results.scorecard import Scorecard
 
 EXIT = {"PASS": 0, "MEASURED": 0, "UNDECIDED": 0, "FAIL": 1, "INVALID": 3}
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-"""Errors of a disk that is full or may not be written."""
 EXIT_USAGE, EXIT_CRASH, EXIT_PIPE = 2, 4, 141
 FOLDER = Path(".robustbench")
 """Where files go whose place nobody named."""

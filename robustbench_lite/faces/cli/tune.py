@@ -87,11 +87,11 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
     The same command goes on with a search that was stopped, and a second one beside it takes part.
     """
     from robustbench_lite.faces import progress
-    from robustbench_lite.faces.cli.tables.search import judgement, table
+    from robustbench_lite.faces.cli.tables.search import OF_TRIALS, by_proxy, judgement, table
     from robustbench_lite.hardening.pipeline import Listeners
     from robustbench_lite.hardening.preparation import Changes, Sampling
+    from robustbench_lite.results.search import RESULT_FILE
     from robustbench_lite.searching import study
-    from robustbench_lite.searching.folder import RESULT_FILE
 
     target, (data, test_data) = load_both(model, given, "train", "test")
     asked = ("trials", "sampler", "pruner", "min_clean", "storage")
@@ -113,7 +113,11 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
             jobs=given["jobs"],
         )
     if not quiet:
-        output.print_rendered(table(found.trials))
+        cheap = found.result.proxy
+        output.print_rendered(table(found.trials, "By the proxy, on the validation samples" if cheap else OF_TRIALS))
+        if cheap is not None:
+            output.print_rendered(table(found.finals, "In full, on the validation samples"))
+            output.print_rendered(by_proxy(cheap))
     output.print_rendered(judgement(found.judged))
     click.echo(f"Search     {found.folder / RESULT_FILE}")
     if found.judged is None:

@@ -9,13 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from robustbench_lite.results.scorecard import Interval
+from robustbench_lite.results.search import ProxyResult
 from robustbench_lite.searching.judgement import Judged
 from robustbench_lite.searching.trials import Tried
+
+OF_TRIALS = "On the validation samples"
 
 _SHOWN = 20  # trials in the table; the file has all
 
 
-def table(trials: Sequence[Tried]) -> RenderableType:
+def table(trials: Sequence[Tried], told: str = OF_TRIALS) -> RenderableType:
     """The trials, the best on the validation samples first, for a terminal of 80 columns."""
     drawn = Table(box=None, pad_edge=False, show_edge=False)
     for head in ("", "trial", "settings", "robust", "clean", "passes"):
@@ -28,8 +31,23 @@ def table(trials: Sequence[Tried]) -> RenderableType:
         cells = (str(place), one.name, settings, _share(one.robust), _share(one.clean), passes)
         drawn.add_row(*map(Text, cells), style="" if one.can_win else "dim")
     left = len(trials) - _SHOWN
-    note = "On the validation samples" + (f"; {left} more are in the file" if left > 0 else "")
+    note = told + (f"; {left} more are in the file" if left > 0 else "")
     return Group(drawn, Text(f"\n{note}. Choosing the best of them makes its number too good.\n", style="dim"))
+
+
+def by_proxy(found: ProxyResult) -> RenderableType:
+    """How well the cheap runs told the order of the full ones."""
+    if found.correlation is None or found.low is None or found.high is None:
+        order = "too few finalists to tell whether it tells the order of full runs"
+    else:
+        order = (
+            f"its order and that of {len(found.pairs)} full runs: Spearman's rank correlation "
+            f"{found.correlation:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+        )
+    cost = f"{found.passes:,.0f} passes of training"
+    if found.passes_in_full is not None:
+        cost += f" in the place of about {found.passes_in_full:,.0f}"
+    return Text(f"Proxy      {found.told}; {order}; {cost}\n")
 
 
 def judgement(judged: Judged | None) -> RenderableType:

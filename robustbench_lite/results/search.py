@@ -1,0 +1,153 @@
+"""What came of a search, typed and versioned: ``search.json``. Every table and page of a search is drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from robustbench_lite.core.errors import UserError, faults
+from robustbench_lite.core.files import read_json, write_atomically
+from robustbench_lite.results.scorecard import Interval
+
+RESULT_FILE = "search.json"
+
+State = Literal["done", "failed", "pruned", "running"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Trial(_Part):
+    """A run of the recipe with some settings, on the validation samples."""
+
+    name: str
+    """Of its folder: ``trial-7``; ``final-7``, run in full after a trial by the proxy; ``recipe``, as it is."""
+    state: State
+    settings: Mapping[str, Any] = {}
+    robust: Interval | None = None
+    """None where it came to no end, as of ``clean``."""
+    clean: Interval | None = None
+    training_passes: float | None = None
+    seconds: float | None = None
+    """From its begin to its end, pauses included."""
+    epochs: Mapping[int, float] = {}
+    """Robust accuracy on held-out samples by epoch, by which the pruner compares."""
+    can_not_win: str | None = None
+
+    @property
+    def can_win(self) -> bool:
+        """Whether it came to its end, can be trusted, and keeps the floor of clean accuracy."""
+        return self.state == "done" and not self.can_not_win
+
+    @property
+    def number(self) -> int | None:
+        """Of the trial, in the order in which they began, from 0; None of the recipe as it is."""
+        digits = self.name.rpartition("-")[2]
+        return int(digits) if digits.isdigit() else None
+
+
+class Fresh(_Part):
+    """The winner on samples that the search never saw, by the suite that judges."""
+
+    verdict: str
+    robust: Interval
+    clean: Interval
+    suite: str
+    card: str
+    """The scorecard's file, from the folder of the search."""
+
+
+class Fall(_Part):
+    """How far the winner's robust accuracy fell from validation to fresh samples, under the search's own attack."""
+
+    validation: Interval
+    fresh: Interval
+    by: float
+    """Validation less fresh, in [-1, 1]."""
+    low: float
+    """Ends of its 95 % interval."""
+    high: float
+
+
+class AgainstRecipe(_Part):
+    """The winner beside the recipe as it is, on the same fresh samples."""
+
+    word: str
+    """``gained``, ``not shown`` or ``lost``."""
+    why: str
+    p_robust: float
+
+
+class ProxyResult(_Part):
+    """How well the cheap runs told the order of the full ones."""
+
+    told: str
+    """What was cheaper, in words."""
+    pairs: tuple[tuple[str, float, float], ...]
+    """Each finalist: its settings' trial, its robust accuracy by the proxy, and in full."""
+    correlation: float | None
+    """Spearman's; None where there are too few pairs, or all are alike."""
+    low: float | None
+    """Ends of its 95 % interval."""
+    high: float | None
+    passes: float
+    """What the trials by the proxy took to train."""
+    passes_in_full: float | None
+    """What as many would have taken in full, at the finalists' mean; None without a finalist."""
+
+
+class SearchResult(_Part):
+    """A search from its first trial to the judgement of its winner."""
+
+    schema_version: Literal[1] = 1
+    recipe: str
+    sampler: str
+    pruner: str
+    min_clean: float
+    """Floor of clean accuracy."""
+    seconds: float
+    """Of the last command, to its end."""
+    tried: int
+    """Trials beside the recipe as it is."""
+    winner: str | None
+    """None where no trial can win."""
+    found_better: bool = False
+    """Whether its robust accuracy is shown to be above the recipe's own."""
+    fresh: Fresh | None = None
+    against_recipe: AgainstRecipe | None = None
+    """None where the recipe as it is wins, or failed."""
+    fall: Fall | None = None
+    passed_over: tuple[str, ...] = ()
+    """Trials with a better validation number whose judgement can't be trusted."""
+    trials: tuple[Trial, ...]
+    """The best first; those that can't win stand behind."""
+    finals: tuple[Trial, ...] = ()
+    """With a proxy: the best trials, run in full."""
+    proxy: ProxyResult | None = None
+    importance: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
+    """By evaluator of Optuna's, the share of each setting in how robust accuracy varies; empty for too few trials."""
+
+    def save(self, path: Path) -> None:
+        """Write it, in one step."""
+        write_atomically(path, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> SearchResult:
+        """Read it from a file, or from the folder that holds it.
+
+        Raises
+        ------
+        UserError
+            With what is wrong with the file.
+        """
+        path = path / RESULT_FILE if path.is_dir() else path
+        try:
+            return cls.model_validate(read_json(path))
+        except ValidationError as error:
+            raise UserError(f"{path}: not a valid search\n{faults(error)}") from None
+        except (OSError, ValueError) as fault:
+            raise UserError(f"{path}: can't be read ({fault}); give the folder of 'rblite tune'") from None
