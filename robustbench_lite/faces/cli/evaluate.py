@@ -40,7 +40,7 @@ _PASSED_ON = (
     "measures",
 )
 
-_NOT_REPEATED = ("json_path", "html_path", "markdown_path", "quiet", "cache")
+_NOT_REPEATED = ("json_path", "html_path", "markdown_path", "mlflow", "quiet", "cache")
 """Where it is written and kept: no part of what is asked."""
 
 
@@ -87,6 +87,7 @@ _NOT_REPEATED = ("json_path", "html_path", "markdown_path", "quiet", "cache")
 @click.option("--json", "json_path", metavar="FILE", help="Scorecard.  [default: a new file in .robustbench]")
 @click.option("--html", "html_path", metavar="FILE", help="Report.  [default: beside the scorecard]")
 @click.option("--markdown", "markdown_path", metavar="FILE", help="Summary, for a pull request.")
+@click.option("--mlflow", metavar="URI", help="Log the scorecard as a run of MLflow (an extra).")
 @click.option("--keep-witnesses", is_flag=True, help="Keep the adversarial examples beside the scorecard.")
 @quiet_option
 def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
@@ -154,6 +155,10 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     if given["adapt"] and card.adaptation is None:
         click.echo("Not adapted: no finding has a cure that could be applied (docs/adaptive.md)")
     click.echo(f"Scorecard  {saved}\nReport     {page}")
+    if given["mlflow"]:
+        from robustbench_lite.faces import mlflow
+
+        click.echo(f"MLflow     {mlflow.log([card], given['mlflow'])[0]}")
     if card.interrupted == "interrupt":
         output.say(_how_to_go_on(given["cache"]))
         sys.exit(signals.exit_code())

@@ -40,6 +40,7 @@ _CALLED = {
 @click.option("--mlbom", metavar="FILE", help="Write a model's bill of materials, CycloneDX 1.7.")
 @click.option("--huggingface", metavar="FILE", help="Write evaluation results for a model card on the hub.")
 @click.option("--benchmark", metavar="ORG/NAME:TASK", help="With huggingface: a registered benchmark of the hub.")
+@click.option("--mlflow", metavar="URI", help="Log each scorecard as a run of MLflow (an extra).")
 @click.option("--open", "open_", is_flag=True, help="Show the page in the browser.")
 @click.option("--format", "form", metavar="NAME", help="Any format, or your own.  [default: terminal]")
 @click.option("--out", metavar="FILE", help="Write that format to a file instead of the terminal.")
@@ -51,6 +52,7 @@ def report(
     form: str | None,
     out: str | None,
     benchmark: str | None,
+    mlflow: str | None,
     **files: str | None,
 ) -> None:
     """Show scorecards: one by itself, several side by side.
@@ -74,13 +76,18 @@ def report(
         words["huggingface"] = {"benchmark": benchmark}
     # All, before any is written.
     rendered = {name: output.render(name, loaded, title=title, **words[name]) for name in asked}
-    if form or not asked:
+    if form or not (asked or mlflow):
         _in_form(form or "terminal", output.render(form or "terminal", loaded, title=title, **words[form]), out)
     elif out:
         raise UserError(f"--out goes with --format; for more files give --{', --'.join(_CALLED)}")
     for name, file in asked.items():
         output.write(file, rendered[name])
         click.echo(f"{_CALLED[name]:10} {file}")
+    if mlflow is not None:
+        from robustbench_lite.faces.mlflow import log as log_runs
+
+        for run in log_runs(loaded, mlflow):
+            click.echo(f"MLflow     {run}")
     if open_:
         _open(asked["html"] if "html" in asked else Path(out or ""))
 
