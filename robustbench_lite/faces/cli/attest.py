@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from robustbench_lite.faces.cli import output
+from robustbench_lite.faces.cli.options import json_option, quiet_option
 
 if TYPE_CHECKING:
     from robustbench_lite.results.attestation import Checked, File
@@ -22,7 +25,17 @@ _SCHEMES = ("npz:", "imagefolder:", "onnx:")
 @click.option("--data", multiple=True, metavar="PATH", help="File or folder that holds the samples; repeatable.")
 @click.option("--out", metavar="FILE", help="Where to write it.  [default: CARD.intoto.json]")
 @click.option("--verify", metavar="FILE", help="Write nothing; hold the files against this statement.")
-def attest(card: str, weights: tuple[str, ...], data: tuple[str, ...], out: str | None, verify: str | None) -> None:
+@json_option("What --verify found, or the statement")
+@quiet_option
+def attest(
+    card: str,
+    weights: tuple[str, ...],
+    data: tuple[str, ...],
+    out: str | None,
+    verify: str | None,
+    json_path: str | None,
+    quiet: bool,
+) -> None:
     """Write down which files a scorecard is about, for others to sign.
 
     An in-toto statement with the SHA-256 of card, weights and data, which Sigstore's tools sign (docs/reports.md).
@@ -42,21 +55,28 @@ def attest(card: str, weights: tuple[str, ...], data: tuple[str, ...], out: str 
         *attestation.files("data", [_place(one) for one in data]),
     ]
     if verify:
-        _verify(Path(verify), attestation.check(Path(verify), loaded, about))
+        found = attestation.check(Path(verify), loaded, about)
+        output.write_json(json_path, json.dumps([one._asdict() for one in found], indent=1, ensure_ascii=False))
+        _tell(Path(verify), found, quiet)
         return
     place = Path(out) if out else path.with_name(f"{path.name.removesuffix('.json')}.intoto.json")
     output.check_writable(place)
-    output.write(place, attestation.statement(loaded, about))
-    for one in about:
+    text = attestation.statement(loaded, about)
+    output.write(place, text)
+    output.write_json(json_path, text)
+    for one in () if quiet else about:
         click.echo(f"{one.role:10} {output.plain(one.name)}")
     if missing := _missing(about):
         output.say(f"It is not about the {missing}: give --weights and --data, so that they can't be exchanged.")
     click.echo(f"Statement  {place}")
+    if not quiet:
+        output.suggest("sign it: docs/reports.md tells how with model-signing and with Sigstore")
 
 
-def _verify(path: Path, found: list[Checked]) -> None:
+def _tell(path: Path, found: Sequence[Checked], quiet: bool) -> None:
     for one in found:
-        click.echo(f"{one.state:12} {one.role:10} {output.plain(one.name)}")
+        if not quiet or one.state != "as attested":
+            click.echo(f"{one.state:12} {one.role:10} {output.plain(one.name)}")
     if any(one.state != "as attested" for one in found):
         output.say(f"Error: these are not the files that {path} names.")
         sys.exit(output.EXIT["FAIL"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from robustbench_lite.faces.cli import output, signals
+from robustbench_lite.faces.cli.options import json_option, quiet_option
 
 
 @click.command()
@@ -21,8 +22,11 @@ from robustbench_lite.faces.cli import output, signals
     help="lenet5_clean_pgd, lenet5_clean_ddn, lenet5_adv_pgd, lenet5_adv_ddn or wk17a; repeatable.  [default: all]",
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Run N samples, drawn by class.")
-@click.option("--json", "json_path", metavar="FILE", help="Write the numbers for machines.")
-def calibrate(weights: str, data_root: str, cases: tuple[str, ...], limit: int | None, json_path: str | None) -> None:
+@json_option("The numbers")
+@quiet_option
+def calibrate(
+    weights: str, data_root: str, cases: tuple[str, ...], limit: int | None, json_path: str | None, quiet: bool
+) -> None:
     """Run published cases, to prove this install.
 
     Networks that others trained and attacked, from your own copies of their files; what is missing is told with where
@@ -33,15 +37,15 @@ def calibrate(weights: str, data_root: str, cases: tuple[str, ...], limit: int |
     from robustbench_lite.faces import progress
     from robustbench_lite.faces.cli.tables import calibration as table
 
-    if json_path:
-        output.check_writable(Path(json_path))
     data = load_data("mnist", root=data_root)
     signals.raise_interrupts()
-    with progress.bars() as bars:
+    with progress.bars(quiet) as bars:
         found = calibration.calibrate(Path(weights), data, cases, limit=limit, on_progress=progress.attack_bars(bars))
-    output.print_rendered(table.report(found))
-    if json_path:
-        output.write_result(Path(json_path), calibration.as_json(found))
+    if quiet:
+        click.echo(f"{found.count('reproduces')} of {len(found.results)} reproduce")
+    else:
+        output.print_rendered(table.report(found))
+    output.write_json(json_path, calibration.as_json(found))
     if found.interrupted:
         sys.exit(signals.exit_code())
     if not found.ran:

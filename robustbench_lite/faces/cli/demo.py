@@ -52,6 +52,8 @@ def demo(out: str, seed: int, quiet: bool) -> None:
     if not quiet:
         output.show(cards, title=TITLE, story=told)
     click.echo(f"Report     {page.resolve()}")
+    if not quiet:
+        output.suggest("rblite init", "rblite doctor MODEL --data D   (your own model: README)")
 
 
 def small_cnn(classes: int = 10) -> nn.Module:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,13 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.faces.cli import output, signals
 from robustbench_lite.faces.cli.options import (
     data_options,
+    data_words,
     demanded,
+    json_option,
     load_both,
     load_other,
     model_options,
+    model_words,
     quiet_option,
     run_options,
 )
@@ -84,7 +88,7 @@ _NOT_REPEATED = ("json_path", "html_path", "markdown_path", "mlflow", "quiet", "
 @click.option("--corpus", metavar="DIR", help="Replay the witnesses kept here first, and keep new ones.")
 @click.option("--adapt", is_flag=True, help="Evaluate once more past what hides from the attacks; show both.")
 @click.option("--twin", metavar="MODEL", help="The model of floats that MODEL came from; attacks follow its gradient.")
-@click.option("--json", "json_path", metavar="FILE", help="Scorecard.  [default: a new file in .robustbench]")
+@json_option("The scorecard  [default: a new file in .robustbench]")
 @click.option("--html", "html_path", metavar="FILE", help="Report.  [default: beside the scorecard]")
 @click.option("--markdown", "markdown_path", metavar="FILE", help="Summary, for a pull request.")
 @click.option("--mlflow", metavar="URI", help="Log the scorecard as a run of MLflow (an extra).")
@@ -107,7 +111,8 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     from robustbench_lite.results.gates import Gates
     from robustbench_lite.results.scorecard import verdict_of
 
-    saved = Path(given["json_path"] or output.fresh(f"{output.slug(model)}-{output.slug(suite)}", ".json"))
+    file = given["json_path"] if given["json_path"] != "-" else None
+    saved = Path(file or output.fresh(f"{output.slug(model)}-{output.slug(suite)}", ".json"))
     output.check_writable(saved)
     page = Path(given["html_path"] or saved.with_suffix(".html"))
     summary = Path(given["markdown_path"]) if given["markdown_path"] else None
@@ -155,6 +160,8 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     if given["adapt"] and card.adaptation is None:
         click.echo("Not adapted: no finding has a cure that could be applied (docs/adaptive.md)")
     click.echo(f"Scorecard  {saved}\nReport     {page}")
+    if file is None:
+        output.write_json(given["json_path"], card.model_dump_json(indent=1))
     if given["mlflow"]:
         from robustbench_lite.faces import mlflow
 
@@ -162,6 +169,8 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     if card.interrupted == "interrupt":
         output.say(_how_to_go_on(given["cache"]))
         sys.exit(signals.exit_code())
+    if not quiet:
+        output.suggest(*_next(model, card, saved, given))
     sys.exit(output.EXIT[verdict_of((), card.gates) if allowed_because(card) else card.verdict])
 
 
@@ -171,6 +180,21 @@ def _workers(given: Mapping[str, Any]) -> int | Executor:
     from robustbench_lite.workers.cluster import RayExecutor
 
     return RayExecutor(given["ray"], given["workers"])
+
+
+def _next(model: str, card: Scorecard, saved: Path, given: Mapping[str, Any]) -> Iterator[str]:
+    """What may be done with such a scorecard."""
+    about = [model, *model_words(dict(given)), *data_words(dict(given))]
+    if card.verdict == "INVALID":
+        yield f"{shlex.join(['rblite', 'doctor', *about])}   (and the cures above)"
+        return
+    if card.verdict == "MEASURED":
+        yield "the same with --min-robust-accuracy SHARE, to demand it"
+    elif card.verdict == "UNDECIDED":
+        yield "the same with more samples: the gates tell how many"
+    if card.verdict in ("MEASURED", "FAIL") and card.target.access == "gradients":
+        yield shlex.join(["rblite", "harden", *about, "--out", "hardened"])
+    yield shlex.join(["rblite", "report", str(saved), "--html", "report.html", "--open"])
 
 
 def _how_to_go_on(cache: str | None) -> str:

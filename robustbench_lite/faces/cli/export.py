@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import click
 from robustbench_lite.faces.cli import output, signals
 from robustbench_lite.faces.cli.options import (
     data_options,
+    data_words,
+    json_option,
     load_both,
     model_options,
     quiet_option,
@@ -48,8 +51,9 @@ _FORMATS = ("onnx", "onnx-int8")  # as `model.export` has them, which loads torc
     help="Samples that must get the same class.",
 )
 @seed_option
+@json_option("The report")
 @quiet_option
-def export(model: str, format: str, out: str | None, quiet: bool, **given: Any) -> None:
+def export(model: str, format: str, out: str | None, json_path: str | None, quiet: bool, **given: Any) -> None:
     """Write MODEL to an ONNX file, verified on samples; evaluate it as onnx:FILE, with --twin MODEL.
 
     Its normalisation is inside, and it takes batches of any size. onnx-int8 has weights and activations of 8 bits, with
@@ -74,6 +78,9 @@ def export(model: str, format: str, out: str | None, quiet: bool, **given: Any) 
     if not quiet:
         _tell(found)
     click.echo(f"Model      {path}\nReport     {path}.json")
+    output.write_json(json_path, found.model_dump_json(indent=1))
+    if not quiet:
+        output.suggest(shlex.join(["rblite", "evaluate", f"onnx:{path}", "--twin", model, *data_words(given)]))
 
 
 def _drawn(data: Data, limit: int, seed: int) -> Tensor:

@@ -16,6 +16,7 @@ from robustbench_lite.faces.cli.attest import attest
 from robustbench_lite.faces.cli.cache import cache
 from robustbench_lite.faces.cli.calibrate import calibrate
 from robustbench_lite.faces.cli.compare import compare
+from robustbench_lite.faces.cli.completion import completed, completion
 from robustbench_lite.faces.cli.demo import demo
 from robustbench_lite.faces.cli.doctor import doctor
 from robustbench_lite.faces.cli.evaluate import evaluate
@@ -89,5 +90,9 @@ def main(debug: bool) -> None:  # noqa: D103 - _HELP says it
     pass
 
 
-for _command in (demo, evaluate, doctor, calibrate, harden, tune, export, report, compare, attest, list_, init, cache):
-    main.add_command(_command)
+_COMMANDS = (
+    *(demo, evaluate, doctor, calibrate, harden, tune, export, report, compare, attest),
+    *(list_, init, cache, completion),
+)
+for _command in _COMMANDS:
+    main.add_command(completed(_command))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import textwrap
@@ -19,6 +20,7 @@ from robustbench_lite.faces.cli.options import (
     data_options,
     data_words,
     demanded,
+    json_option,
     load_both,
     load_samples,
     model_options,
@@ -71,6 +73,7 @@ _WIDTH = 80
     "--gate", "demands", multiple=True, metavar="G", help="'NAME >= X' or 'NAME <= X' on a measure afterwards."
 )
 @click.option("--tensorboard", metavar="DIR", help="Write each epoch's numbers for TensorBoard (an extra).")
+@json_option("Verdict, numbers and files")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in DIR.")
 @quiet_option
 def harden(model: str, out: str, recipes: tuple[str, ...], quiet: bool, **given: Any) -> None:
@@ -120,6 +123,8 @@ class _Telling:
     board: Board | None
     data: tuple[str, ...]
     """The options that name the data."""
+    json_path: str | None
+    """Where the outcome goes for machines."""
 
     @contextmanager
     def listeners(self) -> Iterator[dict[str, Any]]:
@@ -156,7 +161,7 @@ def _telling(given: dict[str, Any], quiet: bool) -> Iterator[_Telling]:
     from robustbench_lite.faces.tensorboard import board
 
     with board(given["tensorboard"]) as made:
-        yield _Telling(quiet=quiet, board=made, data=data_words(given))
+        yield _Telling(quiet=quiet, board=made, data=data_words(given), json_path=given["json_path"])
 
 
 def _one(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, Any], telling: _Telling) -> None:
@@ -175,6 +180,10 @@ def _one(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, An
         _say(name, text)
     telling.model(Path(asked["out"]), hardened.after)
     click.echo(f"Report     {page}")
+    output.write_json(telling.json_path, _as_json(hardened, Path(asked["out"])))
+    if not telling.quiet:
+        folder = Path(asked["out"])
+        output.suggest(shlex.join(["rblite", "compare", str(folder / "before.json"), str(folder / "after.json")]))
     if asked["gates"]:
         sys.exit(output.EXIT[hardened.after.verdict])
 
@@ -201,6 +210,7 @@ def _several(target: Target, data: Data, recipes: Sequence[str], asked: dict[str
         _say("Best", best)
         telling.model(made.folder / best, made.after[best])
     click.echo(f"Ranking    {made.folder / RANKING_FILE}\nReport     {page}")
+    output.write_json(telling.json_path, (made.folder / RANKING_FILE).read_text(encoding="utf-8"))
     if asked["gates"]:  # of the start nothing is demanded: the best of those that were made decides
         sys.exit(output.EXIT[made.after[made.best_recipe].verdict])
 
@@ -219,6 +229,27 @@ def _apart(recipes: str) -> list[str]:
 
 def _say(name: str, text: str) -> None:
     click.echo(textwrap.fill(text, _WIDTH, initial_indent=f"{name:11}", subsequent_indent=" " * 11))
+
+
+def _as_json(hardened: Hardened, folder: Path) -> str:
+    """The verdict, both scorecards' numbers, and where all lies."""
+    cards = {"before": hardened.before, "after": hardened.after}
+    told = {
+        "hardening": hardened.gain.word,
+        "why": hardened.gain.why,
+        "model": str(folder),
+        **{
+            name: {
+                "file": str(folder / f"{name}.json"),
+                "verdict": card.verdict,
+                "clean_accuracy": card.clean_accuracy.model_dump(),
+                "robust_accuracy": card.robust_accuracy.model_dump(),
+            }
+            for name, card in cards.items()
+        },
+        "notes": list(hardened.notes),
+    }
+    return json.dumps(told, indent=1, ensure_ascii=False)
 
 
 def _told(hardened: Hardened) -> Iterator[tuple[str, str]]:

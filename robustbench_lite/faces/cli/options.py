@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from robustbench_lite.core.errors import UserError
+from robustbench_lite.faces.cli import output
 
 if TYPE_CHECKING:
     from robustbench_lite.data.dataset import Data, Split
@@ -90,7 +91,27 @@ run_options = _together(
     click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Evaluate N samples, drawn by class."),
     seed_option,
 )
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bars and no table.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, no table, no advice: a line or two.")
+
+
+def _json_alone(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    if given == "-":
+        output.json_alone(context)
+    elif given and not context.resilient_parsing:
+        output.check_writable(Path(given))
+    return given
+
+
+def json_option(what: str, **more: Any) -> Callable[[_Command], _Command]:
+    """``--json FILE``, the same of every command: ``-`` prints it, and it alone."""
+    told = f"{what} as JSON; - prints it, and all else on stderr."
+    return click.option("--json", "json_path", metavar="FILE", callback=_json_alone, help=told, **more)
+
+
+def model_words(given: Given) -> tuple[str, ...]:
+    """The options that make the model, as words of a command."""
+    about = [(f"--{name}", given[name]) for name in ("weights", "normalize", "device")]
+    return tuple(part for pair in about if pair[1] for part in pair)
 
 
 def data_words(given: Given) -> tuple[str, ...]:

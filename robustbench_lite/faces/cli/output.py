@@ -9,7 +9,7 @@ import sys
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ EXIT_USAGE, EXIT_CRASH, EXIT_PIPE = 2, 4, 141
 FOLDER = Path(".robustbench")
 """Where files go whose place nobody named."""
 
+_STDOUT = f"{__name__}.stdout"
 _SLUG = 60  # characters of a name that go into a file's
 
 
@@ -41,6 +42,28 @@ def plain(text: str) -> str:
 def say(text: str) -> None:
     """Tell something on the standard error stream."""
     click.echo(plain(text), err=True)
+
+
+def suggest(*steps: str) -> None:
+    """Tell people what may be done next, on the standard error stream, where it is in no pipe's way."""
+    if _STDOUT in click.get_current_context().meta:
+        return
+    for place, step in enumerate(steps):
+        say(f"{'' if place else 'Next':10} {step}")
+
+
+def json_alone(context: click.Context) -> None:
+    """Keep the standard output for JSON: whatever else is printed, be it by the user's model, goes to stderr."""
+    context.meta[_STDOUT] = sys.stdout
+    context.with_resource(redirect_stdout(sys.stderr))
+
+
+def write_json(place: str | None, text: str) -> None:
+    """Write JSON for machines into a file, or print it where the place is ``-``; nowhere without one."""
+    if place == "-":
+        click.echo(text.rstrip("\n"), file=click.get_current_context().meta[_STDOUT])
+    elif place is not None:
+        write_result(Path(place), text if text.endswith("\n") else f"{text}\n")
 
 
 def print_rendered(rendered: Any) -> None:

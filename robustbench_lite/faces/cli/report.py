@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import webbrowser
 from collections.abc import Iterator, Sequence
@@ -78,6 +79,8 @@ def report(
     rendered = {name: output.render(name, loaded, title=title, **words[name]) for name in asked}
     if form or not (asked or mlflow):
         _in_form(form or "terminal", output.render(form or "terminal", loaded, title=title, **words[form]), out)
+        if len(paths) == 1 and form is None:
+            output.suggest(f"rblite report {shlex.quote(paths[0])} --html report.html --open")
     elif out:
         raise UserError(f"--out goes with --format; for more files give --{', --'.join(_CALLED)}")
     for name, file in asked.items():

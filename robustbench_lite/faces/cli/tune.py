@@ -13,6 +13,7 @@ from robustbench_lite.faces.cli import output, signals
 from robustbench_lite.faces.cli.options import (
     data_options,
     data_words,
+    json_option,
     load_both,
     model_options,
     quiet_option,
@@ -79,6 +80,7 @@ class Duration(click.ParamType[float]):
 @click.option("--search-suite", metavar="S", help="Attacks the trials.  [default: the short one of the norm]")
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Instead of the recipe's.")
 @click.option("--limit-train", type=click.IntRange(min=1), metavar="N", help="Learn from N samples, drawn by class.")
+@json_option("The search")
 @quiet_option
 def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
     """Search the settings of a recipe that make MODEL most robust.
@@ -120,6 +122,7 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
             output.print_rendered(by_proxy(cheap))
     output.print_rendered(judgement(found.judged))
     click.echo(f"Search     {found.folder / RESULT_FILE}")
+    output.write_json(given["json_path"], (found.folder / RESULT_FILE).read_text(encoding="utf-8"))
     if found.judged is None:
         sys.exit(output.EXIT["INVALID"])
     winner = found.folder / found.judged.winner.name

@@ -33,6 +33,7 @@ COMMANDS = [
         "list",
         "init",
         "cache",
+        "completion",
     )
 ]
 

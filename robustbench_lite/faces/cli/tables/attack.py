@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import json
 import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
@@ -40,6 +41,14 @@ def details(name: str) -> RenderableType:
         default = f" = {parameter.default}" if parameter.default else "  (must be given)"
         parts += [Text.assemble("\n", (parameter.name, "bold"), default), _indented(_prose(parameter.doc))]
     return Group(*parts)
+
+
+def as_json(name: str) -> str:
+    """The same for machines: one JSON object, defaults as they are written in Python."""
+    found = registry.find("attacks", name)
+    told = [one._asdict() for one in parameters(found)]
+    doc = _prose(inspect.getdoc(found) or "")
+    return json.dumps({"name": name, "doc": doc, "parameters": told}, indent=1, ensure_ascii=False)
 
 
 def parameters(attack: Any) -> Iterator[Parameter]:

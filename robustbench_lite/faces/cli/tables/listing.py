@@ -43,6 +43,12 @@ def listing(kind: str | None = None) -> RenderableType:
     return _Cropped(Group(*(_table(one) for one in ([kind] if kind else KINDS))))
 
 
+def as_json(kind: str | None = None) -> str:
+    """The names and what they are, by kind; one JSON object."""
+    told = {one: {row[0]: row[-1] for row in _rows(one)} for one in ([kind] if kind else KINDS)}
+    return json.dumps(told, indent=1, ensure_ascii=False)
+
+
 @dataclass(frozen=True)
 class _Cropped:
     """Content without the blanks at the ends of its lines, so that a narrower terminal doesn't fold them."""
