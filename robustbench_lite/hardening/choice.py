@@ -50,9 +50,15 @@ def collapsed(new: Epoch, best: float, samples: int) -> bool:
     Both must be clear on so few samples: that robust accuracy fell from the best so far, and that it is below what a
     single step leaves (Wong et al. 2020, https://arxiv.org/abs/2001.03994).
     """
-    if new.one_step is None or new.robust > _NEAR_ZERO * min(best, new.one_step):
+    fallen = new.robust <= _NEAR_ZERO * best and _clearly_above(best, new.robust, samples)
+    return fallen and one_step_alone(new, samples)
+
+
+def one_step_alone(epoch: Epoch, samples: int) -> bool:
+    """Whether a single step is withstood, and several hardly ever. Early in a training that may pass."""
+    if epoch.one_step is None or epoch.robust > _NEAR_ZERO * epoch.one_step:
         return False
-    return _clearly_above(best, new.robust, samples) and _clearly_above(new.one_step, new.robust, samples)
+    return _clearly_above(epoch.one_step, epoch.robust, samples)
 
 
 def at_chance(epoch: Epoch, most_common: int, samples: int) -> bool:

@@ -22,7 +22,7 @@ from robustbench_lite.core.noise import Noise
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.hardening.augment import Augment
 from robustbench_lite.hardening.checkpoint import Checkpoint, Epoch, Kept
-from robustbench_lite.hardening.choice import at_chance, better, collapsed, why_kept
+from robustbench_lite.hardening.choice import at_chance, better, collapsed, one_step_alone, why_kept
 from robustbench_lite.hardening.cost import counted
 from robustbench_lite.hardening.held_out import DivergedError, HeldOut
 from robustbench_lite.hardening.interface import (
@@ -143,6 +143,12 @@ class Loop:
                 f"the {stage.name} never learnt: {kept.clean:.1%} of {len(self.held_out)} held-out samples are right "
                 f"after {len(epochs)} epochs, no more than by chance; a learning rate of {self.schedule.lr:g} may be "
                 "too large or too small for it"
+            )
+        elif not state.ended and one_step_alone(kept, len(self.held_out)):
+            notes.append(
+                f"the {stage.name} withstands one-step attacks alone: {kept.one_step:.1%} of {len(self.held_out)} "
+                f"held-out samples stand after a single step, {kept.robust:.1%} after several; train longer, with "
+                "several steps (pgd_training), or against a smaller eps"
             )
         self.checkpoint.close(
             f"{self.place}/{stage.name}", Kept(stage.name, kept.epoch, len(epochs), why), tuple(notes)

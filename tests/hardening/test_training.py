@@ -443,6 +443,27 @@ def test_a_collapse_is_caught_and_rolled_back(keep: str) -> None:
     assert right.float().mean().item() == pytest.approx(out.log[kept.epoch - 1].clean)
 
 
+def test_overfitting_to_one_step_is_told_where_several_were_never_withstood() -> None:
+    data, held_out = load_data("digits", split="train").split(0.3, 0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        wide = [nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)]
+        module = nn.Sequential(nn.Flatten(), *wide)
+    plan = schedule(epochs=10, batch_size=64, lr=0.005, optimizer="adam", decay="constant", weight_decay=0.0)
+    threat = ThreatModel.parse("Linf 0.4")  # two fifths of the range, in one step from corner to corner
+    smaller, several = ThreatModel.parse("Linf 0.2"), registry.build("defenses", "pgd_training", {"steps": 3})
+    sound = train(Target(module), several, plan, smaller, data, held_out)
+    assert sound.notes == ()
+    plan = plan.model_copy(update={"keep": "last"})
+    out = train(sound.target, registry.build("defenses", "fgsm_rs", {"step": 3.0}), plan, threat, data, held_out)
+    [note] = out.notes
+    [kept] = (line for line in out.log if line.epoch == out.kept[0].epoch)
+    assert kept.one_step is not None
+    assert kept.one_step > 4 * kept.robust
+    assert note.startswith(f"the model withstands one-step attacks alone: {kept.one_step:.1%} of {len(held_out)}")
+    assert f"{kept.robust:.1%} after several; train longer" in note
+
+
 def test_logits_that_are_not_finite_end_the_training() -> None:
     deep = Target(nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Linear(4, 2)))
     with pytest.raises(UserError, match=r"diverges: .* no longer finite in epoch 1"):
