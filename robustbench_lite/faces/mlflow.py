@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,8 @@ def log(cards: Sequence[Scorecard], uri: str, experiment: str = EXPERIMENT) -> l
     cards
         The scorecards.
     uri
-        Where MLflow keeps its runs: a folder, ``sqlite:///FILE``, or the address of a server.
+        Where MLflow keeps its runs: a folder (its ``mlflow.db`` and ``artifacts``), ``sqlite:///FILE``, or the address
+        of a server.
     experiment
         Name of the experiment, made where there is none.
 
@@ -41,13 +43,34 @@ def log(cards: Sequence[Scorecard], uri: str, experiment: str = EXPERIMENT) -> l
     UserError
         Where the extra is missing, and where the store can't be written.
     """
-    client = _client(uri)
+    kind = _client_class()
     try:
-        found = client.get_experiment_by_name(experiment)
-        number = found.experiment_id if found else client.create_experiment(experiment)
-        return [_log(client, number, card) for card in cards]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of MLflow's own libraries to one another
+            client = kind(tracking_uri=_address(uri))
+            found = client.get_experiment_by_name(experiment)
+            number = found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri))
+            return [_log(client, number, card) for card in cards]
     except Exception as fault:  # of a store, a network, a data base
-        raise UserError(f"--mlflow {uri}: can't be written ({type(fault).__name__}: {fault})") from fault
+        told = str(fault).partition("\n")[0]
+        raise UserError(f"--mlflow {uri}: can't be written ({type(fault).__name__}: {told})") from fault
+
+
+def _is_folder(uri: str) -> bool:
+    return "://" not in uri and not uri.startswith("file:")
+
+
+def _address(uri: str) -> str:
+    """Where the numbers are kept: in a data base, where a folder is given, as MLflow keeps no runs in plain files."""
+    if not _is_folder(uri):
+        return uri
+    Path(uri).mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{Path(uri).absolute() / 'mlflow.db'}"
+
+
+def _artifacts(uri: str) -> str | None:
+    """Where cards and pages are kept: beside the data base of a folder; elsewhere MLflow knows."""
+    return (Path(uri).absolute() / "artifacts").as_uri() if _is_folder(uri) else None
 
 
 def _log(client: Any, experiment: str, card: Scorecard) -> str:
@@ -95,12 +118,11 @@ def _metrics(card: Scorecard) -> Iterator[tuple[str, float]]:
     yield from (("passes", float(card.passes.total)), ("seconds", card.seconds))
 
 
-def _client(uri: str) -> Any:
+def _client_class() -> Any:
     try:
         from mlflow import MlflowClient
     except ImportError as fault:
         raise UserError(
             f"--mlflow needs MLflow, which can't be imported ({fault}); pip install 'robustbench_lite[mlflow]'"
         ) from None
-    place = uri if "://" in uri or uri.startswith("file:") else Path(uri).absolute().as_uri()
-    return MlflowClient(tracking_uri=place)
+    return MlflowClient

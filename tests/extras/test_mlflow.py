@@ -17,7 +17,7 @@ SIZE = Measured(name="bytes", value=4096, unit="bytes", better="lower", definiti
 
 
 def client(folder: Path) -> object:
-    return mlflow.MlflowClient(tracking_uri=folder.absolute().as_uri())
+    return mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder.absolute() / 'mlflow.db'}")
 
 
 def test_a_card_is_a_run_with_its_intervals_and_its_page(make_card, tmp_path):
@@ -48,7 +48,7 @@ def test_runs_of_an_experiment_stand_together(make_card, tmp_path):
 
 def test_the_command_line(make_card, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    make_card(samples=4).save("card.json")
+    make_card().save("card.json")
     result = CliRunner().invoke(main, ["report", "card.json", "--mlflow", "runs"])
     assert result.exit_code == 0, result.output
     [made] = [line.split()[1] for line in result.output.splitlines() if line.startswith("MLflow")]
