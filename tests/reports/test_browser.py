@@ -1,6 +1,6 @@
-"""The page in a real Chromium: light and dark, on a phone, a tablet and a screen; two starts of a browser.
+"""The page in a real Chromium: light and dark, on a phone, a tablet and a screen; three starts of a browser.
 
-`checks.js` looks at thirty frames in one start, in fifteen seconds. axe-core 4.14, asked by hand, found nothing.
+`checks.js` looks at thirty frames in one start, in fifteen seconds; `axe.js` asks axe-core about as many in another.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import axe_core_python
 import pytest
 
 from robustbench_lite.reports import html
 from robustbench_lite.results.scorecard import Finding, Measured, Plot
 
 CHECKS = (Path(__file__).parent / "checks.js").read_text(encoding="utf-8")
+AXE_RUN = (Path(__file__).parent / "axe.js").read_text(encoding="utf-8")
+POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
+DAYS = (("net", 1), ("other", 1), ("net", 2), ("net", 3))
 SIZES = ((360, 740), (800, 1000), (1400, 900))
 FIRST = ".banner .verdict, .banner .reason, .banner .cure, .meaning, .hero-value, .hero .ends, .gates li, .threats li"
 FIRST_OF_SEVERAL = ".glance .verdict, .glance .robust"
@@ -94,16 +98,16 @@ def cards(make_card, make_gate):
     }
 
 
-def frames(pages):
+def frames(pages, script=CHECKS):
     """A page that holds others in frames, of each size in light and in dark, and looks at them."""
     held = []
     for name, (page, first) in pages.items():
-        for width, height in SIZES if name in ("pass", "several", "faulty") else (SIZES[0], SIZES[-1]):
+        for width, height in SIZES if name in ("pass", "several", "trend", "faulty") else (SIZES[0], SIZES[-1]):
             for scheme in ("light", "dark"):
                 style = f"border: 0; width: {width}px; height: {height}px; color-scheme: {scheme}"
                 told = f'id="{name} {width} {scheme}" data-first="{first if width != 800 else ""}" style="{style}"'
                 held.append(f'<iframe {told} srcdoc="{markup.escape(page)}"></iframe>')
-    script = f"<script>{CHECKS}</script>"
+    script = f"<script>{script}</script>"
     return f'<!doctype html><html lang="en"><body><pre id="found"></pre>{script}{"".join(held)}</body></html>'
 
 
@@ -123,6 +127,28 @@ def test_pages_are_readable_by_all_on_every_screen(chromium, cards, make_card, t
     assert wrong == {}
     assert all(place.endswith(scheme) for place, (scheme, *_) in found.items())
     assert console == []
+
+
+def test_axe_finds_nothing_serious(chromium, cards, make_card, tmp_path):
+    """In one start: axe-core is put into each page, from which the rule that forbids it is taken out."""
+    axe = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    few = [make_card(name, samples=40, gallery=1, created=f"2026-11-0{day}T08:00:00+00:00") for name, day in DAYS]
+    pages = {
+        "pass": cards["pass"].model_copy(update={"gallery": cards["pass"].gallery[:2]}),
+        "invalid": cards["invalid"],
+        "several": few[:2],
+        "trend": [few[0], *few[2:]],
+    }
+    pages = {name: html.render(one if isinstance(one, list) else [one]) for name, one in pages.items()}
+    pages["faulty"] = FAULTY
+    opened = {name: (POLICY.sub("", page), "") for name, page in pages.items()}
+    script = f"const AXE = {json.dumps(axe).replace('</', '<' + chr(92) + '/')};{AXE_RUN}"
+    dom, _ = browse(chromium, tmp_path, frames(opened, script), "--virtual-time-budget=60000")
+    found = json.loads(markup.unescape(re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)[1]))
+    faulty = {name: told for name, told in found.items() if name.startswith("faulty")}
+    assert len(faulty) == 6
+    assert all(any(one.startswith("image-alt") for one in told) for told in faulty.values()), "axe sees"
+    assert {name: told for name, told in found.items() if told and name not in faulty} == {}
 
 
 def test_a_browser_runs_nothing_of_a_hostile_card(chromium, make_card, tmp_path):

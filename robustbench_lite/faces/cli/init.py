@@ -11,8 +11,15 @@ import click
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.files import write_atomically
 from robustbench_lite.faces.cli import output
+from robustbench_lite.faces.cli.options import quiet_option
 
-FILES = {
+CI = {
+    "github": (".github/workflows/robustness.yml", "the same on GitHub, with the report as an artifact"),
+    "gitlab": (".gitlab-ci.yml", "the same on GitLab, with the report as an artifact"),
+    "pre-commit": (".pre-commit-config.yaml", "the same before each push"),
+}
+"""Where the test may run by itself: the file for it, and what it is."""
+_ALWAYS = {
     ".gitignore": "what rblite writes is not committed",
     "attacks/__init__.py": "the table of your attacks",
     "attacks/halving_steps.py": "an attack, to start from",
@@ -21,9 +28,9 @@ FILES = {
     "defenses/recipes/digits.toml": "a recipe: how to harden a model",
     "tests/digits_model.py": "a small model, to start from",
     "tests/test_robustness.py": "the test: which model, which data, which gates",
-    ".github/workflows/robustness.yml": "the same on GitHub, with the report as an artifact",
 }
-"""What is laid, and what it is."""
+FILES = {**_ALWAYS, **dict(CI.values())}
+"""What may be laid, and what it is."""
 NEXT = {
     "pytest tests/test_robustness.py": "test it",
     "rblite list attacks": "see your attack beside ours",
@@ -36,18 +43,30 @@ _TEMPLATES = Path(__file__).with_name("templates") / "init"
 
 @click.command()
 @click.argument("folder", default=".", metavar="[DIR]")
+@click.option(
+    "--ci",
+    multiple=True,
+    type=click.Choice(list(CI)),
+    default=("github",),
+    show_default=True,
+    help="Where the test runs by itself; repeatable.",
+)
 @click.option("--force", is_flag=True, help="Replace files that are there.")
-def init(folder: str, force: bool) -> None:
+@quiet_option
+def init(folder: str, ci: tuple[str, ...], force: bool, quiet: bool) -> None:
     """Lay files to start from in a repo.
 
-    A suite, a recipe, an attack, a test and a workflow. All of it works as it is laid.
-    A file that is there is left alone.
+    A suite, a recipe, an attack, a test, and what runs it on GitHub, on GitLab or before each push. All of it works as
+    it is laid. A file that is there is left alone.
     """
-    laid = lay(folder, force=force)
+    laid = lay(folder, force=force, ci=ci)
     for one in laid:
-        click.echo(f"{one.state:<11} {one.path:<33} {FILES[one.path]}")
+        if not quiet:
+            click.echo(f"{one.state:<11} {one.path:<33} {FILES[one.path]}")
     for told in missing_entries(folder, laid):
         output.say(told)
+    if quiet:
+        return
     click.echo(f"\nNext, {'here' if folder == '.' else f'in {folder}'}:")
     for command, what in NEXT.items():
         click.echo(f"  {command}\n      {what}")
@@ -61,7 +80,7 @@ class Laid(NamedTuple):
     state: Literal["laid", "replaced", "left alone"]
 
 
-def lay(folder: str | Path, *, force: bool = False) -> list[Laid]:
+def lay(folder: str | Path, *, force: bool = False, ci: Sequence[str] = ("github",)) -> list[Laid]:
     """Lay the files in a folder, which is made where there is none.
 
     Parameters
@@ -70,6 +89,8 @@ def lay(folder: str | Path, *, force: bool = False) -> list[Laid]:
         The user's repo.
     force
         Whether files that are there are replaced; otherwise they are left alone.
+    ci
+        Names of `CI`: where the test is to run by itself.
 
     Raises
     ------
@@ -77,9 +98,10 @@ def lay(folder: str | Path, *, force: bool = False) -> list[Laid]:
         For a folder that can't be written, or in which a file has the name of one of the folders. Then nothing is laid.
     """
     folder = Path(folder)
-    _check_folders(folder)
+    files = [*_ALWAYS, *dict.fromkeys(CI[name][0] for name in ci)]
+    _check_folders(folder, files)
     laid = []
-    for path in FILES:
+    for path in files:
         try:
             laid.append(Laid(path, _lay(folder / path, template(path), force)))
         except OSError as fault:
@@ -102,11 +124,14 @@ def missing_entries(folder: str | Path, laid: Sequence[Laid]) -> Iterator[str]:
     own = Room("attacks", Path(folder) / "attacks", "", own=True)
     if Laid(table, "left alone") in laid and "halving_steps" not in own.table():
         yield f'{table} was left alone: add "halving_steps": "halving_steps:HalvingSteps" to its CATALOGUE'
+    for name, (path, _) in CI.items():
+        if Laid(path, "left alone") in laid and (Path(folder) / path).read_text(encoding="utf-8") != template(path):
+            yield f"{path} was left alone: 'rblite init NEW-FOLDER --ci {name}' shows what to add to it"
 
 
-def _check_folders(folder: Path) -> None:
+def _check_folders(folder: Path, files: Sequence[str]) -> None:
     """Find out before anything is written that a folder can't be made."""
-    for path in (folder, *((folder / path).parent for path in FILES)):
+    for path in (folder, *((folder / path).parent for path in files)):
         for place in (path, *path.parents):
             if place.exists():
                 if not place.is_dir():

@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,11 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.faces.cli import init, main
 
+DEFAULT = {path: what for path, what in init.FILES.items() if path not in (".gitlab-ci.yml", ".pre-commit-config.yaml")}
 RBLITE = [sys.executable, "-m", "robustbench_lite.faces.cli"]
 
 
@@ -25,7 +29,7 @@ RBLITE = [sys.executable, "-m", "robustbench_lite.faces.cli"]
 def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repo as it is laid by the command, and touched by nothing else."""
     folder = tmp_path_factory.mktemp("users") / "repo"
-    run(folder.parent, *RBLITE, "init", "repo")
+    run(folder.parent, *RBLITE, "init", "repo", *(word for name in init.CI for word in ("--ci", name)))
     return folder
 
 
@@ -81,6 +85,35 @@ RESULTS = {
     "robustness-json": "scorecards",
     "robustness-html": "report.html",
 }
+
+
+def test_what_each_ci_runs_is_yaml_and_passes(laid: Path) -> None:
+    """Their steps as a shell runs them, but for the installation; the results that are kept are there."""
+    read = {name: yaml.safe_load((laid / path).read_text(encoding="utf-8")) for name, (path, _) in init.CI.items()}
+    job = read["gitlab"]["robustness"]
+    steps = {
+        "github": [one["run"] for one in read["github"]["jobs"]["robustness"]["steps"] if "run" in one],
+        "gitlab": job["script"],
+        "pre-commit": [read["pre-commit"]["repos"][0]["hooks"][0]["entry"]],
+    }
+    assert steps["github"] == steps["gitlab"]
+    install, test = steps["gitlab"]
+    assert install == "python -m pip install robustbench_lite"
+    for step in (test, *steps["pre-commit"]):
+        done = run(laid, "bash", "-ec", f'python() {{ {shlex.quote(sys.executable)} "$@"; }}; {step}')
+        assert "1 passed" in done
+    assert (laid / job["artifacts"]["reports"]["junit"]).is_file()
+    assert {one.name for one in (laid / job["artifacts"]["paths"][0]).iterdir()} == set(RESULTS.values())
+    assert (laid / job["cache"]["paths"][0]).is_dir()
+    shutil.rmtree(laid / "robustness")
+
+
+def test_a_ci_of_the_user_s_is_told_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / ".gitlab-ci.yml").write_text("mine: {script: [true]}\n", encoding="utf-8")
+    done = CliRunner().invoke(main, ["init", str(tmp_path), "--ci", "gitlab", "--ci", "pre-commit"])
+    assert ".gitlab-ci.yml was left alone: 'rblite init NEW-FOLDER --ci gitlab' shows what to add to it" in done.output
+    assert (tmp_path / ".pre-commit-config.yaml").is_file()
+    assert not (tmp_path / ".github").exists()
 
 
 def test_list_finds_the_attack_the_suite_and_the_recipe(rblite: Callable[..., str]) -> None:
@@ -182,7 +215,7 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "tests/test_robustness.py").write_text("mine = True\n", encoding="utf-8")
     laid = init.lay(tmp_path)
     assert dict(laid)["tests/test_robustness.py"] == "left alone"
-    assert [state for _, state in laid].count("laid") == len(init.FILES) - 1
+    assert [state for _, state in laid].count("laid") == len(init.FILES) - 3
     assert (tmp_path / "tests/test_robustness.py").read_text(encoding="utf-8") == "mine = True\n"
     assert {state for _, state in init.lay(tmp_path)} == {"left alone"}
 
@@ -231,15 +264,13 @@ def test_the_command_says_what_it_laid_and_what_comes_next(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     first = CliRunner().invoke(main, ["init"])
     assert first.exit_code == 0
-    assert all(
-        re.search(rf"^laid +{re.escape(path)} +{what}$", first.output, re.M) for path, what in init.FILES.items()
-    )
+    assert all(re.search(rf"^laid +{re.escape(path)} +{what}$", first.output, re.M) for path, what in DEFAULT.items())
     assert all(f"  {command}\n" in first.output for command in init.NEXT)
     assert "Next, here:" in first.output
     assert max(map(len, first.output.splitlines())) <= 100
     second = CliRunner().invoke(main, ["init"])
-    assert second.output.count("left alone") == len(init.FILES)
-    assert CliRunner().invoke(main, ["init", "--force"]).output.count("replaced") == len(init.FILES) - 1
+    assert second.output.count("left alone") == len(DEFAULT)
+    assert CliRunner().invoke(main, ["init", "--force"]).output.count("replaced") == len(DEFAULT) - 1
 
 
 def test_a_users_gitignore_gets_a_line_and_keeps_its_own(tmp_path: Path) -> None:
