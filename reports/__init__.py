@@ -2,7 +2,7 @@
 
 Every format is one function, ``render(cards, *, title=None, story=())``: with one card it shows that card, with
 several it sets them side by side. ``terminal`` gives what Rich can print, the others give text. ``contact_sheet`` is
-about data: it takes what ``rblite doctor --data D`` found.
+about data: it takes what ``rblite doctor --data D`` found; ``search`` and ``search_page`` are about ``rblite tune``.
 """
 
 CATALOGUE: dict[str, str] = {
@@ -17,4 +17,6 @@ CATALOGUE: dict[str, str] = {
     "mlbom": "mlbom:render",
     "huggingface": "huggingface:render",
     "contact_sheet": "contact_sheet:render",
+    "search": "search:render",
+    "search_page": "search_page:render",
 }

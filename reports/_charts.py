@@ -119,8 +119,8 @@ class TradeOff:
 
 def trade_off(cards: Sequence[Scorecard]) -> TradeOff:
     """Draw scorecards by clean accuracy, to the right, and robust accuracy, upwards."""
-    across = _Axis.around([card.clean_accuracy for card in cards])
-    up = _Axis.around([card.robust_accuracy for card in cards])
+    across = ShareAxis.around([card.clean_accuracy for card in cards])
+    up = ShareAxis.around([card.robust_accuracy for card in cards])
 
     def place(card: Scorecard) -> Place:
         clean, robust = card.clean_accuracy, card.robust_accuracy
@@ -130,22 +130,31 @@ def trade_off(cards: Sequence[Scorecard]) -> TradeOff:
 
     return TradeOff(
         places=tuple(map(place, cards)),
-        x_ticks=tuple((across.at(share), f"{share:.0%}") for share in across.ticks),
-        y_ticks=tuple((100 - up.at(share), f"{share:.0%}") for share in up.ticks),
+        x_ticks=across.marks(),
+        y_ticks=up.marks(down=True),
     )
 
 
 @dataclass(frozen=True)
-class _Axis:
+class ShareAxis:
     """A stretch of the shares from 0 to 1, between two tenths."""
 
     low: int
     high: int
 
     @classmethod
-    def around(cls, shares: Sequence[Interval]) -> _Axis:
-        low = math.floor(10 * min(share.low for share in shares))
-        return cls(low, max(low + 1, math.ceil(10 * max(share.high for share in shares))))
+    def around(cls, shares: Sequence[Interval]) -> ShareAxis:
+        return cls.of([end for share in shares for end in (share.low, share.high)])
+
+    @classmethod
+    def of(cls, shares: Sequence[float]) -> ShareAxis:
+        """From the tenth below the least to that above the largest."""
+        low = math.floor(10 * min(shares))
+        return cls(low, max(low + 1, math.ceil(10 * max(shares))))
+
+    def marks(self, down: bool = False) -> tuple[tuple[float, str], ...]:
+        """Where ticks stand, in percent, and their texts; ``down`` counts from the top."""
+        return tuple((100 - self.at(share) if down else self.at(share), f"{share:.0%}") for share in self.ticks)
 
     def at(self, share: float) -> float:
         """Where a share stands, in percent of the axis."""

@@ -14,6 +14,9 @@ from robustbench_lite.results.scorecard import Interval
 
 RESULT_FILE = "search.json"
 
+RECIPE = "recipe"
+"""What the trial is called that runs the recipe as it is; it stands beside those that Optuna proposes."""
+
 State = Literal["done", "failed", "pruned", "running"]
 
 
@@ -104,6 +107,13 @@ class SearchResult(_Part):
     """A search from its first trial to the judgement of its winner."""
 
     schema_version: Literal[1] = 1
+    created: str
+    """When it ended, as ISO 8601."""
+    version: str
+    """Of this package."""
+    model: str
+    data: str
+    threat: str
     recipe: str
     sampler: str
     pruner: str
@@ -130,6 +140,38 @@ class SearchResult(_Part):
     proxy: ProxyResult | None = None
     importance: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
     """By evaluator of Optuna's, the share of each setting in how robust accuracy varies; empty for too few trials."""
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The settings that were searched."""
+        return tuple(dict.fromkeys(key for one in self.trials for key in one.settings))
+
+    @property
+    def in_order(self) -> tuple[Trial, ...]:
+        """The trials as they began, without the recipe as it is."""
+        return tuple(sorted((one for one in self.trials if one.number is not None), key=lambda one: one.number or 0))
+
+    @property
+    def plain(self) -> Trial | None:
+        """The recipe as it is; None where it came to no end."""
+        found = (one for one in (*self.finals, *self.trials) if one.name == RECIPE)
+        return next((one for one in found if one.robust is not None), None)
+
+    @property
+    def front(self) -> tuple[Trial, ...]:
+        """Those that can win, and that no other beats in both clean and robust accuracy; by clean accuracy."""
+        pairs = [(one, one.robust.value, one.clean.value) for one in self.judged_together if one.robust and one.clean]
+        best = [
+            (clean, one)
+            for one, robust, clean in pairs
+            if not any(r >= robust and c >= clean and (r, c) != (robust, clean) for _, r, c in pairs)
+        ]
+        return tuple(one for _, one in sorted(best, key=lambda pair: pair[0]))
+
+    @property
+    def judged_together(self) -> tuple[Trial, ...]:
+        """Those that could win: with a proxy the runs in full, else the trials."""
+        return tuple(one for one in self.finals or self.trials if one.can_win)
 
     def save(self, path: Path) -> None:
         """Write it, in one step."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import robustbench_lite
 from robustbench_lite.results.search import AgainstRecipe, Fall, Fresh, SearchResult, Trial
 from robustbench_lite.searching.judgement import FRESH_FILE, Judged
 from robustbench_lite.searching.proxy import agreement
@@ -35,6 +37,11 @@ def result_of(
         As `importances` tells it.
     """
     told = SearchResult(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=robustbench_lite.__version__,
+        model=job.target.name,
+        data=job.training.name,
+        threat=str(job.recipe.threat),
         recipe=job.recipe.name or job.recipe.defense or "recipe",
         sampler=job.sampler,
         pruner=job.pruner,

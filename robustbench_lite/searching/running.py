@@ -274,7 +274,7 @@ def _run(job: Job, study: Study, trial: Trial, before: Scorecard, listeners: Lis
         start = None if of_model(values) else before  # another network starts from another card
         card = run_unless_done(job.plan(values), job.folder / f"trial-{trial.number}", heard, start)
     except TrialPruned:
-        trial.set_user_attr("out", "pruned: it was behind the others at the same epoch")
+        trial.set_user_attr("out", "it was behind the others at the same epoch")
         study.tell(trial, state=TrialState.PRUNED)
         return ""
     except Exception as fault:  # whatever it was: the others go on

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +89,7 @@ class Tuned:
     judged: Judged | None
     """The winner on fresh samples; None where no trial can win."""
     folder: Path
-    result: SearchResult
+    result: SearchResult = field(compare=False)
     """All of it, as ``search.json`` keeps it."""
     finals: tuple[Tried, ...] = ()
     """With a proxy: the best trials and the recipe as it is, run in full, the best first."""
@@ -287,7 +287,7 @@ def _standing(job: Job, study: Study, plain: Tried | None, running: tuple[str, .
         total=None if job.limit == float("inf") else int(job.limit),
         best=min((one for one in (plain, *trials) if one and one.can_win), key=lambda one: one.order, default=None),
         failed=tuple(one for one in trials if one.state == "failed"),
-        seconds_left=_left(study, job, len(ended), jobs),
+        seconds_left=_left(study, job, len(ended), jobs) if len(ended) < job.limit else None,
     )
 
 

@@ -20,6 +20,7 @@ from robustbench_lite.model.building import rebuilt
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.ranking import TRAINING_PASSES
 from robustbench_lite.results.scorecard import Interval, Scorecard
+from robustbench_lite.results.search import RECIPE as RECIPE
 from robustbench_lite.results.search import State
 from robustbench_lite.searching.folder import LOCKS
 from robustbench_lite.searching.proxy import Proxy
@@ -29,9 +30,6 @@ from robustbench_lite.searching.storage import Pruner, open_study
 
 if TYPE_CHECKING:
     from optuna import Study
-
-RECIPE = "recipe"
-"""What the trial is called that runs the recipe as it is; it stands beside those that Optuna proposes."""
 
 _OWNER_FILE = ".owner"
 

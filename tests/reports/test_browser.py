@@ -15,8 +15,9 @@ from pathlib import Path
 import axe_core_python
 import pytest
 
-from robustbench_lite.reports import html
+from robustbench_lite.reports import html, search_page
 from robustbench_lite.results.scorecard import Finding, Measured, Plot
+from tests.searches import make_search
 
 CHECKS = (Path(__file__).parent / "checks.js").read_text(encoding="utf-8")
 AXE_RUN = (Path(__file__).parent / "axe.js").read_text(encoding="utf-8")
@@ -118,6 +119,9 @@ def test_pages_are_readable_by_all_on_every_screen(chromium, cards, make_card, t
     days = [cards["pass"].model_copy(update={"created": f"2026-11-0{day}T08:00:00+00:00"}) for day in (1, 2, 3)]
     days[1] = days[1].model_copy(update={"verdict": "INVALID"})
     pages["trend"] = (html.render(days), FIRST_OF_SEVERAL)
+    for proxy in (False, True):
+        page = search_page.render([make_search(proxy=proxy)], card="trial-5/fresh.html")
+        pages[f"search {proxy}"] = (page, FIRST)
     pages["faulty"] = (FAULTY, "p")
     dom, console = browse(chromium, tmp_path, frames(pages))
     found = json.loads(markup.unescape(re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)[1]))

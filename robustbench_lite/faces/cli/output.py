@@ -24,6 +24,7 @@ from robustbench_lite.faces.cli import signals
 
 if TYPE_CHECKING:
     from robustbench_lite.results.scorecard import Scorecard
+    from robustbench_lite.results.search import SearchResult
 
 EXIT = {"PASS": 0, "MEASURED": 0, "UNDECIDED": 0, "FAIL": 1, "INVALID": 3}
 EXIT_USAGE, EXIT_CRASH, EXIT_PIPE = 2, 4, 141
@@ -103,6 +104,18 @@ def command_line(*left_out: str) -> tuple[str, ...]:
             for one in value if parameter.multiple else [value]:
                 words += [parameter.opts[-1], *map(str, one if parameter.nargs > 1 else [one])]
     return tuple(words)
+
+
+def write_search(folder: Path, found: SearchResult, page: Path | None = None, title: str | None = None) -> Path:
+    """Write the page of a search, by default into its folder, and beside the winner's scorecard the page of that."""
+    page = page or folder / "search.html"
+    card = None
+    if found.fresh is not None and (folder / found.fresh.card).is_file():
+        own = (folder / found.fresh.card).with_suffix(".html")
+        write(own, render("html", load_cards([str(folder / found.fresh.card)])))
+        card = Path(os.path.relpath(own.resolve(), page.resolve().parent)).as_posix()
+    write(page, registry.find("reports", "search_page")([found], title=title, card=card))
+    return page
 
 
 def before_and_after(before: Scorecard, after: Scorecard) -> list[Scorecard]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.faces.cli import output
 
@@ -58,15 +59,18 @@ def report(
 ) -> None:
     """Show scorecards: one by itself, several side by side.
 
-    Of a folder that 'rblite harden' wrote it shows before and after, with the training's curves on the page. Patterns
-    such as 'cards/*.json' are expanded, quoted or not. Formats: terminal, html, markdown, csv, badge, github,
-    annotations, sarif, mlbom, huggingface.
+    Of a folder that 'rblite harden' wrote it shows before and after, with the training's curves on the page; of one
+    that 'rblite tune' wrote, the search. Patterns such as 'cards/*.json' are expanded, quoted or not. Formats:
+    terminal, html, markdown, csv, badge, github, annotations, sarif, mlbom, huggingface.
     """
     asked = {name: Path(path) for name in _CALLED if (path := files[name]) is not None}
     if open_ and "html" not in asked and not (form == "html" and out):
         asked["html"] = output.fresh("report", ".html")
     output.check_writable(*asked.values(), *([Path(out)] if out and asked else []))
     paths = list(dict.fromkeys(path for given in cards for path in _expanded(given)))
+    if any(map(_is_search, paths)):
+        _search(paths, title, asked.pop("html", None), bool(form or out or asked), open_)
+        return
     loaded, log = _loaded(paths)
     words: dict[str | None, dict[str, Any]] = {name: {} for name in {*asked, form}}
     if "html" in words and log:
@@ -93,6 +97,33 @@ def report(
             click.echo(f"MLflow     {run}")
     if open_:
         _open(asked["html"] if "html" in asked else Path(out or ""))
+
+
+def _is_search(path: str) -> bool:
+    """Whether it is the folder of 'rblite tune', or the file in it."""
+    from robustbench_lite.results.search import RESULT_FILE
+
+    place = Path(path)
+    return place.name == RESULT_FILE or (place.is_dir() and (place / RESULT_FILE).is_file())
+
+
+def _search(paths: Sequence[str], title: str | None, page: Path | None, others: bool, open_: bool) -> None:
+    """Show a search, or write its page."""
+    from robustbench_lite.results.search import SearchResult
+
+    if len(paths) > 1:
+        raise UserError(f"{len(paths)} things, and one is a search: expected a search by itself, or scorecards")
+    if others:
+        raise UserError("a search is shown on the terminal or as a page; give --html FILE, or nothing")
+    place = Path(paths[0])
+    found = SearchResult.load(place)
+    if page is None:
+        output.print_rendered(registry.find("reports", "search")([found], title=title))
+        return
+    written = output.write_search(place if place.is_dir() else place.parent, found, page, title)
+    click.echo(f"{'Report':10} {written}")
+    if open_:
+        _open(written)
 
 
 def _loaded(paths: Sequence[str]) -> tuple[list[Scorecard], list[dict[str, Any]]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from robustbench_lite.core import registry
 from robustbench_lite.faces.cli import output, signals
 from robustbench_lite.faces.cli.options import (
     data_options,
@@ -89,7 +90,6 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
     The same command goes on with a search that was stopped, and a second one beside it takes part.
     """
     from robustbench_lite.faces import progress
-    from robustbench_lite.faces.cli.tables.search import OF_TRIALS, by_proxy, judgement, table
     from robustbench_lite.hardening.pipeline import Listeners
     from robustbench_lite.hardening.preparation import Changes, Sampling
     from robustbench_lite.results.search import RESULT_FILE
@@ -114,14 +114,9 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
             on_trial=None if quiet else _begun,
             jobs=given["jobs"],
         )
-    if not quiet:
-        cheap = found.result.proxy
-        output.print_rendered(table(found.trials, "By the proxy, on the validation samples" if cheap else OF_TRIALS))
-        if cheap is not None:
-            output.print_rendered(table(found.finals, "In full, on the validation samples"))
-            output.print_rendered(by_proxy(cheap))
-    output.print_rendered(judgement(found.judged))
-    click.echo(f"Search     {found.folder / RESULT_FILE}")
+    output.print_rendered(registry.find("reports", "search")([found.result], quiet=quiet))
+    page = output.write_search(found.folder, found.result)
+    click.echo(f"Search     {found.folder / RESULT_FILE}\nReport     {page}")
     output.write_json(given["json_path"], (found.folder / RESULT_FILE).read_text(encoding="utf-8"))
     if found.judged is None:
         sys.exit(output.EXIT["INVALID"])

@@ -39,6 +39,19 @@ def test_a_search_tells_its_trials_the_winner_and_how_to_go_on() -> None:
     else:
         assert f"Winner     {told['winner']}: on fresh samples" in done.output
         assert f"rblite evaluate search/{told['winner']} --data npz:ok.npz" in done.output
+    assert "Report     search/search.html" in done.output
+    assert "<h2>Course</h2>" in Path("search/search.html").read_text()
+    shown = rblite("report", "search")
+    assert shown.exit_code == 0
+    assert all(one["name"] in shown.output for one in told["trials"])
+    written = rblite("report", "search/search.json", "--html", "pages/mine.html")
+    assert written.exit_code == 0
+    page = Path("pages/mine.html").read_text()
+    if told["winner"] is not None:
+        assert f'href="../search/{told["winner"]}/fresh.html"' in page
+        assert Path("search", told["winner"], "fresh.html").is_file()
+    assert rblite("report", "search", "--csv", "x.csv").exit_code == 2
+    assert rblite("report", "search", "search/before.json").exit_code == 2
     again = rblite(*TUNE, "--trials", "2", "--sampler", "random", "--quiet")
     assert again.exit_code == done.exit_code
     assert json.loads(Path("search/search.json").read_text())["trials"] == told["trials"]

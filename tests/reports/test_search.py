@@ -1,0 +1,127 @@
+"""A search on the terminal and on its page."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.reports import search, search_page
+from robustbench_lite.results.search import SearchResult, Trial
+from tests.cards import make_card
+from tests.searches import make_search, trial
+
+
+def printed(found: SearchResult, **words: Any) -> str:
+    written = io.StringIO()
+    Console(width=80, file=written).print(search.render([found], **words))
+    return written.getvalue()
+
+
+def test_the_terminal_tells_the_trials_the_course_and_the_winner() -> None:
+    told = printed(make_search())
+    assert max(map(len, told.splitlines())) <= 80
+    for words in (
+        "Search: pgd_training for nets.py:build on digits",
+        "Best so far",
+        "Front       trial-5, trial-2",
+        "trial-1: the training diverges",
+        "Importance by fANOVA",
+        "Winner     trial-5: on fresh samples, by linf_standard",
+        "Fall       +3.0% [-6.0%, +12.0%]",
+        "Recipe     better than the recipe as it is",
+    ):
+        assert words in re.sub(r"\n(?=\S)", " ", told) or words in told, words
+    assert told.index("trial-5") < told.index("trial-2") < told.index("trial-3")
+    quiet = printed(make_search(), quiet=True)
+    assert quiet.startswith("Winner")
+
+
+def test_the_terminal_tells_a_proxy_and_its_finalists() -> None:
+    told = " ".join(printed(make_search(proxy=True)).split())
+    assert "In full, on the validation samples." in told
+    assert "correlation of its order with that of 2 full runs is +1.00 [-1.00, +1.00]" in told
+    assert "72,000 passes of training in the place of about 2.4M" in told
+
+
+NONE = {"winner": None, "fresh": None, "fall": None, "against_recipe": None, "found_better": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({}, "pass", "trial-5 is better than the recipe as it is"),
+        ({"found_better": False}, "measured", "trial-5 is not shown to be better than the recipe"),
+        ({"winner": "recipe", "found_better": False, "against_recipe": None}, "measured", "found nothing better"),
+        ({"against_recipe": None, "found_better": False}, "measured", "The recipe as it is failed"),
+        (NONE, "invalid", "No trial came to its end"),
+    ],
+)
+def test_the_page_says_first_what_came_out(changes: Any, kind: str, words: str) -> None:
+    page = search_page.render([make_search(**changes)])
+    assert f'class="banner {kind}"' in page
+    assert words in page
+    assert printed(make_search(**changes))
+
+
+def test_the_page_draws_each_trial_and_tells_why_one_is_out() -> None:
+    page = search_page.render([make_search()], card="trial-5/fresh.html")
+    course = page[page.index("<h2>Course</h2>") : page.index("What came out</h2>")]
+    drawn = course[: course.index("legend")]
+    assert [drawn.count(kind) for kind in ('class="mark"', 'class="hollow"', 'class="pruned"', 'class="cross"')] == [
+        3,
+        1,
+        1,
+        1,
+    ]
+    assert drawn.count('class="ring"') == 1
+    assert '<a href="trial-5/fresh.html">its scorecard</a>' in page
+    reasons = page[page.index("Pruned, failed, and") :]
+    assert "the training diverges: its loss is nan: trial-1" in reasons
+    assert "it was behind the others at the same epoch: trial-4" in reasons
+    assert page.count('class="way ') == 4
+    assert page.count('class="way winner"') == 1
+    assert "<script" not in page
+    assert search_page.render([make_search()]).count("trial-5/fresh.json") == 1
+
+
+def test_the_page_shows_a_proxy_beside_full_runs() -> None:
+    page = search_page.render([make_search(proxy=True)])
+    assert "Spearman's rank correlation over 2 finalists: 1.0 [-1.0, 1.0]" in page.replace("&#39;", "'")
+    assert "In full, on the validation samples" in page
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        (),
+        (trial("recipe", 0.4),),
+        (Trial(name="trial-0", state="failed", can_not_win="it fell"),),
+        (trial("trial-0", 0.5, settings={"a": [1, 2]}), trial("trial-1", 0.5, settings={"a": True})),
+        tuple(trial(f"trial-{place}", 0.5, settings={"a": 10.0**place}) for place in range(12)),
+    ],
+)
+def test_odd_searches_are_shown(trials: tuple[Trial, ...]) -> None:
+    found = make_search(trials=trials, importance={}, **NONE)
+    assert "NO WINNER" in search_page.render([found])
+    assert printed(found)
+
+
+def test_nothing_of_a_search_is_run_or_steers() -> None:
+    hostile = "<img src=x onerror=alert(1)>\x1b[2J"
+    rows = (trial("trial-0", 0.5, settings={hostile: hostile}), trial("trial-1", 0.6, settings={hostile: "b"}))
+    found = make_search(trials=rows, model=hostile, importance={hostile: {hostile: 0.5}})
+    page = search_page.render([found])
+    assert "<img" not in page
+    assert "\x1b" not in page
+    assert "\x1b" not in printed(found)
+
+
+def test_scorecards_are_refused() -> None:
+    for render in (search.render, search_page.render):
+        with pytest.raises(UserError, match="not scorecards"):
+            render([make_card()])
