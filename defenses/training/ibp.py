@@ -11,6 +11,7 @@ from torch import Tensor
 from robustbench_lite.core.parameters import Share
 from robustbench_lite.core.threat import Norm
 from robustbench_lite.hardening.interface import Artifact, Batch, Defense, Stage
+from robustbench_lite.model import linear_bounds
 from robustbench_lite.model.bounds import margin_bounds, unsupported
 
 
@@ -25,8 +26,8 @@ class IBP(Defense):
     References
     ----------
     Gowal et al., *On the effectiveness of interval bound propagation for training verifiably robust models*, 2018.
-    https://arxiv.org/abs/1810.12715. Courses of eps and of the weight as in Zhang et al., *Towards stable and
-    efficient training of verifiably robust neural networks*, ICLR 2020. https://arxiv.org/abs/1906.06316
+    https://arxiv.org/abs/1810.12715. Courses of eps and of the weights, and ``crown``, as in Zhang et al., *Towards
+    stable and efficient training of verifiably robust neural networks*, ICLR 2020. https://arxiv.org/abs/1906.06316
     """
 
     paper: ClassVar[str] = "https://arxiv.org/abs/1810.12715"
@@ -34,9 +35,13 @@ class IBP(Defense):
 
     clean: Share = 0.5
     """Share of the clean samples in the loss once the ball is whole; the paper's kappa."""
+    crown: bool = False
+    """Whether linear bounds, which are tighter at first, count in the beginning, and interval bounds for more and more
+    as the ball grows (CROWN-IBP): for chains of layers; without ``eps_ramp`` it changes nothing."""
 
     def unfit(self, artifact: Artifact) -> str | None:
-        return super().unfit(artifact) or unsupported(artifact.target)
+        bounded = linear_bounds.unsupported if self.crown else unsupported
+        return super().unfit(artifact) or bounded(artifact.target)
 
     def loss(self, batch: Batch, stage: Stage) -> Tensor:
         kappa = 1 - (1 - self.clean) * stage.grown
@@ -44,4 +49,6 @@ class IBP(Defense):
         low, high = (batch.x - eps).clamp(0, 1), (batch.x + eps).clamp(0, 1)
         # The worst logits, less the label's: 0 there, and as much above as each other class can get.
         worst = -margin_bounds(stage.target, low, high, batch.y)
+        if self.crown and stage.grown < 1:
+            worst = worst.lerp(-linear_bounds.margin_bounds(stage.target, low, high, batch.y), 1 - stage.grown)
         return kappa * batch.cross_entropy(stage.target(batch.x)) + (1 - kappa) * F.cross_entropy(worst, batch.y)

@@ -80,6 +80,22 @@ def margin_bounds(target: Target, low: Tensor, high: Tensor, labels: Tensor) -> 
     return least if last.bias is None else least + last.bias[labels][:, None] - last.bias[None]
 
 
+def chain(target: Target) -> list[nn.Module] | str:
+    """The layers of a network that is a chain of them, in order; in words why it is none, or can't be bounded."""
+    graph = _traced(target)
+    if isinstance(graph, str):
+        return graph
+    named, parts = dict(graph.named_modules()), []
+    before = None
+    for node in graph.graph.nodes:
+        if before is not None and (node.op not in ("call_module", "output") or node.all_input_nodes != [before]):
+            return "it isn't a chain of layers"
+        if node.op == "call_module":
+            parts.append(named[str(node.target)])
+        before = node
+    return parts
+
+
 def _run(target: Target, low: Tensor, high: Tensor) -> tuple[Bounds, nn.Linear | None]:
     """Bounds before the last layer where that is linear, and that layer; else bounds of the logits, and None."""
     graph = _traced(target)
@@ -166,7 +182,7 @@ def _through(node: fx.Node, parts: dict[str, nn.Module], values: dict[fx.Node, A
     """What a node makes of what it is given."""
     if node.op == "call_module":
         (given,) = (values[one] for one in node.all_input_nodes)
-        return _layer(parts[str(node.target)], given)
+        return layer_bounds(parts[str(node.target)], given)
     ends = [_call(node, values, end) for end in (0, 1)]
     return Bounds(*ends) if isinstance(ends[0], Tensor) else ends[0]  # a size is no tensor
 
@@ -183,7 +199,8 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], end: int) -> Any:
     return function(*args, **kwargs)
 
 
-def _layer(part: nn.Module, given: Bounds) -> Bounds:
+def layer_bounds(part: nn.Module, given: Bounds) -> Bounds:
+    """Bounds of what a layer gives; of the layers that `unsupported` knows of."""
     if isinstance(part, nn.Linear):
         return _linear(part, given)
     if isinstance(part, nn.Conv1d | nn.Conv2d):
@@ -210,13 +227,19 @@ def _convolved(part: nn.Conv1d | nn.Conv2d, given: Bounds) -> Bounds:
 
 
 def _batch_normed(part: nn.BatchNorm1d | nn.BatchNorm2d, given: Bounds) -> Bounds:
+    slope, shift = normed(part, given.low.ndim)
+    middle, radius = (given.low + given.high) / 2 * slope + shift, (given.high - given.low) / 2 * slope.abs()
+    return Bounds(middle - radius, middle + radius)
+
+
+def normed(part: nn.BatchNorm1d | nn.BatchNorm2d, dims: int) -> tuple[Tensor, Tensor]:
+    """By what batch norm with running statistics multiplies, and what it adds, to be spread over so many dimensions."""
     assert part.running_mean is not None  # `_unbounded` lets no other through
     assert part.running_var is not None
-    shape = [1, -1] + [1] * (given.low.ndim - 2)
+    shape = [1, -1] + [1] * (dims - 2)
     slope = (part.running_var + part.eps).rsqrt().reshape(shape)
     shift = -part.running_mean.reshape(shape) * slope
     if part.weight is not None:
         slope = slope * part.weight.reshape(shape)
         shift = shift * part.weight.reshape(shape) + part.bias.reshape(shape)
-    middle, radius = (given.low + given.high) / 2 * slope + shift, (given.high - given.low) / 2 * slope.abs()
-    return Bounds(middle - radius, middle + radius)
+    return slope, shift

@@ -20,6 +20,7 @@ from robustbench_lite.core.threat import Norm, ThreatModel
 from robustbench_lite.evaluating.adapt.measuring import Around
 from robustbench_lite.evaluating.measures.interface import Found, Measure, Subject
 from robustbench_lite.evaluating.validity import clearly_more
+from robustbench_lite.model import linear_bounds
 from robustbench_lite.model.bounds import margin_bounds, unsupported
 from robustbench_lite.model.target import Target
 from robustbench_lite.model.wrapping import WrappedTarget, Wrapper
@@ -27,6 +28,7 @@ from robustbench_lite.results.scorecard import Finding, Interval
 
 CONTRADICTED, UNSURE = "RB242", "RB243"
 _ROUNDING = 1e-5  # of the largest logit: what float32 may make of a margin that was bounded in float64
+_AT_ONCE = 16  # samples that are bounded backwards together
 _CURE = (
     "don't believe the card: look for the mistake in the certificate (sigma, draws, bounds that don't cover a layer), "
     "or in what is attacked (another model, or another ball, than the one that is certified)"
@@ -76,7 +78,8 @@ def certified_accuracy(radius: float | None = None) -> Measure:
         unit="share",
         better="higher",
         definition=f"samples that are right and proven to stay so within {ball}: by randomized smoothing (Cohen et al. "
-        "2019; of each certificate the error is alpha at most), or by bounds of the logits (Gowal et al. 2018)",
+        "2019; of each certificate the error is alpha at most), or by bounds of the logits (Gowal et al. 2018, "
+        "Zhang et al. 2018)",
         of=lambda subject: _measured(subject, radius),
         witnesses=True,
     )
@@ -190,10 +193,20 @@ def _by_bounds(target: Target, threats: list[ThreatModel], samples: _Samples, si
         x, labels = x.to(target.device, torch.float64), labels.to(target.device)
         low, high = (x - radius).clamp(0, 1), (x + radius).clamp(0, 1)
         scale = exact(x).abs().amax(1, keepdim=True)
-        least = margin_bounds(exact, low, high, labels).scatter(1, labels[:, None], torch.inf)
-        certified.append((least > _ROUNDING * scale).all(1).cpu())
+        certified.append(_leads(margin_bounds(exact, low, high, labels), labels, scale).cpu())
+        if linear_bounds.unsupported(exact) is None:
+            for row in torch.split(
+                (~certified[-1]).nonzero()[:, 0], _AT_ONCE
+            ):  # one line a class and value: of few at a time
+                some = (one[row] for one in (low, high, labels))
+                certified[-1][row] = _leads(linear_bounds.margin_bounds(exact, *some), labels[row], scale[row]).cpu()
     proven = torch.cat(certified) & samples.correct
     return _Proof(proven, int((proven & broken).sum()), proven & broken, 0.0)
+
+
+def _leads(least: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
+    """Whether the label's logit stays above all others, by more than rounding could do, shape (B,)."""
+    return (least.scatter(1, labels[:, None], torch.inf) > _ROUNDING * scale).all(1)
 
 
 def _enclosing(threat: ThreatModel, radius: Callable[[Norm, float], float]) -> float:

@@ -14,6 +14,8 @@ from robustbench_lite.data.load import load_data
 from robustbench_lite.hardening.interface import Artifact, Batch, Defense, Stage
 from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.hardening.training import train
+from robustbench_lite.model import linear_bounds
+from robustbench_lite.model.bounds import margin_bounds
 
 THREAT = ThreatModel.parse("Linf 0.1")
 
@@ -44,10 +46,31 @@ def test_the_loss_is_the_clean_one_at_first_and_half_the_worst_ones_in_the_end()
     assert defense(clean=0).loss(batch, stage).item() == pytest.approx(worst, rel=1e-5)
 
 
+def test_with_crown_linear_bounds_pass_over_to_intervals_as_the_ball_grows() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        target = Target(
+            nn.Sequential(nn.Flatten(), nn.Linear(9, 6), nn.ReLU(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+        )
+        batch = Batch(torch.rand(5, 1, 3, 3), torch.arange(5) % 3, torch.arange(5))
+    low, high = (batch.x - THREAT.eps).clamp(0, 1), (batch.x + THREAT.eps).clamp(0, 1)
+    lines, intervals = (find(target, low, high, batch.y) for find in (linear_bounds.margin_bounds, margin_bounds))
+    assert not torch.equal(lines, intervals)
+    for grown in (0.25, 1.0):
+        stage = Stage(name="model", target=target, trained={}, threat=THREAT, grown=grown)
+        worst = F.cross_entropy(-(grown * intervals + (1 - grown) * lines), batch.y)
+        assert defense(clean=0, crown=True).loss(batch, stage).item() == pytest.approx(
+            (grown * worst + (1 - grown) * batch.cross_entropy(target(batch.x))).item(), rel=1e-5
+        )
+
+
 def test_it_says_of_what_networks_and_norms_it_is_not_made_for() -> None:
     step = defense()
     assert step.unfit(Artifact(target=linear(), threat=THREAT)) is None
     assert "GELU" in (step.unfit(Artifact(target=Target(nn.Sequential(nn.GELU())), threat=THREAT)) or "")
+    tanh = Target(nn.Sequential(nn.Tanh(), nn.Linear(2, 2)))
+    assert step.unfit(Artifact(target=tanh, threat=THREAT)) is None
+    assert "Tanh" in (defense(crown=True).unfit(Artifact(target=tanh, threat=THREAT)) or "")
     assert "does Linf" in (step.unfit(Artifact(target=linear(), threat=ThreatModel.parse("L2 1"))) or "")
     wrapped = registry.build("defenses", "jpeg", {}).wrap(linear(), "jpeg")
     assert step.unfit(Artifact(target=wrapped, threat=THREAT)) is not None
@@ -63,14 +86,19 @@ def test_it_proves_what_plain_training_leaves_unproven() -> None:
     schedule = Schedule(
         epochs=16, batch_size=32, lr=0.01, optimizer="adam", decay="one_cycle", eps_ramp=0.5, keep="last"
     )
-    cards = []
-    for name in ("standard", "ibp"):
-        trained = train(target, registry.build("defenses", name, {}), schedule, threat, known, held_out)
-        cards.append(evaluate(trained.target, held_out, ["pgd"], threat, measures=["certified_accuracy"]))
-    plain, proven = (card.certified_accuracy for card in cards)
-    assert plain is not None
-    assert proven is not None
-    assert proven.value > plain.value + 0.3
-    for card, certified in zip(cards, (plain, proven), strict=True):
-        assert certified.count <= card.robust_accuracy.count <= card.clean_accuracy.count
+    x, labels = held_out.fetch(range(len(held_out))), held_out.labels
+    low, high = (x - threat.eps).clamp(0, 1), (x + threat.eps).clamp(0, 1)
+    by_intervals, certified = [], []
+    for name, params in (("standard", {}), ("ibp", {}), ("ibp", {"crown": True})):
+        trained = train(target, registry.build("defenses", name, params), schedule, threat, known, held_out)
+        leads = margin_bounds(trained.target, low, high, labels).scatter(1, labels[:, None], 1.0)
+        by_intervals.append(int((leads > 0).all(1).sum()))
+        card = evaluate(trained.target, held_out, ["pgd"], threat, measures=["certified_accuracy"])
+        assert card.certified_accuracy is not None
+        certified.append(card.certified_accuracy.count)
+        assert by_intervals[-1] <= certified[-1] <= card.robust_accuracy.count <= card.clean_accuracy.count
         assert not [one for one in card.validity if one.code in ("RB242", "RB303")]
+    plain, proven, with_crown = by_intervals
+    assert proven > plain + 0.3 * len(x)
+    assert with_crown > plain + 0.25 * len(x)
+    assert certified[0] > plain + 0.3 * len(x)  # of the plain network linear bounds prove much, intervals hardly any
