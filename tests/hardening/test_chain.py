@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,7 @@ from robustbench_lite.hardening.folder import recipe_text
 from robustbench_lite.hardening.pipeline import Hardened, harden
 from robustbench_lite.hardening.recipe import Recipe, load_recipe
 from robustbench_lite.results.scorecard import Scorecard
+from tests.forked import ROOT, Forked
 
 SUITE = Suite.model_validate(
     {"name": "short", "threats": ["Linf 0.1"], "attacks": [{"attack": "pgd", "params": {"steps": 3}}]}
@@ -192,7 +189,7 @@ CHILD = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import time
-import test_chain as t
+from tests.hardening import test_chain as t
 from robustbench_lite.evaluating.evidence import probes
 probes.SQUARE_STEPS //= 10  # as in the tests
 t.torch.set_num_threads(1)
@@ -216,17 +213,10 @@ t.hardened(out=sys.argv[2], on_progress=slow, on_attack=slow)
 )
 def test_a_chain_killed_with_kill_9_ends_with_the_same_bits(tmp_path: Path, reached: Callable[[Path], bool]) -> None:
     out = tmp_path / "killed"
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(Path(__file__).parent), str(out)])
-    try:
-        deadline = time.monotonic() + 120
-        while not ((out / "log.jsonl").is_file() and reached(out)):
-            assert child.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        os.kill(child.pid, signal.SIGKILL)
-    finally:
-        child.kill()
-        assert child.wait() == -signal.SIGKILL
+    child = Forked(CHILD, ROOT, out)
+    child.wait_for(lambda: (out / "log.jsonl").is_file() and reached(out))
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
     assert not (out / "after.json").exists()
     resumed, undisturbed = hardened(out=out, resume=True), hardened()
     assert same(resumed, undisturbed)

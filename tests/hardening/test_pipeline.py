@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.model.loading import load_target
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.scorecard import Scorecard
+from tests.forked import ROOT, Forked
 
 SUITE = Suite.model_validate(
     {"name": "short", "threats": ["Linf 0.1"], "attacks": [{"attack": "pgd", "params": {"steps": 5}}]}
@@ -446,7 +444,7 @@ def test_ctrl_c_while_a_scorecard_is_made_can_be_resumed(tmp_path: Path) -> None
 CHILD = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-import test_pipeline as t
+from tests.hardening import test_pipeline as t
 from robustbench_lite.evaluating.evidence import probes
 probes.SQUARE_STEPS //= 10  # as in the tests
 t.torch.set_num_threads(1)
@@ -457,18 +455,10 @@ t.hardened(out=sys.argv[2], epochs=6, on_progress=lambda progress: time.sleep(0.
 def test_a_run_killed_with_kill_9_ends_with_the_same_bits(tmp_path: Path) -> None:
     undisturbed = hardened(out=tmp_path / "undisturbed", epochs=6)
     out = tmp_path / "killed"
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(Path(__file__).parent), str(out)])
-    try:
-        log = out / "log.jsonl"
-        deadline = time.monotonic() + 60
-        while not (log.is_file() and len(log.read_text().splitlines()) >= 2):
-            assert child.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        os.kill(child.pid, signal.SIGKILL)
-    finally:
-        child.kill()
-        assert child.wait() == -signal.SIGKILL
+    child, log = Forked(CHILD, ROOT, out), out / "log.jsonl"
+    child.wait_for(lambda: log.is_file() and len(log.read_text().splitlines()) >= 2)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
     assert not (out / "after.json").exists()
 
     told: list[TrainingProgress] = []

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from robustbench_lite.searching.proxy import Proxy
 from robustbench_lite.searching.space import Space
 from robustbench_lite.searching.storage import _storage
 from robustbench_lite.searching.study import Search, Standing, Tuned, tune
+from tests.forked import ROOT, Forked
 
 SUITE = Suite.model_validate(
     {"name": "short", "threats": ["Linf 0.05"], "attacks": [{"attack": "pgd", "params": {"steps": 2}}]}
@@ -239,10 +237,8 @@ def test_a_storage_that_can_not_be_reached(tmp_path: Path, storage: str, words: 
 
 def test_two_processes_on_one_study_run_no_trial_twice(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-c", SCRIPT, str(out), str(Path(__file__).parent)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    ran = [process.communicate(timeout=120)[0].split() for process in both]
+    both = [Forked(SCRIPT, out, ROOT) for _ in range(2)]
+    ran = [process.communicate()[0].split() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sorted(name for names in ran for name in names) == ["trial-0", "trial-1", "trial-2", "trial-3"]
     trials = trials_of(out)
@@ -257,10 +253,11 @@ def test_two_processes_on_one_study_run_no_trial_twice(tmp_path: Path) -> None:
 def test_jobs_share_a_search_and_survive_a_kill(made: Tuned, tmp_path: Path) -> None:
     told: list[Standing] = []
     killed: list[int] = []
+    others = _children()
 
     def hear(now: Standing) -> None:
         told.append(now)
-        workers = _children()
+        workers = [child for child in _children() if child not in others]
         if not killed and now.done and workers:
             killed.append(workers[0])
             os.kill(workers[0], signal.SIGKILL)
@@ -365,20 +362,16 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import torch
 torch.set_num_threads(1)
-from test_study import run
+from tests.searching.test_study import run
 run(Path(sys.argv[1]), trials=4, on_trial=lambda now: print(now.name, flush=True))
 """
 
 
 def test_a_killed_search_loses_no_trial_and_runs_none_twice(tmp_path: Path) -> None:
     whole, out = run(tmp_path / "whole" / "out", trials=4), tmp_path / "out"
-    command = [sys.executable, "-c", SCRIPT, str(out), str(Path(__file__).parent)]
-    first = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
-    until = time.monotonic() + 60
-    while not (out / "trial-1").is_dir() and time.monotonic() < until:
-        time.sleep(0.01)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    first = Forked(SCRIPT, out, ROOT)
+    first.wait_for((out / "trial-1").is_dir)
+    first.kill()
     done = {one.number: one.datetime_complete for one in trials_of(out) if one.state == TrialState.COMPLETE}
     assert 0 in done
     resumed = run(out, trials=4)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,20 +160,13 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def shell(*args: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """What the program leaves that a new interpreter runs: its start is part of what is tested."""
     return subprocess.run(command(*args), capture_output=True, text=True, check=False, env=environment(**more))
 
 
 def files(folder: Path) -> dict[str, int]:
     ours = [path for path in folder.rglob("*") if "__pycache__" not in path.parts]
     return {str(path.relative_to(folder)): path.stat().st_size for path in ours if path.is_file()}
-
-
-def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 60
-    while not happened():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "it never came so far"
-        time.sleep(0.01)
 
 
 def own_report(body: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,18 +15,17 @@ from safetensors.torch import save_file
 
 from robustbench_lite import Scorecard
 from robustbench_lite.faces.cli import output
+from tests.forked import RBLITE, Forked
 
 from .conftest import (
     EVALUATE,
     MODELS,
     SHARED,
-    command,
     environment,
     evaluate,
     evaluated,
     rblite,
     samples,
-    wait_for,
 )
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -186,13 +184,11 @@ def test_ctrl_c_in_evaluate_keeps_what_is_done_and_says_so() -> None:
         'threats = ["Linf 0.1"]\nattacks = ["fgsm", {attack = "pgd", params = {steps = 100000}}]\n'
     )
     arguments = ("evaluate", "zoo.py:Slow", *EVALUATE[:2], "--suite", "long.toml", "--json", "card.json")
-    with subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    ) as process:
-        wait_for(Path("attacking").exists, process)
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+    process = Forked(RBLITE, *arguments, variables=environment())
+    process.wait_for(Path("attacking").exists)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "INVALID" in out

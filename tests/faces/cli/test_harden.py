@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from robustbench_lite import Scorecard
+from tests.forked import HERE, RBLITE, Forked, ran
 
-from .conftest import HARDEN, command, environment, evaluate, rblite, refused, wait_for
+from .conftest import HARDEN, environment, evaluate, rblite, refused
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -23,16 +22,10 @@ def test_a_training_that_is_stopped_twice_goes_on_to_the_same_weights() -> None:
     assert rblite(*HARDEN, "--out", "whole").exit_code == 0
     log = Path("cut/log.jsonl")
     for number, epochs, more in ((signal.SIGKILL, 3, ()), (signal.SIGINT, 6, ("--resume",))):
-        with subprocess.Popen(
-            command(*HARDEN, "--out", "cut", *more),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(NAP="0.005"),
-        ) as process:
-            wait_for(lambda so_far=epochs: log.is_file() and len(log.read_text().splitlines()) >= so_far, process)
-            process.send_signal(number)
-            _, err = process.communicate(timeout=30)
+        process = Forked(RBLITE, *HARDEN, "--out", "cut", *more, variables=environment(NAP="0.005"))
+        process.wait_for(lambda so_far=epochs: log.is_file() and len(log.read_text().splitlines()) >= so_far)
+        process.send_signal(number)
+        _, err = process.communicate()
         assert not Path("cut/model.safetensors").exists()  # else it came too late
         if number == signal.SIGINT:
             assert process.returncode == 130
@@ -71,8 +64,10 @@ def test_harden_from_scratch_then_evaluate_its_folder_then_fine_tune() -> None:
     after = Scorecard.load("first/after.json")
     assert (after.seed, [str(threat) for threat in after.suite.threats]) == (3, ["Linf 0.2"])
     [line] = re.findall(r"^In torch   (.*)$", result.stdout, re.MULTILINE)
-    used = f"{line}\nimport torch; assert model(torch.rand(2, 1, 4, 4)).shape == (2, 3); print(type(model).__name__)"
-    plainly = subprocess.run([sys.executable, "-c", used], capture_output=True, text=True, check=False)
+    used = (
+        f"{HERE}{line}\nimport torch; assert model(torch.rand(2, 1, 4, 4)).shape == (2, 3); print(type(model).__name__)"
+    )
+    plainly = ran(used)
     assert (plainly.returncode, plainly.stdout.strip()) == (0, "Net"), plainly.stderr
     assert "robustbench_lite" not in line
     barely = evaluate("first", "--allow-invalid", "three epochs leave it near chance")

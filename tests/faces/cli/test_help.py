@@ -12,6 +12,7 @@ import pytest
 
 import robustbench_lite
 from robustbench_lite.faces.cli import main
+from tests.forked import RBLITE, ran
 
 from .conftest import EVALUATE, own_report, rblite, shell
 
@@ -87,7 +88,7 @@ def test_debug_shows_where_a_users_code_fails() -> None:
 def test_an_unexpected_error_has_a_code_of_its_own(debug: tuple[str, ...], make_card: Callable[..., Any]) -> None:
     make_card().save("card.json")
     own_report('raise ZeroDivisionError("a bug")')
-    done = shell(*debug, "report", "card.json", "--format", "mine")
+    done = ran(RBLITE, *debug, "report", "card.json", "--format", "mine")
     assert "ZeroDivisionError: a bug" in done.stderr
     assert ("Traceback" in done.stderr) == bool(debug)
     assert done.returncode == 4  # with --debug too: 1 would say that a gate is missed

@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from click.testing import CliRunner, Result
 from robustbench_lite import Scorecard
 from robustbench_lite.faces.cli import main
 from robustbench_lite.reports import _again
+from tests.forked import RBLITE, ran
 
 MODEL = """
 import torch
@@ -118,22 +118,21 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_run(option: str, p
     assert "never_made" not in done.output
 
 
+MOUNTED = """
+import ctypes, subprocess
+assert ctypes.CDLL(None).unshare(0x00020000) == 0  # CLONE_NEWNS: mounts of this process's own, as by unshare -m
+for words in (["--make-rprivate", "/"], ["-t", "tmpfs", "-o", "{kind}", "tmpfs", "disk"]):
+    subprocess.run(["mount", *words], check=True)
+"""
+
+
 def on_a_disk(kind: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a command whose folder ``disk`` is a file system of its own, which nobody else sees."""
     allowed = shutil.which("unshare") and not subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode
     if not allowed:
         pytest.skip("no mount namespace of its own is allowed here (unshare -m)")
     (folder / "disk").mkdir(exist_ok=True)
-    script = f'mount -t tmpfs -o {kind} tmpfs disk && exec "$@"'
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-m", "robustbench_lite", *words],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HOME": str(folder)},
-    )
+    done = ran(f"{MOUNTED.format(kind=kind)}\n{RBLITE}", *words, variables=os.environ | {"HOME": str(folder)})
     if "mount:" in done.stderr:
         pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
     return done

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from robustbench_lite import Scorecard
+from tests.forked import RBLITE, Forked
 
 MODEL = """
 import time
@@ -40,7 +40,6 @@ SUITE = """
 threats = ["Linf 0.1"]
 attacks = [{attack = "pgd", params = {steps = 100000}}]
 """
-COMMAND = [sys.executable, "-P", "-m", "robustbench_lite"]
 EVALUATE = ["--data", "npz:data.npz", "--suite", "long.toml", "--json", "card.json"]
 
 
@@ -56,40 +55,20 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def started(*arguments: str, ignoring: bool = False) -> subprocess.Popen[str]:
-    """A run of the program; ``ignoring``: as a shell starts a background job, with SIGINT ignored."""
-    trap = "trap '' INT; " if ignoring else "trap - INT; "
-    return subprocess.Popen(
-        ["bash", "-c", f'{trap}exec "$@"', "-", *COMMAND, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-
-
-def ended(process: subprocess.Popen[str], number: int) -> str:
+def ended(process: Forked, number: int) -> str:
     """What it says to a signal, on both streams; with the right exit code, and no traceback."""
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate()
     assert process.returncode == 128 + number, (out, err)
     assert "Traceback" not in err
     return out + err
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 60
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "it never came so far"
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("ignoring", [False, True], ids=["foreground", "background"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["sigint", "sigterm"])
 def test_an_interrupted_evaluation_keeps_what_is_done(here: Path, number: signal.Signals, ignoring: bool) -> None:
-    process = started("evaluate", "zoo.py:Slow", *EVALUATE, ignoring=ignoring)
-    wait_for(here / "attacking", process)
+    process = Forked(RBLITE, "evaluate", "zoo.py:Slow", *EVALUATE, ignoring=ignoring)
+    process.wait_for((here / "attacking").exists)
     said = ended(process, number)
     assert "INVALID" in said
     assert Scorecard.load("card.json").interrupted == "interrupt"
@@ -97,8 +76,8 @@ def test_an_interrupted_evaluation_keeps_what_is_done(here: Path, number: signal
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["sigint", "sigterm"])
 def test_an_interrupt_while_the_model_is_built_ends_the_program(here: Path, number: signal.Signals) -> None:
-    process = started("evaluate", "zoo.py:starting", *EVALUATE)
-    wait_for(here / "starting", process)
+    process = Forked(RBLITE, "evaluate", "zoo.py:starting", *EVALUATE)
+    process.wait_for((here / "starting").exists)
     assert ended(process, number) == "Interrupted.\n"
 
 
@@ -109,7 +88,7 @@ def test_an_interrupt_at_any_time_of_the_start_ends_without_a_traceback() -> Non
         "from robustbench_lite.faces.cli.group import main; main()"
     )
     arguments = ("evaluate", "zoo.py:starting", *EVALUATE)
-    for delay in np.linspace(0, 2.0, 9):
+    for delay in np.linspace(0, 2.0, 5):
         with subprocess.Popen(
             [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:

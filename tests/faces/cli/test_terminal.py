@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
 import subprocess
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from tests.forked import RBLITE, Forked
 
 from .conftest import EVALUATE, command, environment, evaluate, shell
 
@@ -43,17 +46,12 @@ def on_a_terminal(*arguments: str, status: int = 0, **more: str) -> str:
 
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    with subprocess.Popen(command(*arguments), stdout=theirs, stderr=theirs, env=environment(**more)) as process:
-        os.close(theirs)
-        written = b""
-        while True:
-            try:
-                part = os.read(ours, 65536)
-            except OSError:  # the other end is closed
-                break
-            if not part:
-                break
-            written += part
+    process = Forked(RBLITE, *arguments, variables=environment(**more), terminal=os.ttyname(theirs))
+    written = b""
+    while process.poll() is None or select.select([ours], [], [], 0)[0]:
+        if select.select([ours], [], [], 0.02)[0]:
+            written += os.read(ours, 65536)
+    os.close(theirs)
     os.close(ours)
     assert process.returncode == status, written.decode()
     return written.decode()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
+
+from tests.forked import PYTEST, Forked
 
 from .conftest import SLOW, asked
 
@@ -88,21 +87,9 @@ def test_a_session_that_was_killed_goes_on(project, run):
     project.syspathinsert()
     command = ["robustness.toml", "--data", "digits", "--limit", "150", "--target", "slow.py:slow"]
     cache = project.path / ".robustbench" / "cache"
-    path = os.pathsep.join([str(project.path), os.environ.get("PYTHONPATH", "")])
-    killed = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", *command],
-        env={**os.environ, "PAUSE": "0.1", "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not any(path.read_bytes().count(b"\n") for path in cache.glob("*/pgd-*.jsonl")):
-        assert killed.poll() is None, killed.communicate()[0]
-        assert time.monotonic() < deadline, "it wrote no journal"
-        time.sleep(0.005)
+    killed = Forked(PYTEST, "-p", "no:hypothesispytest", *command, variables=os.environ | {"PAUSE": "0.1"})
+    killed.wait_for(lambda: any(path.read_bytes().count(b"\n") for path in cache.glob("*/pgd-*.jsonl")))
     killed.kill()
-    killed.communicate()
     assert killed.returncode == -signal.SIGKILL
 
     passed = [sum(asked(project).values())]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.forked import PYTEST, ran
 
 SAMPLE = Path(__file__).with_name("sample_project")
 
@@ -18,16 +18,10 @@ def sample(tmp_path: Path) -> Path:
     return Path(shutil.copytree(SAMPLE, tmp_path / "sample", ignore=shutil.ignore_patterns("__pycache__", ".*_cache")))
 
 
-def test_it_passes(sample: Path) -> None:
+def test_it_passes(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(sample)
     quiet = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "GITHUB"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest"],
-        cwd=sample,
-        env={**quiet, "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = ran(PYTEST, "-p", "no:hypothesispytest", variables={**quiet, "COLUMNS": "100"})
     assert done.returncode == 0, done.stdout
     assert "21 passed" in done.stdout
     for name in (
