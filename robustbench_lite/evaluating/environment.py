@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -25,16 +26,17 @@ def environment(workers: int = 1) -> Environment:
         processor=processor(),
         threads=torch.get_num_threads(),
         workers=workers,
-        packages={name: metadata.version(name) for name in used if _installed(name)},
+        packages={name: version for name in used if (version := _version(name))},
     )
 
 
-def _installed(name: str) -> bool:
+@cache
+def _version(name: str) -> str | None:
+    """Version of a package, None where it isn't installed. Kept, for it is read from the disk."""
     try:
-        metadata.version(name)
+        return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def processor() -> str:

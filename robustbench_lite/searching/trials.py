@@ -48,7 +48,7 @@ class Tried:
     clean: Interval | None = None
     passes: float | None = None
     """What its training cost."""
-    seconds: float | None = None
+    seconds: float | None = field(default=None, compare=False)
     """From its begin to its end, pauses included."""
     epochs: Mapping[int, float] = field(default_factory=dict)
     """Robust accuracy on held-out samples by epoch, by which a pruner compares."""

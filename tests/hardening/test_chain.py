@@ -185,6 +185,11 @@ def test_epochs_and_rates_given_by_the_caller_hold_for_every_step() -> None:
     assert [(line.step, line.epoch) for line in run.log] == [("1-standard", 1), ("2-pgd_training", 1)]
 
 
+@pytest.fixture(scope="module")
+def undisturbed() -> Hardened:
+    return hardened()
+
+
 CHILD = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -211,14 +216,16 @@ t.hardened(out=sys.argv[2], on_progress=slow, on_attack=slow)
         pytest.param(lambda out: (out / "model.safetensors").is_file(), id="in the last scorecard"),
     ],
 )
-def test_a_chain_killed_with_kill_9_ends_with_the_same_bits(tmp_path: Path, reached: Callable[[Path], bool]) -> None:
+def test_a_chain_killed_with_kill_9_ends_with_the_same_bits(
+    tmp_path: Path, undisturbed: Hardened, reached: Callable[[Path], bool]
+) -> None:
     out = tmp_path / "killed"
     child = Forked(CHILD, ROOT, out)
     child.wait_for(lambda: (out / "log.jsonl").is_file() and reached(out))
     child.kill()
     assert child.wait() == -signal.SIGKILL
     assert not (out / "after.json").exists()
-    resumed, undisturbed = hardened(out=out, resume=True), hardened()
+    resumed = hardened(out=out, resume=True)
     assert same(resumed, undisturbed)
     assert resumed.after.outcomes == undisturbed.after.outcomes
     assert resumed.between[0].outcomes == undisturbed.between[0].outcomes

@@ -64,10 +64,8 @@ def test_harden_from_scratch_then_evaluate_its_folder_then_fine_tune() -> None:
     after = Scorecard.load("first/after.json")
     assert (after.seed, [str(threat) for threat in after.suite.threats]) == (3, ["Linf 0.2"])
     [line] = re.findall(r"^In torch   (.*)$", result.stdout, re.MULTILINE)
-    used = (
-        f"{HERE}{line}\nimport torch; assert model(torch.rand(2, 1, 4, 4)).shape == (2, 3); print(type(model).__name__)"
-    )
-    plainly = ran(used)
+    used = f"{HERE}{line}\nimport torch; assert model(torch.rand(2, 1, 4, 4)).shape == (2, 3)"
+    plainly = ran(f"{used}; print(type(model).__name__)")
     assert (plainly.returncode, plainly.stdout.strip()) == (0, "Net"), plainly.stderr
     assert "robustbench_lite" not in line
     barely = evaluate("first", "--allow-invalid", "three epochs leave it near chance")
