@@ -43,6 +43,16 @@ def test_digits_are_in_a_fixed_stratified_split() -> None:
     assert test.classes == tuple("0123456789")
 
 
+def test_digits_are_those_of_scikit_learn() -> None:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    for data in (load_data("digits", split="train"), load_data("digits")):
+        x = data.fetch(range(len(data))).flatten(1).double() * 16
+        assert torch.equal(x, torch.from_numpy(images)[data.index])
+        assert torch.equal(data.labels, torch.from_numpy(labels)[data.index])
+
+
 def test_a_limit_draws_by_class() -> None:
     data = load_data("digits", limit=20, seed=3)
     assert data.labels.bincount().tolist() == [2] * 10
