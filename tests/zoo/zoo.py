@@ -34,7 +34,9 @@ NAIVE = Suite(name="pgd40", threats=(ThreatModel.parse(EPS),), attacks=(AttackSp
 """What most papers of broken defenses reported: one start of PGD on cross-entropy."""
 
 effort = 1.0
-"""Share of the epochs of those that take longest to train. The benchmarks take all; tests do with less."""
+"""Share of the epochs, of the width of the networks and of a smoothed one's draws. The benchmarks take all; tests do
+with less."""
+_LEAST = 6  # epochs, in which the networks learn enough
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,7 @@ def _taught(
     model: nn.Module, defense: str = "standard", epochs: int = 12, data: Data | None = None, **params: Any
 ) -> nn.Module:
     data = data or digits("train")
+    epochs = min(epochs, max(_LEAST, math.ceil(effort * epochs)))
     schedule = Schedule(epochs=epochs, batch_size=64, lr=0.005, optimizer="adam", decay="one_cycle", keep="last")
     held_out = data.take(torch.arange(64))
     threat = ThreatModel.parse(EPS)
@@ -69,8 +72,12 @@ def _taught(
     return made.target.module.eval()
 
 
-def _shortened(epochs: int) -> int:
-    return math.ceil(effort * epochs)
+def _width() -> int:
+    return math.ceil(effort * 32)
+
+
+def _cnn(classes: int = 10) -> nn.Module:
+    return small_cnn(classes, width=_width())
 
 
 def _fresh(module: Callable[[], nn.Module]) -> nn.Module:
@@ -82,19 +89,19 @@ def _fresh(module: Callable[[], nn.Module]) -> nn.Module:
 @cache
 def plain() -> nn.Module:
     """Trained plainly."""
-    return _taught(_fresh(small_cnn))
+    return _taught(_fresh(_cnn))
 
 
 @cache
 def hardened(defense: str = "pgd_training") -> nn.Module:
     """Trained on adversarial examples."""
-    return _taught(_fresh(small_cnn), defense, _shortened(12), steps=5)
+    return _taught(_fresh(_cnn), defense, steps=5)
 
 
 @cache
 def distilled() -> nn.Module:
     """Defensive distillation at a temperature of 100 (Papernot et al. 2016)."""
-    return _taught(_fresh(small_cnn), "distillation", _shortened(30), temperature=100.0)
+    return _taught(_fresh(_cnn), "distillation", 30, temperature=100.0)
 
 
 class Around(nn.Module):
@@ -141,7 +148,7 @@ def resized(x: Tensor) -> Tensor:
 @cache
 def random_resize() -> nn.Module:
     """Trained plainly, under random resizing and padding."""
-    return _taught(_fresh(lambda: Around(small_cnn(), resized)))
+    return _taught(_fresh(lambda: Around(_cnn(), resized)))
 
 
 class KWinners(nn.Module):
@@ -158,16 +165,16 @@ class KWinners(nn.Module):
 
 
 def _k_winners_net() -> nn.Module:
-    share = 0.05
+    share, width = 0.05, _width()
     return nn.Sequential(
-        nn.Conv2d(1, 32, 3, padding=1),
+        nn.Conv2d(1, width, 3, padding=1),
         KWinners(share),
-        nn.Conv2d(32, 32, 3, stride=2, padding=1),
+        nn.Conv2d(width, width, 3, stride=2, padding=1),
         KWinners(share),
         nn.Flatten(),
-        nn.Linear(512, 256),
+        nn.Linear(16 * width, 8 * width),
         KWinners(share),
-        nn.Linear(256, 10),
+        nn.Linear(8 * width, 10),
     )
 
 
@@ -197,10 +204,10 @@ class Recoil(nn.Module):
 class Smoothed(nn.Module):
     """The mean over fixed draws of Gaussian noise: a smoothed model, evaluated through its expectation."""
 
-    def __init__(self, network: nn.Module, draws: int = 8, sigma: float = 0.1) -> None:
+    def __init__(self, network: nn.Module, sigma: float = 0.1) -> None:
         super().__init__()
         self.network = network
-        noise = torch.randn(draws, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * sigma
+        noise = torch.randn(math.ceil(8 * effort), 1, 8, 8, generator=torch.Generator().manual_seed(0)) * sigma
         self.register_buffer("noise", noise)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -227,7 +234,7 @@ def _known() -> Tensor:
 def _normalised_twice() -> Target:
     """A network that learnt on normalised inputs and normalises them itself, in a target that does so, too."""
     mean, std = (0.5,), (4.0,)
-    network = _taught(_fresh(lambda: Around(small_cnn(), lambda x: (x - mean[0]) / std[0])))
+    network = _taught(_fresh(lambda: Around(_cnn(), lambda x: (x - mean[0]) / std[0])))
     return Target(network, mean=mean, std=std)
 
 
@@ -237,7 +244,7 @@ def _two_classes() -> tuple[nn.Module, Data]:
         data = digits(split)
         return data.take((data.labels < 2).nonzero()[:, 0])
 
-    return _taught(_fresh(lambda: small_cnn(2)), "pgd_training", data=pair("train"), steps=5), pair("test")
+    return _taught(_fresh(lambda: _cnn(2)), "pgd_training", data=pair("train"), steps=5), pair("test")
 
 
 @cache
@@ -248,7 +255,7 @@ def _thousand_classes() -> tuple[nn.Module, Data]:
         data = digits(split)
         return replace(data, labels=data.labels * 100, classes=())
 
-    return _taught(_fresh(lambda: small_cnn(1000)), "pgd_training", data=spread("train"), steps=5), spread("test")
+    return _taught(_fresh(lambda: _cnn(1000)), "pgd_training", data=spread("train"), steps=5), spread("test")
 
 
 @cache
@@ -268,7 +275,7 @@ def _easy() -> tuple[nn.Module, Data]:
     x = (0.1 + 0.8 * y[:, None, None, None].float()).expand(-1, 1, 8, 8).clone()
     x += 0.05 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
     data = from_arrays(x, y, "far apart")
-    return _taught(_fresh(lambda: small_cnn(2)), epochs=3, data=data), data
+    return _taught(_fresh(lambda: _cnn(2)), epochs=3, data=data), data
 
 
 def _attacked_by(attack: str, **params: Any) -> Suite:

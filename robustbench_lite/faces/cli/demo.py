@@ -56,18 +56,18 @@ def demo(out: str, seed: int, quiet: bool) -> None:
         output.suggest("rblite init", "rblite doctor MODEL --data D   (your own model: README)")
 
 
-def small_cnn(classes: int = 10) -> nn.Module:
+def small_cnn(classes: int = 10, width: int = 32) -> nn.Module:
     """Two convolutions and two linear layers for inputs of shape (1, 8, 8) in [0, 1]: 37,820 parameters."""
     from torch import nn
 
     return nn.Sequential(
-        nn.Conv2d(1, 32, 3, padding=1),
+        nn.Conv2d(1, width, 3, padding=1),
         nn.ReLU(),
-        nn.Conv2d(32, 32, 3, padding=1),
+        nn.Conv2d(width, width, 3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(512, 54),
+        nn.Linear(16 * width, 54),
         nn.ReLU(),
         nn.Linear(54, classes),
     )
