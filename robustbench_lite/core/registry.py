@@ -27,8 +27,12 @@ from robustbench_lite.core.errors import UserError, faults
 from robustbench_lite.core.errors import unknown as unknown
 
 _FILES = {"suites": "attacks", "recipes": "defenses"}
-# Where the built-in room of a kind is, if not at the top.
-_BUILT_IN = {"measures": "evaluating.measures", "strategies": "searching.strategies"}
+_BUILT_IN = {
+    "measures": "evaluating.measures",
+    "strategies": "searching.strategies",
+    "explanations": "explaining.methods",
+}
+"""Where the built-in room of a kind is, if not at the top."""
 
 
 @dataclasses.dataclass(frozen=True)

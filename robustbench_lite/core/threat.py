@@ -25,6 +25,12 @@ TOLERANCE = 1e-6
 TARGET_CHOICES: tuple[str, ...] = get_args(TargetChoice)
 
 
+def enough(shown: Access, needed: Access) -> bool:
+    """Whether a target that shows so much can be asked by what needs so much."""
+    order = get_args(Access)
+    return bool(order.index(needed) <= order.index(shown))
+
+
 class ThreatModel(BaseModel):
     """A norm, the radius ``eps`` of the ball around each input, and the adversary's goal.
 

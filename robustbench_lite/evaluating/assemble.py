@@ -15,6 +15,7 @@ from robustbench_lite.core.cost import Passes
 from robustbench_lite.core.suite import REPLAY, Suite, adversary
 from robustbench_lite.core.threat import NORMS
 from robustbench_lite.data.dataset import Data
+from robustbench_lite.data.keys import key_text
 from robustbench_lite.evaluating import validity
 from robustbench_lite.evaluating.attack_run import AttackRun, searches_nearest
 from robustbench_lite.evaluating.clean_pass import Checked, CleanPass
@@ -189,7 +190,7 @@ def _outcomes(data: Data, clean: CleanPass, suite: Suite, runs: Sequence[AttackR
     return tuple(
         Outcome(
             index=int(data.index[row]),
-            key=f"{int(clean.sample_keys[row]) & (1 << 64) - 1:016x}",
+            key=key_text(int(clean.sample_keys[row])),
             label=int(clean.labels[row]),
             prediction=int(clean.prediction[row]),
             breaks=tuple(

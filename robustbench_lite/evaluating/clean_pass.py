@@ -5,7 +5,6 @@ Both are kept in the cache, so that a run that was killed after them does not ma
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import time
@@ -22,7 +21,8 @@ from robustbench_lite.attacking.query import Query
 from robustbench_lite.core.cost import Passes, Stop
 from robustbench_lite.core.errors import ModelError, UserError
 from robustbench_lite.core.files import NPZ_FAULTS
-from robustbench_lite.data.dataset import Data, check_inputs, check_labels
+from robustbench_lite.data.dataset import check_inputs, check_labels
+from robustbench_lite.data.keys import batches, key_list
 from robustbench_lite.evaluating import validity
 from robustbench_lite.evaluating.plan import Plan
 from robustbench_lite.evaluating.preflight import Preflight, preflight
@@ -216,7 +216,7 @@ def _clean_pass(plan: Plan) -> CleanPass:
     keys: list[int] = []
     again = torch.empty(0, dtype=torch.int64)
     with target.attacking():
-        for rows, x in _batches(data, plan.batch_size):
+        for rows, x in batches(data, plan.batch_size):
             labels = data.labels[rows].to(target.device)
             start = time.perf_counter()
             with _told(target, rows):
@@ -231,7 +231,7 @@ def _clean_pass(plan: Plan) -> CleanPass:
             plan.budget.spend(len(rows), 0)
             prediction.append(logits.argmax(1))
             least.append(logits.scatter(1, data.labels[rows][:, None], torch.inf).argmin(1))
-            keys += _key_list(x, data.labels[rows])
+            keys += key_list(x, data.labels[rows])
             if not len(again):
                 # The same samples once more, in two parts: the answers must depend neither on the call nor the batch.
                 parts = zip(x.to(target.device).chunk(2), labels.chunk(2), strict=True)
@@ -279,26 +279,3 @@ def _checks(plan: Plan, clean: CleanPass) -> Preflight:
         batch_size=plan.batch_size,
         budget=plan.budget,
     )
-
-
-def _batches(data: Data, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Positions and checked inputs, a batch at a time."""
-    for at in range(0, len(data), size):
-        rows = torch.arange(at, min(at + size, len(data)))
-        x = data.fetch(rows)
-        check_inputs(x, data.name)
-        yield rows, x
-
-
-def keys_of(data: Data, size: int) -> NDArray[np.int64]:
-    """The key of each sample, shape (N,)."""
-    return np.array([key for rows, x in _batches(data, size) for key in _key_list(x, data.labels[rows])], np.int64)
-
-
-def _key_list(x: Tensor, labels: Tensor) -> list[int]:
-    """Hash each input with its label."""
-    digests = (
-        hashlib.blake2b(sample.tobytes() + label.to_bytes(8, "little"), digest_size=8).digest()
-        for sample, label in zip(x.numpy(), labels.tolist(), strict=True)
-    )
-    return [int.from_bytes(digest, "little", signed=True) for digest in digests]

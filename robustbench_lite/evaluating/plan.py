@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from robustbench_lite.core import registry
 from robustbench_lite.core.cost import Budget, BudgetTracker, Progress
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import Suite, load_suite, once_each
-from robustbench_lite.core.threat import NORMS, Access, ThreatModel
+from robustbench_lite.core.threat import NORMS, Access, ThreatModel, enough
 from robustbench_lite.data.dataset import Data, check_inputs, check_steady
 from robustbench_lite.data.load import as_data
 from robustbench_lite.evaluating import corpus
@@ -241,7 +241,7 @@ def _select(
     attacks: tuple[PlannedAttack, ...], target: Target, suite: Suite, shape: tuple[int, ...]
 ) -> tuple[tuple[PlannedAttack, ...], tuple[Skipped, ...]]:
     """Divide the attacks into those that see enough of the target and can be run on its inputs, and those left out."""
-    if not any(_enough(target.access, attack.access) for _, _, attack in attacks):
+    if not any(enough(target.access, attack.access) for _, _, attack in attacks):
         names = ", ".join(planned.name for planned in attacks)
         can = [name for name in registry.names("attacks") if _runs(name, target.access, suite)]
         black_box = load_suite("black_box").attacks if "black_box" in registry.names("suites") else ()
@@ -255,7 +255,7 @@ def _select(
     for threat in suite.threats:
         reasons = {
             name: attack.unfit(shape, threat)
-            if _enough(target.access, attack.access)
+            if enough(target.access, attack.access)
             else f"needs {attack.access}; {unseen}"
             for name, _, attack in attacks
         }
@@ -270,11 +270,6 @@ def _select(
     return tuple(planned for planned in attacks if planned.name not in everywhere), tuple(skipped)
 
 
-def _enough(shown: Access, needed: Access) -> bool:
-    order = get_args(Access)
-    return bool(order.index(needed) <= order.index(shown))
-
-
 def _runs(name: str, shown: Access, suite: Suite) -> bool:
     """Whether an attack of the catalogue sees enough of a target and does a norm that is asked for."""
     if ":" in name:  # another library's: any of many
@@ -285,7 +280,7 @@ def _runs(name: str, shown: Access, suite: Suite) -> bool:
         return False
     if not (isinstance(kind, type) and issubclass(kind, Attack)):
         return False
-    return _enough(shown, kind.access) and all(threat.norm in kind.norms for threat in suite.threats)
+    return enough(shown, kind.access) and all(threat.norm in kind.norms for threat in suite.threats)
 
 
 def _check_curve(suite: Suite, attacks: tuple[PlannedAttack, ...]) -> None:

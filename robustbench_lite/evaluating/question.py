@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 import robustbench_lite
+from robustbench_lite.data.keys import keys_of
 from robustbench_lite.evaluating.cache import Slot, code_sha256, slot
-from robustbench_lite.evaluating.clean_pass import keys_of
 from robustbench_lite.evaluating.plan import Plan
 
 _log = logging.getLogger(__name__)

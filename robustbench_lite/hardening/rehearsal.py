@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from robustbench_lite.data.dataset import Data
+from robustbench_lite.data.keys import keys_of
 from robustbench_lite.data.load import as_data
 from robustbench_lite.evaluating import corpus as witness_corpus
-from robustbench_lite.evaluating.clean_pass import keys_of
 from robustbench_lite.hardening.memory import Memory
 
 _BATCH = 256

@@ -115,6 +115,35 @@ def _ranks(values: Sequence[float]) -> list[float]:
     return [(bisect_left(ordered, value) + bisect_right(ordered, value) - 1) / 2 for value in values]
 
 
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Interval for the median of what numbers were drawn from, by their order alone: exact for any distribution.
+
+    Parameters
+    ----------
+    values
+        Numbers, in any order.
+    confidence
+        Coverage that is guaranteed, in (0, 1).
+
+    Returns
+    -------
+    tuple of float, or None
+        Low and high end; None where there are too few numbers for so much confidence (below 6 at 95 %).
+
+    References
+    ----------
+    Thompson, *On confidence ranges for the median and other expectation distributions for populations of unknown
+    distribution form*, 1936. https://doi.org/10.1214/aoms/1177732502
+    """
+    from scipy.special import bdtr
+
+    ordered, total = sorted(values), len(values)
+    tail = (1 - confidence) / 2
+    # How many of the numbers lie below the median is a binomial count of fair coins.
+    left = [place for place in range(total // 2) if float(bdtr(place, total, 0.5)) <= tail]
+    return (ordered[left[-1]], ordered[total - 1 - left[-1]]) if left else None
+
+
 def samples_needed(count: int, total: int, threshold: float, confidence: float = 0.95) -> int | None:
     """Samples at which the Clopper-Pearson interval leaves a threshold out, if the share stays as it is.
 

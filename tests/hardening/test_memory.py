@@ -11,9 +11,9 @@ import torch
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import Suite
 from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.keys import keys_of
 from robustbench_lite.data.load import as_data
 from robustbench_lite.evaluating import corpus
-from robustbench_lite.evaluating.clean_pass import keys_of
 from robustbench_lite.hardening.memory import MEMORY_FILE, Memory, Score, Task, retention
 from robustbench_lite.hardening.rehearsal import rehearsal
 
