@@ -3,6 +3,7 @@
 Every format is one function, ``render(cards, *, title=None, story=())``: with one card it shows that card, with
 several it sets them side by side. ``terminal`` gives what Rich can print, the others give text. ``contact_sheet`` is
 about data: it takes what ``rblite doctor --data D`` found; ``search`` and ``search_page`` are about ``rblite tune``.
+``explained`` takes what ``rblite explain CARD`` found.
 """
 
 CATALOGUE: dict[str, str] = {
@@ -17,6 +18,7 @@ CATALOGUE: dict[str, str] = {
     "mlbom": "mlbom:render",
     "huggingface": "huggingface:render",
     "contact_sheet": "contact_sheet:render",
+    "explained": "explained:render",
     "search": "search:render",
     "search_page": "search_page:render",
 }

@@ -12,6 +12,6 @@ from typing import TYPE_CHECKING
 from robustbench_lite.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from robustbench_lite.explaining.explain import explain as explain
+    from robustbench_lite.explaining.run import explain as explain
 
-__getattr__, __dir__ = lazy_names(__name__, {"explain": "explain"})
+__getattr__, __dir__ = lazy_names(__name__, {"explain": "run"})

@@ -1,7 +1,8 @@
 """Which properties of a sample tell whether it breaks: InterpretML's glass-box model, and whether to believe it.
 
 Nori, Jenkins, Koch and Caruana 2019, *InterpretML: a unified framework for machine learning interpretability*.
-https://arxiv.org/abs/1909.09223
+https://arxiv.org/abs/1909.09223. The score is Brier's, *Verification of forecasts expressed in terms of probability*,
+1950, https://doi.org/10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ FOLDS = 5
 LEAST = 10
 """Samples that must have broken, and that must have stood, for anything to be fitted."""
 _RESAMPLES = 2000
-_SETTINGS = {"outer_bags": 4, "max_bins": 32, "max_rounds": 1000, "interactions": 0, "n_jobs": 1}
+_SETTINGS = {"outer_bags": 4, "max_bins": 16, "max_rounds": 100, "learning_rate": 0.1, "interactions": 0, "n_jobs": 1}
+"""Coarser and quicker than the package's own: a tenth of the time, and the same check on samples held out."""
 
 
 def reasons(properties: Sequence[Property], broken: NDArray[np.bool_], seed: int) -> Reasons:
     """Fit a sum of one curve a property to the log-odds of breaking, and check it on samples held out.
 
-    The check is the share of the deviance that it explains against a constant, over five folds, with its interval by
-    the bootstrap over samples. Where that interval reaches 0, the properties tell nothing that could be believed.
+    The check is the Brier skill score, over five folds: by which share the mean squared error of the chances is below
+    that of a constant, with its interval by the bootstrap over samples. Where that interval reaches 0, the properties
+    tell nothing that could be believed.
 
     Parameters
     ----------
@@ -55,13 +58,14 @@ def reasons(properties: Sequence[Property], broken: NDArray[np.bool_], seed: int
     for place, one in enumerate(properties):
         table[:, place] = one.values
     chance, constant = _held_out(properties, table, broken, seed)
-    low, high = _interval(_losses(chance, broken), _losses(constant, broken), seed)
+    errors, of_constant = (chance - broken) ** 2, (constant - broken) ** 2
+    low, high = _interval(errors, of_constant, seed)
     model = _fit(properties, table, broken, seed)
     terms = [_term(model, place, one, broken) for place, one in enumerate(properties)]
     return Reasons(
         samples=samples,
         broken=fallen,
-        told=_told(_losses(chance, broken), _losses(constant, broken)),
+        told=float(1 - errors.mean() / of_constant.mean()),
         low=low,
         high=high,
         folds=FOLDS,
@@ -90,22 +94,10 @@ def _held_out(
     return chance, constant
 
 
-def _losses(chance: NDArray[np.float64], broken: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Log loss of each sample."""
-    right = np.where(broken, chance, 1 - chance)
-    losses: NDArray[np.float64] = -np.log(right.clip(1e-6, 1))
-    return losses
-
-
-def _told(losses: NDArray[np.float64], constant: NDArray[np.float64]) -> float:
-    return float(1 - losses.mean() / constant.mean())
-
-
-def _interval(losses: NDArray[np.float64], constant: NDArray[np.float64], seed: int) -> tuple[float, float]:
+def _interval(errors: NDArray[np.float64], of_constant: NDArray[np.float64], seed: int) -> tuple[float, float]:
     dice = np.random.default_rng(seed)
-    drawn = dice.integers(0, len(losses), (_RESAMPLES, len(losses)))
-    found = 1 - losses[drawn].mean(1) / constant[drawn].mean(1)
-    low, high = np.quantile(found, (0.025, 0.975))
+    drawn = dice.integers(0, len(errors), (_RESAMPLES, len(errors)))
+    low, high = np.quantile(1 - errors[drawn].mean(1) / of_constant[drawn].mean(1), (0.025, 0.975))
     return float(low), float(high)
 
 

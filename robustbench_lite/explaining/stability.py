@@ -28,8 +28,9 @@ class Steadiness(NamedTuple):
     """What came of inputs near one sample."""
 
     sensitivity: float
+    """NaN where the attributions of the sample are the same everywhere."""
     input_stability: float
-    """NaN where the model names another class at each of them."""
+    """NaN as well where the model names another class at each of these inputs."""
 
 
 class Attributions:
@@ -95,11 +96,12 @@ class Attributions:
         near: list[tuple[Tensor, Tensor]] = []
         dice = torch.Generator().manual_seed(self.seed)
 
-        def explain(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
-            inputs = inputs[0] if isinstance(inputs, tuple) else inputs
+        def explain(given: Tensor | tuple[Tensor, ...]) -> tuple[Tensor]:
+            # Captum gives the sample as a tuple; a bare tensor in return would be taken for a tuple of rows.
+            inputs = given[0] if isinstance(given, tuple) else given
             found = self.explainer.attribute(self.asked, inputs, label.expand(len(inputs)), self.seed)
             near.append((inputs, found))
-            return found
+            return (found,)
 
         def move(inputs: Tensor, radius: float) -> Tensor:
             drawn = torch.rand(inputs.shape, generator=dice).to(inputs)
@@ -108,6 +110,8 @@ class Attributions:
         measure = library("captum.metrics").sensitivity_max
         found = measure(explain, x, move, perturb_radius=RADIUS, n_perturb_samples=DRAWS)
         (_, here), (inputs, there) = near
+        if _constant(here):
+            return Steadiness(math.nan, math.nan)
         with torch.no_grad():
             same = self.asked(inputs).argmax(1) == label
         return Steadiness(float(found), _input_stability(x, inputs[same], here, there[same]))
@@ -155,7 +159,7 @@ NUMBERS: dict[str, Stability] = {
         better="lower",
         definition="relative input stability: the largest relative change of the attributions in parts of the relative "
         f"change of the input, among those of {DRAWS} inputs within {RADIUS} of a clean sample (Linf) that keep its "
-        "class; what is below {_LEAST} of the range counts as {_LEAST}; median over broken samples (Agarwal et al. "
+        f"class; what is below {_LEAST} of the range counts as {_LEAST}; median over broken samples (Agarwal et al. "
         "2022, https://arxiv.org/abs/2203.06877)",
         of=lambda found: [one.input_stability for one in found.steadiness],
         near=True,
@@ -216,4 +220,5 @@ def _input_stability(x: Tensor, near: Tensor, here: Tensor, there: Tensor) -> fl
 
 def _relative(change: Tensor, of: Tensor) -> Tensor:
     """Norm of a change in parts of what it changes, (n,)."""
-    return torch.linalg.vector_norm((change / of.abs().clamp_min(_LEAST)).flatten(1), dim=1)
+    found: Tensor = torch.linalg.vector_norm((change / of.abs().clamp_min(_LEAST)).flatten(1), dim=1)
+    return found

@@ -212,3 +212,15 @@ def _remove(progress: Progress, tasks: list[TaskID]) -> None:
 
 def _short(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def plain_bars(progress: Progress) -> Callable[[str, int, int], None]:
+    """One bar a piece of work: how much of it is done. Nothing where there is no terminal: each takes seconds."""
+    tasks: dict[str, TaskID] = {}
+
+    def show(name: str, done: int, total: int) -> None:
+        if name not in tasks:
+            tasks[name] = progress.add_task(_short(name, _ATTACK), total=total, count="", note="")
+        progress.update(tasks[name], completed=done, total=total, count=f"{done}/{total}")
+
+    return show

@@ -106,8 +106,8 @@ class Reasons(Frozen):
     """Samples that are right when clean."""
     broken: int
     told: float | None = None
-    """Share of the deviance that is explained on samples held out, against the constant predictor; None where there are
-    too few samples. 1 is perfect, 0 is no better than the constant, below 0 is worse."""
+    """Brier skill score on samples held out: by which share the mean squared error of the chances is below that of the
+    constant predictor. 1 is perfect, 0 no better than the constant, below 0 worse; None where nothing was fitted."""
     low: float | None = None
     """Ends of its 95 % interval, by the bootstrap over samples."""
     high: float | None = None
@@ -121,6 +121,22 @@ class Reasons(Frozen):
     def found(self) -> bool:
         """Whether they tell anything: the whole interval is above 0."""
         return self.low is not None and self.low > 0
+
+    @property
+    def words(self) -> str:
+        """What it comes to, in a sentence."""
+        if self.told is None or self.low is None or self.high is None:
+            return f"Which samples break was not looked into: {self.missing}."
+        share = f"{self.told:.1%} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        if not self.found:
+            return (
+                "None of the measured properties tells which samples break, as far as these samples show: a model of "
+                f"all of them explains {share} of it on samples held out, and a constant 0%."
+            )
+        return (
+            f"Which samples break can be told, best by {self.terms[0].name}: a model of the measured properties "
+            f"explains {share} of it, on samples held out (Brier skill score; a constant has 0%)."
+        )
 
 
 class Explained(Frozen):

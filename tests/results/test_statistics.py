@@ -17,6 +17,7 @@ from robustbench_lite.results.statistics import (
     clopper_pearson,
     confidence_sequence,
     last_look,
+    median_interval,
     samples_needed,
     sequential_interval,
     spearman,
@@ -30,6 +31,19 @@ def test_interval_is_scipys_exact_one_for_every_count(total, confidence):
     for count in range(total + 1):
         reference = binomtest(count, total).proportion_ci(confidence, method="exact")
         assert clopper_pearson(count, total, confidence) == pytest.approx(tuple(reference), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("total", [6, 7, 16, 33])
+def test_interval_of_the_median_covers_it_as_often_as_it_says_and_no_narrower_one_does(total):
+    low, high = median_interval(list(range(total)))
+    assert low + high == total - 1
+    assert binom.cdf(low, total, 0.5) <= 0.025 < binom.cdf(low + 1, total, 0.5)
+
+
+def test_interval_of_the_median_needs_six_numbers():
+    assert median_interval([3.0, 1.0, 2.0, 5.0, 4.0]) is None
+    assert median_interval([3.0, 1.0, 2.0, 5.0, 4.0, 6.0]) == (1.0, 6.0)
+    assert median_interval([]) is None
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 10_000), (1, 10_000), (5_321, 10_000), (9_999, 10_000)])

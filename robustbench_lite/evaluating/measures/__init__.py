@@ -29,4 +29,12 @@ CATALOGUE = {
     "backward_transfer_clean": "hardened:BACKWARD_TRANSFER_CLEAN",
     "certified_accuracy": "certified:CERTIFIED_ACCURACY",
     "certified_accuracy:*": "certified:at_radius",
+    "attribution_spearman": "attributions:SPEARMAN",
+    "attribution_spearman:*": "attributions:spearman_by",
+    "attribution_overlap": "attributions:OVERLAP",
+    "attribution_overlap:*": "attributions:overlap_by",
+    "attribution_sensitivity": "attributions:SENSITIVITY",
+    "attribution_sensitivity:*": "attributions:sensitivity_by",
+    "attribution_input_stability": "attributions:INPUT_STABILITY",
+    "attribution_input_stability:*": "attributions:input_stability_by",
 }

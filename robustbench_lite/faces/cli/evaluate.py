@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.faces.cli import output, signals
+from robustbench_lite.faces.cli import explained, output, signals
 from robustbench_lite.faces.cli.options import (
     data_options,
     data_words,
@@ -36,7 +36,6 @@ _PASSED_ON = (
     "batch_size",
     "independent",
     "curve",
-    "keep_witnesses",
     "sequential",
     "cache",
     "corpus",
@@ -44,7 +43,7 @@ _PASSED_ON = (
     "measures",
 )
 
-_NOT_REPEATED = ("json_path", "html_path", "markdown_path", "mlflow", "quiet", "cache")
+_NOT_REPEATED = ("json_path", "html_path", "markdown_path", "mlflow", "quiet", "cache", "explain")
 """Where it is written and kept: no part of what is asked."""
 
 
@@ -93,6 +92,7 @@ _NOT_REPEATED = ("json_path", "html_path", "markdown_path", "mlflow", "quiet", "
 @click.option("--markdown", "markdown_path", metavar="FILE", help="Summary, for a pull request.")
 @click.option("--mlflow", metavar="URI", help="Log the scorecard as a run of MLflow (an extra).")
 @click.option("--keep-witnesses", is_flag=True, help="Keep the adversarial examples beside the scorecard.")
+@click.option("--explain", is_flag=True, help="Explain what broke, on a page beside the report ('rblite explain').")
 @quiet_option
 def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     """Attack MODEL with a suite and write its scorecard.
@@ -130,6 +130,8 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     threats: list[str | ThreatModel] = [ThreatModel.parse(threat) for threat in given["threats"]]
     target, (data,) = load_both(model, given, "test")
     twin = load_other(given["twin"], given, data)
+    if given["explain"]:
+        explained.check(target, data)
     workers = _workers(given)
     signals.raise_interrupts()
     with progress.bars(quiet) as bars:
@@ -139,6 +141,7 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
             asked,
             threats or None,
             **{name: given[name] for name in _PASSED_ON},
+            keep_witnesses=given["keep_witnesses"] or given["explain"],
             gates=gates,
             budget=budget,
             twin=twin,
@@ -149,7 +152,7 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     if given["allow_invalid"] is not None:
         card = allow_invalid(card, given["allow_invalid"])
     card = card.model_copy(update={"command": output.command_line(*_NOT_REPEATED)})
-    saved = output.save(card, saved)
+    saved = output.save(card if given["keep_witnesses"] else card.with_witnesses(None), saved)
     page = output.write_result(page, output.render("html", [card]))
     if summary:
         output.write_result(summary, output.render("markdown", [card]))
@@ -160,6 +163,8 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     if given["adapt"] and card.adaptation is None:
         click.echo("Not adapted: no finding has a cure that could be applied (docs/adaptive.md)")
     click.echo(f"Scorecard  {saved}\nReport     {page}")
+    if given["explain"]:
+        click.echo(explained.beside(card, target, data, explained.page_of(saved)))
     if file is None:
         output.write_json(given["json_path"], card.model_dump_json(indent=1))
     if given["mlflow"]:

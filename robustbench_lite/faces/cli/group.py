@@ -20,6 +20,7 @@ from robustbench_lite.faces.cli.completion import completed, completion
 from robustbench_lite.faces.cli.demo import demo
 from robustbench_lite.faces.cli.doctor import doctor
 from robustbench_lite.faces.cli.evaluate import evaluate
+from robustbench_lite.faces.cli.explain import explain
 from robustbench_lite.faces.cli.export import export
 from robustbench_lite.faces.cli.harden import harden
 from robustbench_lite.faces.cli.init import init
@@ -46,7 +47,8 @@ What is trusted: MODEL and module:callable data are code that is run. So is a
 folder that 'rblite harden' wrote: it holds its model's code. Of the folders
 attacks/, defenses/ and reports/ where you stand, the code of what is asked for
 by name is run. Scorecards, weights, suites and recipes are read, not run;
-a suite or recipe names attacks or defenses, and their code is run.
+a suite or recipe names attacks or defenses, and their code is run. 'rblite
+explain' runs the MODEL that a scorecard's command names.
 """
 
 
@@ -91,7 +93,7 @@ def main(debug: bool) -> None:  # noqa: D103 - _HELP says it
 
 
 _COMMANDS = (
-    *(demo, evaluate, doctor, calibrate, harden, tune, export, report, compare, attest),
+    *(demo, evaluate, explain, doctor, calibrate, harden, tune, export, report, compare, attest),
     *(list_, init, cache, completion),
 )
 for _command in _COMMANDS:

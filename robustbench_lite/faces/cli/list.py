@@ -8,12 +8,13 @@ from robustbench_lite.core.errors import UserError, unknown
 from robustbench_lite.faces.cli import output
 from robustbench_lite.faces.cli.options import json_option
 
-_KINDS = ("attacks", "suites", "defenses", "recipes", "measures", "reports", "data")
+_KINDS = ("attacks", "suites", "defenses", "recipes", "measures", "explanations", "reports", "data")
 _NEXT = {
     "attacks": "rblite list attacks pgd",
     "recipes": "rblite harden MODEL --data D --recipe R --out DIR",
     "defenses": "rblite list recipes",
     "measures": "rblite evaluate MODEL --data D --measure NAME",
+    "explanations": "rblite explain CARD.json --method NAME",
     "reports": "rblite report CARD.json --format NAME",
     "data": "rblite doctor --data D",
 }
@@ -24,7 +25,7 @@ _NEXT = {
 @click.argument("name", required=False)
 @json_option("The names")
 def list_(kind: str | None, name: str | None, json_path: str | None) -> None:
-    """List attacks, suites, defenses, recipes, measures, data.
+    """List attacks, suites, defenses, recipes, measures, explanations, data.
 
     'rblite list attacks NAME' shows every parameter of an attack, with its default. Listing runs none of your code;
     naming an attack of your own does.

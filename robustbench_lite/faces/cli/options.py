@@ -69,21 +69,29 @@ model_options = _together(
     click.option("--name", metavar="NAME", help="What MODEL is called on the scorecard and in reports."),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; by default a GPU where there is one."),
 )
-data_options = _together(
-    click.option(
+
+
+def _source_option(required: bool) -> Callable[[Any], Any]:
+    return click.option(
         "--data",
         "source",
-        required=True,
+        required=required,
         metavar="D",
         help="digits, mnist, fashion-mnist, cifar10, cifar100, imagenet, imagefolder:DIR, npz:FILE, or "
         "module:callable.",
-    ),
+    )
+
+
+_reading_options = _together(
     click.option("--data-root", metavar="DIR", help="Where torchvision's data sets lie."),
     click.option("--download", is_flag=True, help="Download the data set where it is missing."),
     click.option("--resize", metavar="N|HxW", help="Resize to a shorter side of N, or to HxW, with antialiasing."),
     click.option("--crop", metavar="N|HxW", help="Then keep the centre of so many pixels."),
     click.option("--label-map", metavar="M", help="Labels as the model numbers them: '0=3,1=5', 'cat=3', or a file."),
 )
+data_options = _together(_source_option(True), _reading_options)
+known_data_options = _together(_source_option(False), _reading_options)
+"""As `data_options`, where something else may name the data."""
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="Seed."
 )

@@ -23,6 +23,7 @@ COMMANDS = [
     *(
         "demo",
         "evaluate",
+        "explain",
         "doctor",
         "calibrate",
         "harden",

@@ -24,7 +24,7 @@ from robustbench_lite.core.toml import describe
 if TYPE_CHECKING:
     from robustbench_lite.attacking.interface import Attack
 
-KINDS = ("attacks", "suites", "defenses", "recipes", "measures", "reports", "data")
+KINDS = ("attacks", "suites", "defenses", "recipes", "measures", "explanations", "reports", "data")
 _FOLDERS = {"suites": "attacks", "recipes": "defenses"}
 _SHADOWS = "(yours, in place of the built-in one)"
 _HEAD = ("attack", "norms", "sees", "passes")
@@ -138,6 +138,8 @@ def _described(kind: str, name: str, room: registry.Room) -> _Row:
     if kind == "measures":
         return (name, f"{found.definition} [{found.unit}, {found.better} is better]")
     summary = _summary(inspect.getdoc(found) or "")
+    if kind == "explanations":
+        return (name, f"{summary} [needs {found.access}]")
     if kind != "attacks":
         return (name, summary)
     from robustbench_lite.attacking.interface import Attack

@@ -72,17 +72,10 @@ def explain(card: Scorecard, target: Target, data: Data, options: ExplainOptions
     """
     asked_for = options or ExplainOptions()
     start = time.perf_counter()
-    if len(data.shape) != 3 or data.shape[0] not in (1, 3):
-        raise UserError(
-            f"{data.name}: samples of shape {tuple(data.shape)} are no images: expected (1, H, W) or (3, H, W). "
-            "Without pictures, the measures attribution_* tell how stable attributions are (rblite list measures)"
-        )
     size = asked_for.batch_size or card.batch_size
+    explainers, left_out = choose(target, data, asked_for)
     pairs = broken_pairs(card, data, asked_for.samples)
     check_same(card, target, data, size)
-    target.predictor.expect(max(len(data.classes), int(data.labels.max()) + 1))
-    target.probe(data.fetch([0]))
-    explainers, left_out = choose(target, tuple(data.shape), asked_for)
     found, total = _reasons(card, target, data, asked_for, size)
     results, attributions = [], []
     for name, explainer in explainers.items():
@@ -110,21 +103,28 @@ def explain(card: Scorecard, target: Target, data: Data, options: ExplainOptions
     )
 
 
-def choose(
-    target: Target, shape: tuple[int, ...], options: ExplainOptions
-) -> tuple[dict[str, Explainer], list[LeftOut]]:
-    """Make the methods that were asked for, or all that can be run.
+def choose(target: Target, data: Data, options: ExplainOptions) -> tuple[dict[str, Explainer], list[LeftOut]]:
+    """Make the methods that were asked for, or all that can be run. One forward pass tells what the target shows.
 
     Raises
     ------
     UserError
-        For a method that was asked for by name and can't be run, and where none can.
+        For data that are no images, for a method that was asked for by name and can't be run, and where none can.
     """
+    if len(data.shape) != 3 or data.shape[0] not in (1, 3):
+        raise UserError(
+            f"{data.name}: samples of shape {tuple(data.shape)} are no images: expected (1, H, W) or (3, H, W). "
+            "Without pictures, the measures attribution_* tell how stable attributions are (rblite list measures)"
+        )
+    target.predictor.expect(max(len(data.classes), int(data.labels.max()) + 1))
+    target.probe(data.fetch([0]))
     chosen: dict[str, Explainer] = {}
     left_out: list[LeftOut] = []
     for name in dict.fromkeys(options.methods or registry.names("explanations")):
         explainer = make(name, options.layer)
-        if reason := _unfit(explainer, target, shape):
+        if reason := _unfit(explainer, target, tuple(data.shape)):
+            if options.layer is not None and _looks_at_a_layer(name):
+                raise UserError(f"{name} {reason}")
             left_out.append(LeftOut(name=name, reason=reason))
         else:
             chosen[name] = explainer
@@ -141,11 +141,15 @@ def make(name: str, layer: str | None = None) -> Explainer:
     UserError
         For an unknown name, and an entry of the catalogue that is no `Explainer`.
     """
-    looks_at_one = layer is not None and "layer" in getattr(registry.find("explanations", name), "__annotations__", {})
-    explainer = registry.build("explanations", name, {"layer": layer} if looks_at_one else {})
+    given = {"layer": layer} if layer is not None and _looks_at_a_layer(name) else {}
+    explainer = registry.build("explanations", name, given)
     if not isinstance(explainer, Explainer):
         raise UserError(f"{name}: expected a subclass of robustbench_lite.explaining.interface.Explainer")
     return explainer
+
+
+def _looks_at_a_layer(name: str) -> bool:
+    return "layer" in getattr(registry.find("explanations", name), "__annotations__", {})
 
 
 def _unfit(explainer: Explainer, target: Target, shape: tuple[int, ...]) -> str | None:
