@@ -112,7 +112,7 @@ def test_it_tells_what_was_found(png: str) -> None:
         "not run: it needs shap",
         "1,234",
         "5,678 passes forward and 90 backward",
-        "2 to 3 60.0%",
+        "2 to 3: 60.0%, interval",
     ):
         assert words in page, words
 
