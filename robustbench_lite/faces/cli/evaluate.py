@@ -27,6 +27,7 @@ from robustbench_lite.faces.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from robustbench_lite.results.gates import Gates
     from robustbench_lite.results.scorecard import Scorecard
     from robustbench_lite.workers import Executor
 
@@ -121,11 +122,7 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     named = {item.name: given[item.name] for item in fields(Gates) if item.name in given and item.name != "measures"}
     gates = Gates.of({**named, **demanded(given["demands"])})
     budget = Budget(seconds=given["seconds"], passes=given["passes"]) if given["seconds"] or given["passes"] else None
-    for option in ("sequential", "strict"):
-        if given[option] and not gates.demanded:
-            raise UserError(f"--{option} is about gates: give one, such as --max-drop 0.3")
-    if given["twin"] and given["adapt"]:
-        raise UserError("--twin brings the gradient that --adapt would look for: give one of the two")
+    _check_together(given, gates)
     asked = load_suite(suite)
     threats: list[str | ThreatModel] = [ThreatModel.parse(threat) for threat in given["threats"]]
     target, (data,) = load_both(model, given, "test")
@@ -177,6 +174,15 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
     if not quiet:
         output.suggest(*_next(model, card, saved, given))
     sys.exit(output.EXIT[verdict_of((), card.gates) if allowed_because(card) else card.verdict])
+
+
+def _check_together(given: Mapping[str, Any], gates: Gates) -> None:
+    """Refuse options that don't go together."""
+    for option in ("sequential", "strict"):
+        if given[option] and not gates.demanded:
+            raise UserError(f"--{option} is about gates: give one, such as --max-drop 0.3")
+    if given["twin"] and given["adapt"]:
+        raise UserError("--twin brings the gradient that --adapt would look for: give one of the two")
 
 
 def _workers(given: Mapping[str, Any]) -> int | Executor:

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.faces.cli import explained, output, signals
 from robustbench_lite.faces.cli.evaluate import evaluate
-from robustbench_lite.faces.cli.options import known_data_options, load_both, model_options, quiet_option
+from robustbench_lite.faces.cli.options import json_option, known_data_options, load_both, model_options, quiet_option
 
 if TYPE_CHECKING:
     from robustbench_lite.data.dataset import Data
@@ -37,9 +37,9 @@ _OF_THE_DATA = ("data_root", "resize", "crop", "label_map")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Most inputs at once.")
 @click.option("--html", "html_path", metavar="FILE", help="The page.  [default: beside the scorecard]")
 @click.option("--png", "png_folder", metavar="DIR", help="Write the pictures as files, too.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+@json_option("What was found")
 @quiet_option
-def explain(card: str, model: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
+def explain(card: str, model: str | None, json_path: str | None, quiet: bool, **given: Any) -> None:
     """Explain why samples broke: what the model looked at, and which break.
 
     CARD.json is a scorecard of 'rblite evaluate --keep-witnesses', with its .witnesses.npz beside it. MODEL, weights
@@ -56,7 +56,7 @@ def explain(card: str, model: str | None, as_json: bool, quiet: bool, **given: A
     for name in given["methods"]:
         make(name)
     loaded = Scorecard.load(card)
-    target, data = _load(loaded, model, given, quiet=quiet or as_json)
+    target, data = _load(loaded, model, given, quiet=quiet)
     signals.raise_interrupts()
     with progress.bars(quiet) as bars:
         options = ExplainOptions(
@@ -69,10 +69,8 @@ def explain(card: str, model: str | None, as_json: bool, quiet: bool, **given: A
         )
         found = run(loaded, target, data, options)
     files = explained.write(found, page, given["png_folder"])
-    if as_json:
-        click.echo(explained.as_json(found))
-        return
-    if not quiet:
+    output.write_json(json_path, explained.as_json(found))
+    if not quiet and json_path != "-":
         from robustbench_lite.faces.cli.tables import explained as table
 
         output.print_rendered(table.report(found))

@@ -65,7 +65,7 @@ def test_the_card_knows_its_model_and_data(card: Path) -> None:
 
 
 def test_json_is_for_machines_and_quiet_tells_where_the_page_is(card: Path) -> None:
-    run = rblite("explain", str(card), "--method", "grad_cam", "--samples", "2", "--json")
+    run = rblite("explain", str(card), "--method", "grad_cam", "--samples", "2", "--json", "-")
     told = json.loads(run.stdout)
     assert [one["name"] for one in told["methods"]] == ["grad_cam"]
     assert len(told["exhibits"]) == 2
