@@ -49,6 +49,8 @@ class IBP(Defense):
         low, high = (batch.x - eps).clamp(0, 1), (batch.x + eps).clamp(0, 1)
         # The worst logits, less the label's: 0 there, and as much above as each other class can get.
         worst = -margin_bounds(stage.target, low, high, batch.y)
+        stage.spend(2 * len(batch.y))  # both ends
         if self.crown and stage.grown < 1:
+            stage.spend(worst.numel())  # a line for each class
             worst = worst.lerp(-linear_bounds.margin_bounds(stage.target, low, high, batch.y), 1 - stage.grown)
         return kappa * batch.cross_entropy(stage.target(batch.x)) + (1 - kappa) * F.cross_entropy(worst, batch.y)

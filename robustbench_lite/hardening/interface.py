@@ -17,6 +17,7 @@ from robustbench_lite.attacking.interface import Attack
 from robustbench_lite.core.threat import Norm, ThreatModel
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.hardening.checkpoint import Checkpoint, Epoch, Kept
+from robustbench_lite.hardening.cost import Count
 from robustbench_lite.hardening.memory import Memory
 from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.model.target import Target
@@ -60,6 +61,14 @@ class Stage:
     """The network as the step got it, for those who look back; not to be changed."""
     found: dict[Hashable, Tensor] | None = None
     """What `once` found for the batch of the moment, where the loop asks for its loss more than once."""
+    count: Count | None = None
+    """The passes so far."""
+
+    def spend(self, samples: int) -> None:
+        """Count samples that go through the layers, there and back, past the network's own forward, as bounds do."""
+        if self.count is not None:
+            self.count.forward += samples
+            self.count.backward += samples
 
     def perturbed(self, attack: Attack, batch: Batch) -> Tensor:
         """Take every sample of a batch through all steps of an attack, with the network in evaluation mode.

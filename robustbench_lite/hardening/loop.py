@@ -165,7 +165,7 @@ class Loop:
         if self.elsewhere is not None:
             return self.elsewhere(stage, self.checkpoint.state.epoch)
         with counted(stage.target.module) as count:
-            loss, lr = self._epoch(stage, optimizer, key)
+            loss, lr = self._epoch(dataclasses.replace(stage, count=count), optimizer, key)
         return Learnt(loss, lr, count.total)
 
     def _epoch(self, stage: Stage, optimizer: torch.optim.Optimizer, key: int) -> tuple[float, float]:

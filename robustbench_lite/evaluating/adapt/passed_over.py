@@ -14,10 +14,10 @@ from robustbench_lite.results.scorecard import Countermeasure, Scorecard
 
 _SEARCHES = ("square", "square_ascent")
 _WHY = (
-    "the purification is applied as it is, and passed over on the way back; so were its roundings alone in the "
+    "the gradient past all of the purification, which is applied as it is; past its roundings alone went the "
     "evaluation before, whose witnesses count here as well"
 )
-_NO_GRADIENT = "a search over square windows, as a check that needs no gradient"
+_NO_GRADIENT = "adversarial windows drawn at random, as a check that needs no gradient"
 
 
 def along_other_ways(

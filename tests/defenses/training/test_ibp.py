@@ -64,6 +64,16 @@ def test_with_crown_linear_bounds_pass_over_to_intervals_as_the_ball_grows() -> 
         )
 
 
+def test_the_passes_of_its_bounds_are_counted() -> None:
+    data = load_data("digits", split="train").stratified(60, 0)
+    known, held_out = data.split(0.5, 0)
+    target = Target(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    schedule = Schedule(epochs=2, batch_size=30, lr=0.01, eps_ramp=1.0)
+    for crown, more in ((False, 0), (True, 10)):  # clean, both ends, and a line for each of ten classes
+        log = train(target, defense(crown=crown), schedule, THREAT, known, held_out).log
+        assert [line.passes for line in log] == [2 * (3 + more) * len(known)] * 2
+
+
 def test_it_says_of_what_networks_and_norms_it_is_not_made_for() -> None:
     step = defense()
     assert step.unfit(Artifact(target=linear(), threat=THREAT)) is None
