@@ -91,6 +91,9 @@ class Listeners:
     on_epoch: Callable[[Epoch], None] | None = None
 
 
+_NOBODY = Listeners()
+
+
 def harden(
     model: nn.Module | Target,
     data: Any,
@@ -240,6 +243,11 @@ def run_plan(
     return Hardened(artifact.target, before, after, log, folder, artifact.records, tuple(between), sizes, memory)
 
 
+def run_steps(plan: Plan, listeners: Listeners = _NOBODY) -> Artifact:
+    """Run the steps of a recipe alone: nothing is evaluated, and nothing written."""
+    return _Run(plan, None, False, listeners).steps(Artifact(target=plan.target, threat=plan.recipe.threat))
+
+
 def judge(plan: Plan, target: Target, listeners: Listeners, measures: Sequence[str] = ()) -> Scorecard:
     """Evaluate a target as a plan asks.
 
@@ -281,6 +289,12 @@ class _Run:
         if self.folder is not None and not self.resumed:
             write_atomically(self.folder / RECIPE_FILE, self.plan.note + recipe_text(self.plan.recipe))
         return card
+
+    def steps(self, artifact: Artifact) -> Artifact:
+        """Run all steps, one on what the other made."""
+        for planned in self.plan.steps:
+            artifact = self.step(planned, artifact)
+        return artifact
 
     def step(self, planned: PlannedStep, artifact: Artifact) -> Artifact:
         """Run a step on what those before it made."""
