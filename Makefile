@@ -18,7 +18,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv-%/installed
-.PHONY: help setup demo test lint types check clean
+.PHONY: help setup demo test lint types check docs reference scorecards clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -49,6 +49,20 @@ test-%: .venv-%/installed
 	@$(PYTHON) -m venv --clear .venv-$*
 	@.venv-$*/bin/python -m pip install $(PIP_OPTIONS) --editable '.[$*]' 'hypothesis>=6.100,<7'
 	@touch $@
+
+docs: $(VENV)/docs  ## build the site of docs/ into build/docs, warnings as errors
+	@$(BIN)/sphinx-build -W --keep-going --quiet -b html docs build/docs
+	@echo 'build/docs/index.html'
+
+$(VENV)/docs: $(STAMP)
+	@$(BIN)/python -m pip install $(PIP_OPTIONS) --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+reference: $(STAMP)  ## write docs/reference anew, from the code
+	@$(BIN)/python docs/make_reference.py
+
+scorecards: $(STAMP)  ## train and evaluate the small networks of docs/scorecards anew, and write its pages
+	@OMP_NUM_THREADS=1 $(BIN)/python docs/make_scorecards.py
 
 clean:  ## remove the environments, caches and builds (the next run installs again)
 	@rm -rf $(VENV) .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

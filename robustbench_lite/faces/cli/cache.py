@@ -38,4 +38,4 @@ def cache(folder: str, older_than: float, prune: bool, json_path: str | None, qu
     if prune and (left := kept.kept(folder, seconds)):
         click.echo(f"{len(left)} in use, left alone")
     if not found and not prune and not quiet:
-        output.suggest(f"rblite evaluate MODEL --data D --cache {folder}   (pytest keeps its own there by itself)")
+        output.suggest(f"rblite evaluate MODEL --data D --cache {folder}")

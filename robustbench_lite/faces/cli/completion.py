@@ -70,4 +70,4 @@ def completion(context: click.Context, shell: str) -> None:
     made = get_completion_class(shell)
     assert made is not None  # click has checked the name
     click.echo(made(context.find_root().command, {}, "rblite", _VARIABLE).source())
-    output.say(f"# Append it to {SHELLS[shell]}, and open a new shell.")
+    output.say(f"# Put it into {SHELLS[shell]}, and open a new shell.")
