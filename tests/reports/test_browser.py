@@ -24,6 +24,7 @@ AXE_RUN = (Path(__file__).parent / "axe.js").read_text(encoding="utf-8")
 POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
 DAYS = (("net", 1), ("other", 1), ("net", 2), ("net", 3))
 SIZES = ((360, 740), (800, 1000), (1400, 900))
+EVERYWHERE = ("pass", "several", "trend", "search", "faulty")
 FIRST = ".banner .verdict, .banner .reason, .banner .cure, .meaning, .hero-value, .hero .ends, .gates li, .threats li"
 FIRST_OF_SEVERAL = ".glance .verdict, .glance .robust"
 
@@ -103,7 +104,7 @@ def frames(pages, script=CHECKS):
     """A page that holds others in frames, of each size in light and in dark, and looks at them."""
     held = []
     for name, (page, first) in pages.items():
-        for width, height in SIZES if name in ("pass", "several", "trend", "faulty") else (SIZES[0], SIZES[-1]):
+        for width, height in SIZES if name in EVERYWHERE else (SIZES[0], SIZES[-1]):
             for scheme in ("light", "dark"):
                 style = f"border: 0; width: {width}px; height: {height}px; color-scheme: {scheme}"
                 told = f'id="{name} {width} {scheme}" data-first="{first if width != 800 else ""}" style="{style}"'
@@ -144,7 +145,7 @@ def test_axe_finds_nothing_serious(chromium, cards, make_card, tmp_path):
         "trend": [few[0], *few[2:]],
     }
     pages = {name: html.render(one if isinstance(one, list) else [one]) for name, one in pages.items()}
-    pages["faulty"] = FAULTY
+    pages |= {"search": search_page.render([make_search()]), "faulty": FAULTY}
     opened = {name: (POLICY.sub("", page), "") for name, page in pages.items()}
     script = f"const AXE = {json.dumps(axe).replace('</', '<' + chr(92) + '/')};{AXE_RUN}"
     dom, _ = browse(chromium, tmp_path, frames(opened, script), "--virtual-time-budget=60000")
