@@ -36,6 +36,7 @@ def load_data(
         - ``imagefolder:DIR``: images in a folder for each class; where DIR holds ``train``, and ``test`` or ``val``,
           with such folders, these are the splits, and the name of the data says which one was read;
         - ``npz:FILE``: arrays ``x``, (N, C, H, W), float in [0, 1] or uint8, and ``y``, (N,), integers;
+        - ``csv:FILE`` or ``csv:FILE@COLUMN``: a table of numbers with a column of labels, see `tables.read_table`;
         - ``package.module:callable`` or ``path/to/file.py:callable``, called with ``split`` where it has such a
           parameter; it returns anything that `as_data` takes. This runs the code that is named.
     split

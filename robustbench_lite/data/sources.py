@@ -21,6 +21,7 @@ from robustbench_lite.core.usercode import import_object, users_code
 from robustbench_lite.data.convert import Reading, convert, from_arrays, from_dataset
 from robustbench_lite.data.dataset import Data, Split
 from robustbench_lite.data.sizes import viewed
+from robustbench_lite.data.tables import read_table
 
 
 class Asked(NamedTuple):
@@ -296,6 +297,16 @@ def _npz(asked: Asked) -> Data:
     return _in_memory(asked._replace(source=name), x, y)
 
 
+def _csv(asked: Asked) -> Data:
+    """Numbers and a column of labels (csv:FILE, or csv:FILE@COLUMN), the first line names them; a fixed 70/30 split."""
+    path, at, column = asked.source.rpartition("@")
+    if not at or Path(asked.source).is_file():
+        path, column = asked.source, ""
+    if asked.reading.view:
+        raise UserError(f"csv:{path}: holds no pictures; leave --resize and --crop away")
+    return read_table(Path(path), asked.split, column)
+
+
 _BUILT_IN: dict[str, Callable[[Asked], Data]] = {
     "digits": _digits,
     "mnist": _mnist,
@@ -304,7 +315,7 @@ _BUILT_IN: dict[str, Callable[[Asked], Data]] = {
     "cifar100": _cifar100,
     "imagenet": _imagenet,
 }
-_FORMS: dict[str, Callable[[Asked], Data]] = {"imagefolder": _image_folder, "npz": _npz}
+_FORMS: dict[str, Callable[[Asked], Data]] = {"imagefolder": _image_folder, "npz": _npz, "csv": _csv}
 
 
 def described() -> dict[str, str]:

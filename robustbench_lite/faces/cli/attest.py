@@ -16,7 +16,7 @@ from robustbench_lite.faces.cli.options import json_option, quiet_option
 if TYPE_CHECKING:
     from robustbench_lite.results.attestation import Checked, File
 
-_SCHEMES = ("npz:", "imagefolder:", "onnx:")
+_SCHEMES = ("npz:", "csv:", "imagefolder:", "onnx:")
 
 
 @click.command()

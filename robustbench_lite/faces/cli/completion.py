@@ -43,7 +43,7 @@ def _names(kind: str | None) -> list[str]:
     if kind is None:
         return []
     if kind == "data":
-        return ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagenet", "imagefolder:", "npz:"]
+        return ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagenet", "imagefolder:", "npz:", "csv:"]
     return [name.removesuffix("*") for name in registry.names(kind)]
 
 

@@ -77,8 +77,8 @@ def _source_option(required: bool) -> Callable[[Any], Any]:
         "source",
         required=required,
         metavar="D",
-        help="digits, mnist, fashion-mnist, cifar10, cifar100, imagenet, imagefolder:DIR, npz:FILE, or "
-        "module:callable.",
+        help="digits, mnist, fashion-mnist, cifar10, cifar100, imagenet, imagefolder:DIR, npz:FILE, "
+        "csv:FILE, or module:callable.",
     )
 
 

@@ -131,7 +131,7 @@ def register(parser: pytest.Parser) -> None:
     group.addoption(
         "--robustness-data",
         metavar="D",
-        help="digits, mnist, fashion-mnist, cifar10, cifar100, imagenet, imagefolder:DIR, npz:FILE, or "
+        help="digits, mnist, fashion-mnist, cifar10, cifar100, imagenet, imagefolder:DIR, npz:FILE, csv:FILE, or "
         "module:callable. Short: --data.",
     )
     group.addoption(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _PLAN: pytest.StashKey[Plan] = pytest.StashKey()
 _CACHE = ".robustbench/cache"
-_FILES = ("imagefolder", "npz")
+_FILES = ("imagefolder", "npz", "csv")
 
 
 @dataclass(frozen=True, kw_only=True)

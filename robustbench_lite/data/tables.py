@@ -1,0 +1,155 @@
+"""Tables: a CSV file of numbers with a column of labels, as samples in [0, 1]."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustbench_lite.core.errors import UserError, unknown
+from robustbench_lite.core.files import NPZ_LIMIT
+from robustbench_lite.data.convert import from_arrays
+from robustbench_lite.data.dataset import Data, Split
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_LABELS = ("label", "class", "target", "y")  # what a column of labels may be called
+_TEST_SHARE = 0.3
+_DELIMITERS = ",;\t"
+
+
+def read_table(path: Path, split: Split, column: str = "") -> Data:
+    """Read a split of a CSV file whose first line names the columns.
+
+    The rows are split 70 to 30, stratified and always the same. Each feature goes from its range in the training part
+    to [0, 1], and what is beyond is cut off: so eps is a share of that range.
+
+    Parameters
+    ----------
+    path
+        The file; columns are parted by commas, semicolons or tabs.
+    split
+        ``train`` or ``test``.
+    column
+        Which column holds the labels; by default one called ``label``, ``class``, ``target`` or ``y``, else the last.
+
+    Returns
+    -------
+    Data
+        Samples of shape (features,), in the order of the columns; classes are numbered in the order of their names.
+
+    Raises
+    ------
+    UserError
+        For a file that can't be read, and for cells that are no finite numbers, with line and column.
+    """
+    import numpy as np
+
+    name = f"csv:{path}"
+    head, rows = _read(path, name)
+    place = _label_place(head, column, name)
+    features = [one for number, one in enumerate(head) if number != place]
+    if not features:
+        raise UserError(f"{name}: holds the column {head[place]!r} alone: expected features beside the labels")
+    told = [row[place].strip() for _, row in rows]
+    if (empty := next((line for (line, _), one in zip(rows, told, strict=True) if not one), None)) is not None:
+        raise UserError(f"{name}, line {empty}: has no {head[place]!r}: give it a label, or leave the line out")
+    classes = _in_order(set(told))
+    if len(classes) < 2:
+        raise UserError(f"{name}: all rows have the {head[place]} {classes[0]!r}: expected two classes or more")
+    values = np.array([_numbers(line, row, head, place, name) for line, row in rows])
+    labels = np.array([classes.index(one) for one in told])
+    train, test = from_arrays(values.astype(np.float32), labels, name).split(_TEST_SHARE, seed=0)
+    scaled, cut = _scaled(values, train.index.numpy(), test.index.numpy())
+    notes = [
+        f"each feature goes from its range in the training part to [0, 1]; the label is the column {head[place]!r}"
+    ]
+    if cut:
+        notes.append(f"{cut} of {len(test)} test rows hold values beyond the training part's range, which are cut off")
+    whole = from_arrays(scaled.astype(np.float32), labels, f"{name}/{split}", classes, tuple(notes))
+    return whole.take((train if split == "train" else test).index)
+
+
+def _read(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The names of the columns, and the rows with the number of their line."""
+    if not path.is_file():
+        raise UserError(f"{name}: no such file; expected a CSV file whose first line names the columns")
+    if path.stat().st_size > NPZ_LIMIT:
+        raise UserError(f"{name}: is larger than {NPZ_LIMIT / 2**30:.0f} GiB; split it, or give a data set of your own")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            first = stream.readline()
+            stream.seek(0)
+            reader = csv.reader(stream, delimiter=max(_DELIMITERS, key=first.count))
+            lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except (OSError, ValueError, csv.Error) as fault:
+        raise UserError(f"{name}: can't be read as CSV ({fault}); expected text in UTF-8, a row a line") from None
+    if len(lines) < 3:
+        raise UserError(f"{name}: holds {max(0, len(lines) - 1)} rows: expected names of columns and two rows or more")
+    head = [cell.strip() for cell in lines[0][1]]
+    if any(map(_is_number, head)):
+        raise UserError(f"{name}: its first line holds numbers ({lines[0][1][0]!r}, ...): expected names of columns")
+    if twice := sorted({one for one in head if head.count(one) > 1}):
+        raise UserError(f"{name}: has the column {twice[0]!r} twice: give one of the two another name")
+    for line, row in lines[1:]:
+        if len(row) != len(head):
+            raise UserError(
+                f"{name}, line {line}: has {len(row)} cells: expected {len(head)}, as many as the first line"
+            )
+    return head, lines[1:]
+
+
+def _label_place(head: Sequence[str], column: str, name: str) -> int:
+    if column:
+        if column not in head:
+            raise UserError(f"{name}: {unknown('column', column, head)}")
+        return head.index(column)
+    return next((head.index(one) for one in _LABELS if one in head), len(head) - 1)
+
+
+def _numbers(line: int, row: Sequence[str], head: Sequence[str], place: int, name: str) -> list[float]:
+    """The features of a row."""
+    return list(_cells(line, row, head, place, name))
+
+
+def _cells(line: int, row: Sequence[str], head: Sequence[str], place: int, name: str) -> Iterator[float]:
+    for number, cell in enumerate(row):
+        if number == place:
+            continue
+        if not _is_number(cell):
+            what = f"holds {cell!r:.40}" if cell.strip() else "is empty"
+            cure = "encode it as numbers" if cell.strip() else "fill it in, or leave the line out"
+            raise UserError(f"{name}, line {line}, column {head[number]!r}: {what}: expected a number; {cure}")
+        value = float(cell)
+        if not math.isfinite(value) or abs(value) > 1e30:
+            raise UserError(
+                f"{name}, line {line}, column {head[number]!r}: holds {cell!r:.40}: expected a finite number"
+            )
+        yield value
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _in_order(classes: set[str]) -> list[str]:
+    """Names of the classes: as numbers where all are, else by the alphabet."""
+    return sorted(classes, key=float) if all(map(_is_number, classes)) else sorted(classes)
+
+
+def _scaled(values: np.ndarray[Any, Any], train: Any, test: Any) -> tuple[np.ndarray[Any, Any], int]:
+    """Values in [0, 1] by the range of the training rows, and how many test rows are beyond it."""
+    import numpy as np
+
+    low, high = values[train].min(axis=0), values[train].max(axis=0)
+    span = np.where(high > low, high - low, 1.0)
+    scaled = (values - low) / span
+    beyond = int(((scaled[test] < 0) | (scaled[test] > 1)).any(axis=1).sum())
+    return np.clip(scaled, 0.0, 1.0), beyond

@@ -1,0 +1,87 @@
+"""Tables: how rows become samples, and what is said of a cell that is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.data.load import load_data
+
+ROWS = [(place, 100 - place, place % 3 == 0) for place in range(40)]
+TEXT = "age,height,label\n" + "".join(f"{a},{b},{'yes' if c else 'no'}\n" for a, b, c in ROWS)
+
+
+def write(folder: Path, text: str) -> str:
+    (folder / "table.csv").write_text(text, encoding="utf-8")
+    return f"csv:{folder / 'table.csv'}"
+
+
+def test_a_table_is_split_once_and_scaled_by_its_training_part(tmp_path: Path) -> None:
+    source = write(tmp_path, TEXT)
+    train, test = load_data(source, split="train"), load_data(source, split="test")
+    assert (len(train), len(test), train.shape, train.classes) == (28, 12, (2,), ("no", "yes"))
+    assert train.name == f"{source}/train"
+    assert not {*train.index.tolist()} & {*test.index.tolist()}
+    x = train.fetch(range(len(train)))
+    assert torch.equal(x.min(0).values, torch.zeros(2))
+    assert torch.equal(x.max(0).values, torch.ones(2))
+    first, last = (float(ROWS[place][0]) for place in (train.index.min(), train.index.max()))
+    expected = torch.tensor([(ROWS[place][0] - first) / (last - first) for place in test.index.tolist()])
+    assert torch.allclose(test.fetch(range(len(test)))[:, 0], expected.clamp(0, 1), atol=1e-6)
+    assert test.labels.tolist() == [int(ROWS[place][2]) for place in test.index.tolist()]
+    assert "goes from its range" in " ".join(train.notes)
+    assert torch.equal(load_data(source, split="train").index, train.index)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_the_column_of_labels_is_found_or_named(tmp_path: Path, delimiter: str) -> None:
+    rows = "".join(f"{place % 2},{place % 5},{place}\n" for place in range(20))
+    text = ("\ufeffclass,other,last\n" + rows).replace(",", delimiter)
+    source = write(tmp_path, text)
+    assert load_data(source).classes == ("0", "1")
+    assert load_data(f"{source}@other").classes == ("0", "1", "2", "3", "4")
+    assert load_data(f"{source}@other").shape == (2,)
+    with pytest.raises(UserError, match=r"unknown column 'othr': did you mean other"):
+        load_data(f"{source}@othr")
+    unnamed = write(tmp_path, text.replace("class", "first"))
+    assert len(load_data(unnamed, split="train").classes) == 20
+
+
+def test_classes_that_are_numbers_stand_in_their_order(tmp_path: Path) -> None:
+    source = write(tmp_path, "a,label\n" + "".join(f"{place},{(2, 10, 1)[place % 3]}\n" for place in range(12)))
+    assert load_data(source).classes == ("1", "2", "10")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,label\n1,x\nred,y\n", r"line 3, column 'a': holds 'red': expected a number; encode it"),
+        ("a,label\n1,x\n,y\n", r"line 3, column 'a': is empty"),
+        ("a,label\n1,x\nnan,y\n", r"line 3, column 'a': holds 'nan': expected a finite number"),
+        ("a,label\n1,x\n2\n", r"line 3: has 1 cells: expected 2"),
+        ("a,label\n1,x\n2,\n", r"line 3: has no 'label'"),
+        ("a,label\n1,x\n2,x\n", "all rows have the label 'x'"),
+        ("1,2\n3,4\n5,6\n", "first line holds numbers"),
+        ("a,a\n3,4\n5,6\n", "has the column 'a' twice"),
+        ("label\nx\ny\n", "the column 'label' alone"),
+        ("a,label\n1,x\n", "holds 1 rows"),
+        ("", "holds 0 rows"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_told_with_its_place(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load_data(write(tmp_path, text))
+
+
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        load_data(f"csv:{tmp_path / 'nowhere.csv'}")
+    (tmp_path / "table.csv").write_bytes(b"\xff\xfe\x00a,b\n" * 4)
+    with pytest.raises(UserError, match="can't be read as CSV"):
+        load_data(f"csv:{tmp_path / 'table.csv'}")
+    source = write(tmp_path, TEXT)
+    with pytest.raises(UserError, match="holds no pictures"):
+        load_data(source, resize=8)
