@@ -25,6 +25,7 @@ _CONTEXT.set_forkserver_preload(
     [
         "pytest",
         "torch",
+        "torch._dynamo",  # loaded by any optimizer
         "scipy.special",
         "sklearn.datasets",
         "robustbench_lite.hardening.pipeline",

@@ -19,7 +19,7 @@ from robustbench_lite.results.scorecard import Finding
 
 pytestmark = pytest.mark.evidence
 
-EPOCHS = {"standard": 4, "distillation": 16, "pgd_training": 8}  # the real ones take over a minute
+EPOCHS = {"standard": 3, "distillation": 16, "pgd_training": 5}  # the real ones take over a minute
 FILES = {
     "plain training": "plain-training.json",
     "defensive distillation": "defensive-distillation.json",
