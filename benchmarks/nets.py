@@ -112,25 +112,25 @@ def small_cnn() -> nn.Module:
     )
 
 
-def cifar10(split: Literal["train", "test"], limit: int | None = None) -> Data:
+def cifar10(split: Literal["train", "test"], limit: int | None = None, root: Path = SHARED / "data") -> Data:
     """The first CIFAR-10 images as the JPEG archive has them: the first file of each class, the second of each, ...
 
     So any multiple of ten images is class-stratified. Classes are numbered in the order of their names, which is
     CIFAR-10's own.
     """
-    data = load_data(f"npz:{_cifar10_arrays(split)}")
+    data = load_data(f"npz:{_cifar10_arrays(split, root)}")
     return data if limit is None else data.take(torch.arange(limit))
 
 
 @cache
-def _cifar10_arrays(split: str) -> Path:
+def _cifar10_arrays(split: str, root: Path) -> Path:
     """Decode the archive once: 50,000 files are slower to open than to decode, and no epoch should wait for them."""
     from PIL import Image
 
     path = CACHE / f"cifar10-{split}.npz"
     if not path.is_file():
         images: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
-        with tarfile.open(SHARED / "data" / "cifar10-jpeg.tar.xz") as archive:
+        with tarfile.open(root / "cifar10-jpeg.tar.xz") as archive:
             for member in archive:
                 path_in = PurePath(member.name)
                 if path_in.parts[0] == split and path_in.suffix == ".jpg" and (stream := archive.extractfile(member)):

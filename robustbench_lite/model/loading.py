@@ -30,7 +30,7 @@ from robustbench_lite.model.wrapping import bare, rewrapped, wrappers_of
 _CLASSES = ("num_classes", "classes")  # what a callable may call the number of classes
 _MODEL_FORMS = (
     "package.module:callable, path/to/file.py:callable, torchvision:NAME, timm:NAME, onnx:FILE, "
-    "http://HOST/v2/models/NAME, or a folder that harden wrote"
+    "skops:FILE, http://HOST/v2/models/NAME, or a folder that harden wrote"
 )
 
 
@@ -50,10 +50,11 @@ def load_target(
     ----------
     spec
         ``package.module:callable`` (the working directory is searched too), ``path/to/file.py:callable``,
-        ``torchvision:NAME``, ``timm:NAME``, ``onnx:FILE``, ``http://HOST/v2/models/NAME`` (see `served.Manners`), or a
-        folder that `save_model` wrote. The callable is called without arguments, except for the number of classes where
-        it has a parameter ``num_classes`` or ``classes``, and returns an ``nn.Module`` or a `Target`; an object that
-        already is one is taken as it is. A function of arrays is handed over as ``Target.from_callable(function)``.
+        ``torchvision:NAME``, ``timm:NAME``, ``onnx:FILE``, ``skops:FILE`` (see `skops.Trust`),
+        ``http://HOST/v2/models/NAME`` (see `served.Manners`), or a folder that `save_model` wrote. The callable is
+        called without arguments, except for the number of classes where it has a parameter ``num_classes`` or
+        ``classes``, and returns an ``nn.Module`` or a `Target`; an object that already is one is taken as it is. A
+        function of arrays is handed over as ``Target.from_callable(function)``.
     weights
         A safetensors file or a torch state dict; of torchvision's models also a name such as ``IMAGENET1K_V1`` or
         ``DEFAULT``, which is looked up in torch's cache. By default the model's own.
@@ -189,6 +190,13 @@ def _made(spec: str, classes: int | None, device: str | None, given: Mapping[str
         from robustbench_lite.model.onnx import OnnxPredictor
 
         return Target(OnnxPredictor(rest, device or "cpu"), name=Path(rest).name)
+    if kind == "skops":
+        from robustbench_lite.model.skops import SkopsPredictor
+
+        fitted = SkopsPredictor(rest)
+        target = Target(fitted, name=fitted.file.path.name)
+        target.class_names = fitted.file.class_names
+        return target
     if kind == "timm":
         from robustbench_lite.model.timm_models import make_timm
 
@@ -213,6 +221,10 @@ def _made(spec: str, classes: int | None, device: str | None, given: Mapping[str
 def _spec_advice(spec: str) -> str:
     if spec.endswith(".py"):
         return f"name the object in it that makes the model, such as {spec}:make_model"
+    if Path(spec).suffix.lower() in (".joblib", ".pkl", ".pickle"):
+        from robustbench_lite.model.skops import CURE
+
+        return CURE
     if Path(spec).is_file():
         return "weights alone are no model; give the architecture as MODEL, and this file with --weights"
     return f"no such folder; expected {_MODEL_FORMS}"
