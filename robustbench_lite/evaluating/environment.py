@@ -13,7 +13,7 @@ import torch
 
 from robustbench_lite.results.scorecard import Environment
 
-_WHERE_USED = ("onnxruntime", "skops", "torchao")
+_WHERE_USED = ("executorch", "onnxruntime", "skops", "torchao")
 _PACKAGES = ("robustbench_lite", "torch", "torchvision", "numpy", "foolbox", "adversarial-robustness-toolbox")
 
 

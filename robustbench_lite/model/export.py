@@ -1,4 +1,4 @@
-"""Export: a target as an ONNX file, verified on real samples before it is kept."""
+"""Export: a target as a file of ONNX or ExecuTorch, verified on real samples before it is kept."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,14 +18,17 @@ from torch import Tensor, nn
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.files import write_atomically
+from robustbench_lite.model.executorch import INSTALL as EXECUTORCH
+from robustbench_lite.model.executorch import ExecutorchPredictor
 from robustbench_lite.model.onnx import OnnxPredictor, library
 from robustbench_lite.model.predictor import ModulePredictor
 from robustbench_lite.model.target import Target
 from robustbench_lite.model.timing import call_times
 
-Format = Literal["onnx", "onnx-int8"]
+Format = Literal["onnx", "onnx-int8", "executorch"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 OPSET = 20
+_LARGEST_BATCH = 64  # of ExecuTorch, which plans its memory beforehand
 _ALIKE = 1e-3
 """Share of the largest logit by which those of a file of floats may differ: rounding, and no more."""
 _BATCHES = (1, 64)
@@ -51,7 +55,10 @@ class ExportReport(BaseModel):
     file: str
     """Name of the file, which lies beside the report."""
     format: Format
-    opset: int
+    opset: int | None
+    """Of ONNX."""
+    largest_batch: int | None
+    """Of ExecuTorch; None where there is no limit."""
     sha256: str
     bytes: int
     source: str
@@ -68,7 +75,8 @@ class ExportReport(BaseModel):
     latency: tuple[Latency, ...]
     threads: int
     torch: str
-    onnxruntime: str
+    runtime: str
+    """Who answered, with its version."""
 
 
 def export(
@@ -80,7 +88,7 @@ def export(
     calibration: Tensor,
     min_agreement: float = 0.99,
 ) -> ExportReport:
-    """Write a target to an ONNX file for any size of batch, its normalisation inside, and a report beside it.
+    """Write a target to a file that another runtime answers, its normalisation inside, and a report beside it.
 
     Parameters
     ----------
@@ -89,7 +97,8 @@ def export(
     path
         Of the file. The report gets the same name with ``.json`` added.
     format
-        ``onnx``: floats. ``onnx-int8``: weights by channel and activations in 8 bits, quantised after training.
+        ``onnx``: floats, batches of any size. ``onnx-int8``: weights by channel and activations in 8 bits, quantised
+        after training. ``executorch``: floats, lowered to XNNPACK, batches of up to 64.
     samples
         Inputs in [0, 1], shape (N, *shape), on which the file must agree with the target.
     calibration
@@ -109,7 +118,10 @@ def export(
         raise UserError(f"{there[0]}: is there already; give another --out, or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-        made = _exported(target, Path(folder) / "float.onnx", samples[:2])
+        if format == "executorch":
+            made = _program(target, Path(folder) / "float.pte", samples[:2])
+        else:
+            made = _exported(target, Path(folder) / "float.onnx", samples[:2])
         if format == "onnx-int8":
             made = _in_int8(made, Path(folder), calibration)
         told = _compared(target, made, path, format, samples, len(calibration), min_agreement)
@@ -133,35 +145,55 @@ class _Deployed(nn.Module):
 
 
 def _exported(target: Target, path: Path, x: Tensor) -> Path:
-    if not isinstance(target.predictor, ModulePredictor):
-        raise UserError(f"{target.name}: is no PyTorch module, so it can't be exported; give the model it came from")
     onnx = library("onnx")
     library("onnxscript")
-    target.probe(x)
-    x = x.to(target.device, target.dtype)
-    with target.attacking(), _quietly():
-        try:
-            program = torch.onnx.export(
-                _Deployed(target).eval(),
-                (x,),
-                dynamo=True,
-                input_names=["input"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-                opset_version=OPSET,
-                verbose=False,
-            )
-        except Exception as fault:  # the exporter raises what it meets in the model
-            lines = [line for line in str(fault).splitlines() if line.strip()] or [type(fault).__name__]
-            raise UserError(
-                f"{target.name}: torch.onnx can't export it for batches of any size ({lines[0][:200]}); the forward "
-                "pass must not depend on values, nor on the size of the batch"
-            ) from None
+    with _exporting(target, x, "torch.onnx") as (module, given):
+        program = torch.onnx.export(
+            module,
+            given,
+            dynamo=True,
+            input_names=["input"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            opset_version=OPSET,
+            verbose=False,
+        )
     assert program is not None
     model = program.model_proto
     _without_traces(model)
     onnx.save(model, path)
     return path
+
+
+def _program(target: Target, path: Path, x: Tensor) -> Path:
+    try:
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+    except ImportError as fault:
+        raise UserError(f"this format needs executorch, which can't be imported ({fault}); {EXECUTORCH}") from None
+    with _exporting(target, x, "ExecuTorch") as (module, given):
+        sizes = ({0: torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)},)
+        program = torch.export.export(module, given, dynamic_shapes=sizes)
+        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    path.write_bytes(lowered.buffer)
+    return path
+
+
+@contextmanager
+def _exporting(target: Target, x: Tensor, exporter: str) -> Iterator[tuple[nn.Module, tuple[Tensor]]]:
+    """The module to export and its input; what an exporter raises within is told."""
+    if not isinstance(target.predictor, ModulePredictor):
+        raise UserError(f"{target.name}: is no PyTorch module, so it can't be exported; give the model it came from")
+    target.probe(x)
+    with target.attacking(), _quietly():
+        try:
+            yield _Deployed(target).eval(), (x.to(target.device, target.dtype),)
+        except Exception as fault:  # it raises what it meets in the model
+            lines = [line for line in str(fault).splitlines() if line.strip()] or [type(fault).__name__]
+            raise UserError(
+                f"{target.name}: {exporter} can't export it for batches of any size ({lines[0][:200]}); the forward "
+                "pass must not depend on values, nor on the size of the batch"
+            ) from None
 
 
 def _without_traces(model: Any) -> None:
@@ -204,7 +236,7 @@ def _in_int8(made: Path, folder: Path, calibration: Tensor) -> Path:
 def _compared(
     target: Target, made: Path, path: Path, format: Format, x: Tensor, calibrated: int, min_agreement: float
 ) -> ExportReport:
-    predictor = OnnxPredictor(made)
+    predictor = ExecutorchPredictor(made) if format == "executorch" else OnnxPredictor(made)
     file = Target(predictor, name=path.name)
     with target.attacking(), torch.no_grad():
         parts = torch.split(x, 128)
@@ -212,7 +244,7 @@ def _compared(
         other = torch.cat([file(part).float() for part in parts])
     difference = float((own - other).abs().max())
     equal = int((own.argmax(1) == other.argmax(1)).sum()) / len(x)
-    far = format == "onnx" and difference > _ALIKE * float(own.abs().max())
+    far = format != "onnx-int8" and difference > _ALIKE * float(own.abs().max())
     if far or equal < min_agreement or not other.isfinite().all():
         raise UserError(
             f"{target.name} as {format}: disagrees with the model that it was made from: on {len(x)} samples the "
@@ -220,12 +252,14 @@ def _compared(
             f"{min_agreement:.1%}); it "
             "was not kept" + ("" if far else "; lower --min-agreement if that will do")
         )
+    runtime = "executorch" if format == "executorch" else "onnxruntime"
     return ExportReport(
         file=path.name,
         format=format,
-        opset=OPSET,
+        opset=None if format == "executorch" else OPSET,
+        largest_batch=_LARGEST_BATCH if format == "executorch" else None,
         sha256=predictor.file.sha256,
-        bytes=predictor.size().bytes,
+        bytes=made.stat().st_size,
         source=target.name,
         source_sha256=target.weights_sha256(),
         calibrated_on=calibrated if format == "onnx-int8" else 0,
@@ -235,7 +269,7 @@ def _compared(
         latency=tuple(_latency(file, target, x, batch) for batch in _BATCHES),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
-        onnxruntime=library("onnxruntime").__version__,
+        runtime=" ".join((runtime, metadata.version(runtime))),
     )
 
 

@@ -30,7 +30,7 @@ from robustbench_lite.model.wrapping import bare, rewrapped, wrappers_of
 _CLASSES = ("num_classes", "classes")  # what a callable may call the number of classes
 _MODEL_FORMS = (
     "package.module:callable, path/to/file.py:callable, torchvision:NAME, timm:NAME, onnx:FILE, "
-    "skops:FILE, http://HOST/v2/models/NAME, or a folder that harden wrote"
+    "executorch:FILE, skops:FILE, http://HOST/v2/models/NAME, or a folder that harden wrote"
 )
 
 
@@ -50,7 +50,7 @@ def load_target(
     ----------
     spec
         ``package.module:callable`` (the working directory is searched too), ``path/to/file.py:callable``,
-        ``torchvision:NAME``, ``timm:NAME``, ``onnx:FILE``, ``skops:FILE`` (see `skops.Trust`),
+        ``torchvision:NAME``, ``timm:NAME``, ``onnx:FILE``, ``executorch:FILE``, ``skops:FILE`` (see `skops.Trust`),
         ``http://HOST/v2/models/NAME`` (see `served.Manners`), or a folder that `save_model` wrote. The callable is
         called without arguments, except for the number of classes where it has a parameter ``num_classes`` or
         ``classes``, and returns an ``nn.Module`` or a `Target`; an object that already is one is taken as it is. A
@@ -190,6 +190,10 @@ def _made(spec: str, classes: int | None, device: str | None, given: Mapping[str
         from robustbench_lite.model.onnx import OnnxPredictor
 
         return Target(OnnxPredictor(rest, device or "cpu"), name=Path(rest).name)
+    if kind == "executorch":
+        from robustbench_lite.model.executorch import ExecutorchPredictor
+
+        return Target(ExecutorchPredictor(rest), name=Path(rest).name)
     if kind == "skops":
         from robustbench_lite.model.skops import SkopsPredictor
 

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from robustbench_lite.data.dataset import Data
     from robustbench_lite.model.export import ExportReport
 
-_FORMATS = ("onnx", "onnx-int8")  # as `model.export` has them, which loads torch
+# As `model.export` has them, which loads torch; and what the files are called.
+_FORMATS = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx", "executorch": "model.pte"}
 
 
 @click.command()
 @click.argument("model")
-@click.option("--format", type=click.Choice(_FORMATS), default="onnx", show_default=True, help="What to write.")
+@click.option("--format", type=click.Choice(list(_FORMATS)), default="onnx", show_default=True, help="What to write.")
 @click.option("--out", metavar="FILE", help="File to write.  [default: model.FORMAT in MODEL, or in the folder]")
 @model_options
 @data_options
@@ -54,18 +55,19 @@ _FORMATS = ("onnx", "onnx-int8")  # as `model.export` has them, which loads torc
 @json_option("The report")
 @quiet_option
 def export(model: str, format: str, out: str | None, json_path: str | None, quiet: bool, **given: Any) -> None:
-    """Write MODEL to an ONNX file, verified on samples; evaluate it as onnx:FILE, with --twin MODEL.
+    """Write MODEL to a file of ONNX or ExecuTorch, verified on samples.
 
-    Its normalisation is inside, and it takes batches of any size. onnx-int8 has weights and activations of 8 bits, with
-    ranges from the training split. A file that disagrees with MODEL is not kept. FILE.json tells size, hash, latency,
-    and how far the answers lie apart.
+    Evaluate it as onnx:FILE or executorch:FILE, with --twin MODEL. Its normalisation is inside, and it takes batches of
+    any size (ExecuTorch: of up to 64). onnx-int8 has weights and activations of 8 bits, with ranges from the training
+    split. A file that disagrees with MODEL is not kept. FILE.json tells size, hash, latency, and how far the answers
+    lie apart.
     """
     from robustbench_lite.model import export as exporting
 
     target, (data, known) = load_both(model, given, "test", "train")
     signals.raise_interrupts()
     folder = Path(model) if Path(model).is_dir() else Path()
-    path = Path(out) if out else folder / ("model.onnx" if format == "onnx" else "model.int8.onnx")
+    path = Path(out) if out else folder / _FORMATS[format]
     output.check_writable(path)
     found = exporting.export(
         target,
@@ -90,7 +92,8 @@ def _drawn(data: Data, limit: int, seed: int) -> Tensor:
 
 def _tell(found: ExportReport) -> None:
     lines = {
-        "Format": f"{found.format}, opset {found.opset}, any size of batch, {found.bytes:,} bytes",
+        "Format": f"{found.format}, {f'opset {found.opset}, ' if found.opset else ''}batches of "
+        f"{f'up to {found.largest_batch}' if found.largest_batch else 'any size'}, {found.bytes:,} bytes",
         "Agreement": f"{found.equal_predictions:.1%} of {found.verified_on} samples get the same class; logits differ "
         f"by up to {found.largest_logit_difference:.3g}",
     }
