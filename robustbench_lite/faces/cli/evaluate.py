@@ -205,6 +205,8 @@ def _next(model: str, card: Scorecard, saved: Path, given: Mapping[str, Any]) ->
         yield "the same with more samples: the gates tell how many"
     if card.verdict in ("MEASURED", "FAIL") and card.target.access == "gradients":
         yield shlex.join(["rblite", "harden", *about, "--out", "hardened"])
+    if given["keep_witnesses"] and not given["explain"] and card.robust_accuracy.count < card.clean_accuracy.count:
+        yield shlex.join(["rblite", "explain", str(saved)])
     yield shlex.join(["rblite", "report", str(saved), "--html", "report.html", "--open"])
 
 
