@@ -15,8 +15,9 @@ from pathlib import Path
 import axe_core_python
 import pytest
 
-from robustbench_lite.reports import html, search_page
+from robustbench_lite.reports import explained, html, search_page
 from robustbench_lite.results.scorecard import Finding, Measured, Plot
+from tests.explanations import make_explained, make_reasons
 from tests.searches import make_search
 
 CHECKS = (Path(__file__).parent / "checks.js").read_text(encoding="utf-8")
@@ -123,6 +124,9 @@ def test_pages_are_readable_by_all_on_every_screen(chromium, cards, make_card, t
     for proxy in (False, True):
         page = search_page.render([make_search(proxy=proxy)], card="trial-5/fresh.html")
         pages[f"search {proxy}"] = (page, FIRST)
+    nothing = make_reasons(told=-0.03, low=-0.1, high=0.04)
+    pages["explained"] = (explained.render([make_explained()]), ".lead p")
+    pages["explained not"] = (explained.render([make_explained(reasons=nothing)]), ".lead p")
     pages["faulty"] = (FAULTY, "p")
     dom, console = browse(chromium, tmp_path, frames(pages))
     found = json.loads(markup.unescape(re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)[1]))
@@ -146,6 +150,7 @@ def test_axe_finds_nothing_serious(chromium, cards, make_card, tmp_path):
     }
     pages = {name: html.render(one if isinstance(one, list) else [one]) for name, one in pages.items()}
     pages |= {"search": search_page.render([make_search()]), "faulty": FAULTY}
+    pages["explained"] = explained.render([make_explained()])
     opened = {name: (POLICY.sub("", page), "") for name, page in pages.items()}
     script = f"const AXE = {json.dumps(axe).replace('</', '<' + chr(92) + '/')};{AXE_RUN}"
     dom, _ = browse(chromium, tmp_path, frames(opened, script), "--virtual-time-budget=60000")
