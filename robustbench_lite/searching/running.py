@@ -193,7 +193,7 @@ def _given_up(job: Job, reason: str) -> Ended:
     with job.lock("ask"):
         for one in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             lock = job.lock(f"trial-{one.number}")
-            if _is_ours(one, owner) and _acquired(lock):
+            if _is_ours(job, one, owner) and _acquired(lock):
                 Trial(study, one._trial_id).set_user_attr("out", reason)
                 study.tell(one.number, state=TrialState.FAIL)
                 lock.release()
@@ -212,7 +212,7 @@ def _take(job: Job, study: Study, budget: BudgetTracker) -> tuple[Trial, FileLoc
     while True:
         with job.lock("ask"):
             trials = study.get_trials(deepcopy=False)
-            ours = [one for one in trials if one.state == TrialState.RUNNING and _is_ours(one, owner)]
+            ours = [one for one in trials if one.state == TrialState.RUNNING and _is_ours(job, one, owner)]
             others_at_work = False
             for one in ours:
                 lock = job.lock(f"trial-{one.number}")
@@ -230,8 +230,10 @@ def _take(job: Job, study: Study, budget: BudgetTracker) -> tuple[Trial, FileLoc
         time.sleep(_PAUSE)
 
 
-def _is_ours(trial: FrozenTrial, owner: str) -> bool:
-    return bool(trial.user_attrs.get("owner") == owner)
+def _is_ours(job: Job, trial: FrozenTrial, owner: str) -> bool:
+    """Whether a trial's folder is here. A kill as it began may leave one that nobody has put a name to."""
+    named = trial.user_attrs.get("owner")
+    return named == owner or (named is None and job.storage is None)
 
 
 def _acquired(lock: FileLock) -> bool:

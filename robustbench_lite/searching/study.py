@@ -164,7 +164,7 @@ def tune(
         if jobs > 1 and (running := tuple(one.name for one in all_tried(study) if one.state == "running")):
             tell(running)
     tell(())
-    finals = _finals(job, study, jobs, listeners, lambda name: tell((name,)))
+    finals = _finals(job, study, jobs, listeners, tell)
     trials = sorted((*([plain] if plain else []), *all_tried(study)), key=lambda one: one.order)
     with job.lock("judge"):
         judged = judge_winner(judging, job.suite, job.folder, finals or trials, listeners)
@@ -173,7 +173,9 @@ def tune(
     return Tuned(trials=tuple(trials), finals=tuple(finals), judged=judged, folder=job.folder, result=told)
 
 
-def _finals(job: Job, study: Study, jobs: int, listeners: Listeners, on_begin: Callable[[str], None]) -> list[Tried]:
+def _finals(
+    job: Job, study: Study, jobs: int, listeners: Listeners, tell: Callable[[tuple[str, ...]], None]
+) -> list[Tried]:
     """With a proxy: the best trials and the recipe as it is, run in full, the best first."""
     if job.proxy is None:
         return []
@@ -183,7 +185,12 @@ def _finals(job: Job, study: Study, jobs: int, listeners: Listeners, on_begin: C
         values = {axis.key: axis.setting(one.values[axis.key]) for axis in job.axes}
         asked[one.name.replace("trial", "final")] = values
     before = _before(job.in_full, listeners)
-    return sorted(run_finals(job, before, asked, jobs, listeners, on_begin), key=lambda one: one.order)
+    found: list[Tried] = []
+    for one in run_finals(job, before, asked, jobs, listeners, lambda name: tell((name,))):
+        found.append(one)
+        if jobs > 1 and (left := [name for name in asked if name not in {each.name for each in found}]):
+            tell(tuple(left))
+    return sorted(found, key=lambda one: one.order)
 
 
 def _prepared(

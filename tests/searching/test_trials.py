@@ -80,6 +80,20 @@ def test_a_trial_is_held_by_one_and_a_dead_one_s_is_taken_up(tmp_path: Path) -> 
     assert _take(job, study) is None  # there are three
 
 
+def test_a_trial_that_a_kill_left_as_it_began_is_taken_up_and_none_is_lost(tmp_path: Path) -> None:
+    job = job_in(tmp_path, limit=1)
+    study = study_of(job)
+    study.ask()  # and no more: neither its owner nor its settings are kept yet
+    taken = _take(job, study)
+    assert taken is not None
+    assert taken[0].number == 0
+    taken[1].release()
+    shared = job_in(tmp_path / "other", storage=str(tmp_path / "shared.journal"), limit=1)
+    left = study_of(shared, shared.storage)
+    left.ask()
+    assert _take(shared, left) is None  # it may be that of another machine
+
+
 def test_after_the_deadline_nothing_is_begun_nor_taken_up(tmp_path: Path) -> None:
     job = job_in(tmp_path)
     study = study_of(job)
