@@ -74,10 +74,16 @@ def margin_bounds(target: Target, low: Tensor, high: Tensor, labels: Tensor) -> 
     if last is None:
         least = found.low.gather(1, labels[:, None]) - found.high
         return least.scatter(1, labels[:, None], 0.0)
-    weight = last.weight[labels][:, None] - last.weight[None]  # (B, K, features)
+    weight, bias = leads(last, labels)
     middle, radius = (found.low + found.high) / 2, (found.high - found.low) / 2
-    least = (weight @ middle[..., None])[..., 0] - (weight.abs() @ radius[..., None])[..., 0]
-    return least if last.bias is None else least + last.bias[labels][:, None] - last.bias[None]
+    return (weight @ middle[..., None])[..., 0] - (weight.abs() @ radius[..., None])[..., 0] + bias
+
+
+def leads(last: nn.Linear, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The label's logit less each other one, of what the last layer is given: weights (B, K, ...), biases (B, K)."""
+    weight = last.weight[labels][:, None] - last.weight[None]
+    bias = torch.zeros(weight.shape[:2]).to(weight) if last.bias is None else last.bias[labels][:, None] - last.bias
+    return weight, bias
 
 
 def chain(target: Target) -> list[nn.Module] | str:

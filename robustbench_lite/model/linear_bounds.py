@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.model.bounds import Bounds, chain, layer_bounds, normed
+from robustbench_lite.model.bounds import Bounds, chain, layer_bounds, leads, normed
 from robustbench_lite.model.target import Target
 
 
@@ -74,12 +74,7 @@ def margin_bounds(target: Target, low: Tensor, high: Tensor, labels: Tensor) -> 
         given.append(layer_bounds(part, Bounds(*(end.clone() for end in given[-1]))))  # it may work in place
     last = parts[-1]
     assert isinstance(last, nn.Linear)
-    line = _Line(
-        last.weight[labels][:, None] - last.weight[None],
-        torch.zeros(len(labels), len(last.weight)).to(last.weight)
-        if last.bias is None
-        else last.bias[labels][:, None] - last.bias[None],
-    )
+    line = _Line(*leads(last, labels))
     for part, before in zip(reversed(parts[:-1]), reversed(given[:-1]), strict=True):
         line = next(backwards for kind, backwards in _BACKWARDS.items() if isinstance(part, kind))(part, before, line)
     middle, radius = (given[0].low + given[0].high) / 2, (given[0].high - given[0].low) / 2
@@ -95,7 +90,7 @@ def _relu(part: nn.Module, before: Bounds, line: _Line) -> _Line:
     low, high = before.low.clamp_max(0), before.high.clamp_min(0)
     chord = high / (high - low).clamp_min(torch.finfo(high.dtype).tiny)
     above = torch.where(before.low >= 0, torch.ones_like(chord), chord)  # 1 where it is always on, 0 where always off
-    below = torch.where(before.low >= 0, torch.ones_like(chord), (high > -low).to(chord) * (before.high > 0))
+    below = torch.where(before.low >= 0, torch.ones_like(chord), (high > -low).to(chord))  # whichever leaves less
     up, down = line.slope.clamp_min(0), line.slope.clamp_max(0)
     lift = torch.where(before.low >= 0, torch.zeros_like(low), -low * chord)
     constant = line.constant + (down * lift[:, None]).flatten(2).sum(2)
