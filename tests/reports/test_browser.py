@@ -25,7 +25,7 @@ AXE_RUN = (Path(__file__).parent / "axe.js").read_text(encoding="utf-8")
 POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
 DAYS = (("net", 1), ("other", 1), ("net", 2), ("net", 3))
 SIZES = ((360, 740), (800, 1000), (1400, 900))
-EVERYWHERE = ("pass", "several", "trend", "search", "faulty")
+EVERYWHERE = ("pass", "several", "trend", "search", "explained", "faulty")
 FIRST = ".banner .verdict, .banner .reason, .banner .cure, .meaning, .hero-value, .hero .ends, .gates li, .threats li"
 FIRST_OF_SEVERAL = ".glance .verdict, .glance .robust"
 
