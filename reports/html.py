@@ -6,7 +6,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -266,8 +266,12 @@ def _course(result: AttackResult) -> Course:
     )
 
 
+@cache
 def environment() -> Environment:
-    """What fills the templates: everything that is printed is escaped, and keeps no control character."""
+    """What fills the templates: everything that is printed is escaped, and keeps no control character.
+
+    Kept, for to compile the templates takes much longer than to fill them.
+    """
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,

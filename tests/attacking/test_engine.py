@@ -150,9 +150,9 @@ ATTACKS = [
 @pytest.mark.parametrize(("attack", "threat"), ATTACKS, ids=lambda value: str(value))
 def test_every_pass_is_counted_once(digits, attack, threat, batch_size):
     model = Recording(digits.model)
-    case, budget = Case(model, digits.x[:150], digits.y[:150]), BudgetTracker()
+    case, budget = Case(model, digits.x[:60], digits.y[:60]), BudgetTracker()
     found = case.attack(attack, threat, batch_size=batch_size, budget=budget)
-    assert 0 < found.broken.sum() < 150
+    assert 0 < found.broken.sum() < 60
     assert found.passes.forward == model.forwards
     assert found.passes.backward == model.backwards
     assert budget.passes == found.passes
@@ -230,10 +230,10 @@ def test_an_early_break_saves_its_passes(digits):
 @pytest.mark.parametrize(
     ("attack", "threat", "samples"),
     [
-        (("pgd", {"steps": 5, "restarts": 2}), "Linf 0.1", 400),
-        (("pgd", {"steps": 5, "loss": "margin", "momentum": 0.75}), "L2 0.7", 300),
-        (("carlini_wagner", {"search_steps": 2, "iterations": 15}), "L2 0.7", 200),
-        (("carlini_wagner_linf", {"iterations": 15}), "Linf 0.15", 200),
+        (("pgd", {"steps": 5, "restarts": 2}), "Linf 0.1", 130),
+        (("pgd", {"steps": 5, "loss": "margin", "momentum": 0.75}), "L2 0.7", 100),
+        (("carlini_wagner", {"search_steps": 2, "iterations": 15}), "L2 0.7", 70),
+        (("carlini_wagner_linf", {"iterations": 15}), "Linf 0.15", 70),
     ],
     ids=str,
 )
@@ -250,8 +250,8 @@ def test_outcomes_depend_neither_on_the_batch_size_nor_on_the_order(digits, atta
     for broken, distance, prediction in pairs:
         assert (broken != whole.broken).sum() <= 1
         both = broken & whole.broken
-        assert (np.abs(distance[both] - whole.distance[both]) > 1e-4).mean() <= 0.005
-        assert (prediction != whole.prediction)[both].mean() <= 0.005
+        assert (np.abs(distance[both] - whole.distance[both]) > 1e-4).sum() <= 1
+        assert (prediction != whole.prediction)[both].sum() <= 1
 
 
 def test_another_seed_or_name_draws_otherwise_and_the_same_draws_the_same(digits):
@@ -401,11 +401,11 @@ class Offset(nn.Module):
 )
 def test_a_search_goes_on_past_what_rounding_makes(digits, attack, early_stop):
     """Margins of a few hundredths are rounding here: an example at the boundary is none, and one beyond it is found."""
-    few, model = digits.first(100), Offset(digits.model, 1e5)
+    few, model = digits.first(50), Offset(digits.model, 1e5)
     plain = few.attack(attack, "L2 0.6", early_stop=early_stop)
     found = few.attack(attack, "L2 0.6", model=model, early_stop=early_stop, float64_model=in_float64(Target(model)))
-    assert 20 < plain.broken.sum() < 90
-    assert found.broken.sum() >= plain.broken.sum() - 3
+    assert 10 < plain.broken.sum() < 45
+    assert found.broken.sum() >= plain.broken.sum() - 2
     assert not found.unconfirmed
     if not early_stop:
         assert np.isfinite(found.distance).sum() >= np.isfinite(plain.distance).sum() - 1

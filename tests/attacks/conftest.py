@@ -19,6 +19,8 @@ from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.load import as_data
 from robustbench_lite.model.target import Target
 
+SHAPES_AND_BATCHES = [((1, 6, 6), 1), ((3, 16, 16), 7), ((50,), 64), ((2, 3, 4, 5), 7)]
+"""Shapes of inputs, each with a batch size: neither knows of the other, so that not every pair is tried."""
 _CLOSEST = 1e-4  # L2 distance of a sample of `linear` from its boundary
 
 

@@ -90,7 +90,7 @@ def test_iterative_attacks(digits, ours, norm, library):
 
 
 def test_carlini_wagner_finds_examples_as_near_with_no_more_passes(digits):
-    part = Trained(digits.model, digits.x[:24], digits.y[:24])
+    part = Trained(digits.model, digits.x[:12], digits.y[:12])
     threat = f"L2 {EPS['L2']}"
     ours = part.attack("carlini_wagner", threat, early_stop=False)
     assert np.isfinite(ours.distance).all()

@@ -15,9 +15,7 @@ from robustbench_lite.core import registry
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.model.target import Target
 
-from .conftest import expect_exact
-
-SHAPES = [(1, 6, 6), (3, 16, 16), (50,), (2, 3, 4, 5)]
+from .conftest import SHAPES_AND_BATCHES, expect_exact
 
 
 def network(classes=3, seed=1):
@@ -29,8 +27,7 @@ def network(classes=3, seed=1):
     return model, torch.rand(9, 3, 2, 2, generator=generator), torch.arange(9) % classes
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "batch_size"), SHAPES_AND_BATCHES)
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_breaks_a_binary_linear_model_exactly_where_the_boundary_is_in_the_ball(linear, norm, shape, batch_size):
     expect_exact(linear(shape, classes=2), BIM(), norm, batch_size)

@@ -15,6 +15,8 @@ from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.load import as_data
 from robustbench_lite.model.target import Target
 
+from .conftest import SHAPES_AND_BATCHES
+
 SHAPES = [(1, 6, 6), (3, 16, 16), (50,), (2, 3, 4, 5)]
 ROUNDING = 1e-6  # of a float32 margin, as a distance: it matters to samples that lie on the boundary
 
@@ -150,8 +152,7 @@ def test_a_flat_model_costs_nothing_but_time():
 # The Linf form
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "batch_size"), SHAPES_AND_BATCHES)
 def test_linf_breaks_what_is_in_the_ball_and_nothing_else(linear, shape, batch_size):
     problem = linear(shape, classes=2, samples=10 if batch_size == 1 else 40)
     exact = problem.distances("Linf").numpy()

@@ -33,7 +33,7 @@ def gap(problem):
 
 @pytest.mark.parametrize(("shape", "side"), [((1, 12, 12), 2), ((2, 20, 12), 2), ((3, 9, 9), 1)])
 def test_breaks_a_linear_model_where_some_patch_can_and_nowhere_else(walled, shape, side):
-    problem = walled(shape, samples=200)
+    problem = walled(shape, samples=70)
     most, needed = gains(problem, side).amax(1), gap(problem)
     threat = f"L0 {shape[0] * side**2}"
     broken = problem.attack(AdversarialPatch(steps=600, places=150), threat, batch_size=200).broken

@@ -18,13 +18,10 @@ from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.load import as_data
 from robustbench_lite.model.target import Target
 
-from .conftest import Recording
-
-SHAPES = [(1, 6, 6), (3, 16, 16), (50,), (2, 3, 4, 5)]
+from .conftest import SHAPES_AND_BATCHES, Recording
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "batch_size"), SHAPES_AND_BATCHES)
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_breaks_a_binary_linear_model_exactly_where_the_boundary_is_in_the_ball(linear, norm, shape, batch_size):
     problem = linear(shape, classes=2, samples=20 if batch_size == 1 else 40)
@@ -58,7 +55,7 @@ def test_with_the_margin_loss_and_restarts_is_exact_in_many_classes(linear, norm
 def test_reaches_the_nearest_point_where_the_box_is_in_the_way(walled, norm, random_start, short):
     """Each sample under an eps a little above its own exact distance, and under one 0.1 % below."""
     attack = PGD(random_start=random_start)
-    problem = walled((3, 16, 16), samples=12)
+    problem = walled((3, 16, 16), samples=5)
     exact = problem.box_distances(norm)
     reached, beyond = [], []
     for row, distance in enumerate(exact.tolist()):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import re
-import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -375,29 +375,28 @@ def test_prune_deletes_nothing_that_is_not_the_caches(tmp_path: Path) -> None:
     assert (there / "question.json").is_file()
 
 
-WAITER = """
-import sys
-from robustbench_lite.evaluating.cache import slot
-print("waiting", flush=True)
-with slot(sys.argv[1], {"target": "net"}) as here:
-    print((here.folder / "question.json").is_file(), flush=True)
-"""
-
-
 def test_one_who_waits_while_the_slot_is_pruned_gets_a_new_one(tmp_path: Path) -> None:
     from filelock import FileLock
 
     with slot(tmp_path, {"target": "net"}) as here:
         pass
+    began, found = threading.Event(), []
+
+    def wait() -> None:
+        began.set()
+        with slot(tmp_path, {"target": "net"}) as mine:
+            found.append((mine.folder / "question.json").is_file())
+
+    waiter = threading.Thread(target=wait)
     with FileLock(tmp_path / ".locks" / here.folder.name):
-        waiter = subprocess.Popen([sys.executable, "-c", WAITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        assert waiter.stdout is not None
-        assert waiter.stdout.readline() == "waiting\n"
+        waiter.start()
+        began.wait()
         time.sleep(0.2)
+        assert found == []
         (here.folder / "question.json").unlink()
         here.folder.rmdir()  # as prune does, under the same lock
-    assert waiter.communicate(timeout=30)[0] == "True\n"
-    assert waiter.returncode == 0
+    waiter.join(30)
+    assert found == [True]
 
 
 # The command

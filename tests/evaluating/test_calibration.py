@@ -373,11 +373,11 @@ def test_the_files_at_hand_are_the_published_ones() -> None:
 @pytest.mark.parametrize(
     ("name", "limit"),
     [
-        ("lenet5_clean_pgd", 60),
-        ("lenet5_adv_pgd", 30),
-        ("lenet5_clean_ddn", 12),
-        ("lenet5_adv_ddn", 12),
-        ("wk17a", 60),
+        ("lenet5_clean_pgd", 30),
+        ("lenet5_adv_pgd", 16),
+        ("lenet5_clean_ddn", 8),
+        ("lenet5_adv_ddn", 8),
+        ("wk17a", 30),
     ],
 )
 def test_a_published_case_reproduces_on_a_part(name: str, limit: int) -> None:

@@ -128,14 +128,19 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 ADD = """
 import sys, numpy as np
 from robustbench_lite import ThreatModel, corpus
-for key in range(int(sys.argv[2]), int(sys.argv[2]) + 15):
+print("ready", flush=True)
+for key in range(15):
     corpus.keep(sys.argv[1], ThreatModel.parse("Linf 0.2"), {key: np.full((1, 2, 2), key / 100, np.float32)})
 """
 
 
 def test_processes_that_add_at_once_lose_nothing(tmp_path: Path) -> None:
-    both = [subprocess.Popen([sys.executable, "-c", ADD, str(tmp_path), str(first)]) for first in (0, 50)]
-    assert [one.wait(60) for one in both] == [0, 0]
+    other = subprocess.Popen([sys.executable, "-c", ADD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "ready\n"
+    for key in range(50, 65):
+        corpus.keep(tmp_path, LINF, {key: image(key / 100)})
+    assert (other.communicate(timeout=60)[0], other.returncode) == ("", 0)
     assert sorted(corpus.load(tmp_path, LINF)) == [*range(15), *range(50, 65)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -27,11 +29,11 @@ def samples() -> tuple[torch.Tensor, torch.Tensor]:
     [
         ("linf_quick", ["Linf 0.001"]),
         ("linf_classic", ["Linf 0.002"]),
-        (["ddn", "carlini_wagner"], ["L2 0.01"]),
-        (["pgd", "square"], ["Linf 0.001", "Linf 0.2"]),
+        (["ddn", {"attack": "carlini_wagner", "params": {"iterations": 20}}], ["L2 0.01"]),
+        (["pgd", {"attack": "square", "params": {"steps": 300}}], ["Linf 0.001", "Linf 0.2"]),
     ],
 )
-def test_no_more_passes_are_taken_than_was_said(suite: str | list[str], threats: list[str]) -> None:
+def test_no_more_passes_are_taken_than_was_said(suite: str | list[Any], threats: list[str]) -> None:
     events: list[Progress] = []
     card = evaluate(net(), samples(), suite, threats, on_progress=events.append)
     [forecast] = {event.forecast for event in events}

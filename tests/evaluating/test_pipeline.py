@@ -334,7 +334,7 @@ def test_what_is_broken_at_a_smaller_eps_costs_no_pass_at_a_larger_one(digits, l
 
 
 @pytest.mark.parametrize("independent", [False, True])
-@pytest.mark.parametrize("batch_size", [16, 400])
+@pytest.mark.parametrize("batch_size", [64, 400])
 def test_passes_add_up_with_several_eps_too(digits, before, independent, batch_size):
     model = Counting(digits.model)
     card = digits.evaluate(threat=LADDER, model=model, independent=independent, batch_size=batch_size)

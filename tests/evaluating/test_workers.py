@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from torch import Tensor, nn
 
 from robustbench_lite import Scorecard, evaluate, load_data
 from robustbench_lite.core.cost import Progress
 from robustbench_lite.core.errors import UserError
+from robustbench_lite.faces.cli import main
 
 SAMPLES = 40
 SUITE = ["fgsm", "pgd"]
@@ -133,7 +135,7 @@ def build():
 def _command(folder: Path, cache: str, workers: int) -> list[str]:
     (folder / "models.py").write_text(MODEL)
     return [
-        *(sys.executable, "-m", "robustbench_lite", "evaluate", f"{folder / 'models.py'}:build", "--data", "digits"),
+        *("evaluate", f"{folder / 'models.py'}:build", "--data", "digits"),
         *("--suite", "linf_quick", "--threat", "Linf 0.02", "--limit", "60", "--allow-invalid", "untrained", "--quiet"),
         *("--cache", str(folder / cache), "--json", str(folder / f"{cache}.json"), "--workers", str(workers)),
     ]
@@ -141,7 +143,8 @@ def _command(folder: Path, cache: str, workers: int) -> list[str]:
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_with_another_number_of_workers(tmp_path: Path) -> None:
-    run = subprocess.Popen(_command(tmp_path, "killed", 2), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "robustbench_lite", *_command(tmp_path, "killed", 2)]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "killed").glob("*/*.*.jsonl")):  # what a worker has settled
         assert time.monotonic() < deadline
@@ -150,8 +153,8 @@ def test_a_run_that_was_killed_goes_on_with_another_number_of_workers(tmp_path: 
     run.kill()
     run.communicate()
     for cache in ("killed", "whole"):
-        done = subprocess.run(_command(tmp_path, cache, 1), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        done = CliRunner().invoke(main, _command(tmp_path, cache, 1))
+        assert done.exit_code == 0, done.output
     cards = [Scorecard.load(tmp_path / f"{name}.json") for name in ("killed", "whole")]
     assert cards[0].outcomes == cards[1].outcomes
     assert not list((tmp_path / "killed").glob("*/*.jsonl"))

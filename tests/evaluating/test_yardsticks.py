@@ -80,17 +80,17 @@ def test_clean_accuracy_is_the_published_one_to_the_sample(mnist, kind, right):
 
 
 def test_the_published_attack_breaks_every_sample_of_the_clean_network(mnist):
-    card = evaluate(lenet5("clean"), mnist.take(range(150)), [PUBLISHED_PGD], "Linf 0.3")
-    assert card.clean_accuracy.count >= 147
+    card = evaluate(lenet5("clean"), mnist.take(range(60)), [PUBLISHED_PGD], "Linf 0.3")
+    assert card.clean_accuracy.count >= 58
     assert card.robust_accuracy.count == 0
     assert card.verdict == "MEASURED"
 
 
 def test_the_published_attack_leaves_as_much_of_the_hardened_network_as_a_plain_loop(mnist):
-    part = mnist.take(range(150))
+    part = mnist.take(range(60))
     model = lenet5("adv")
     card = evaluate(model, part, [PUBLISHED_PGD], "Linf 0.3", keep_witnesses=True)
-    standing = plain_pgd(model, part.fetch(range(150)), part.labels, 0.3, 40, 0.01)
+    standing = plain_pgd(model, part.fetch(range(60)), part.labels, 0.3, 40, 0.01)
     assert 0.85 < card.robust_accuracy.value < 0.99  # 93.2 % of all 10,000 were published
     assert abs(card.robust_accuracy.count - int(standing.sum())) <= 1
     robust = np.array([row.robust for row in card.outcomes])
@@ -98,16 +98,16 @@ def test_the_published_attack_leaves_as_much_of_the_hardened_network_as_a_plain_
 
 
 def test_no_attack_goes_below_what_was_proved(mnist):
-    """Linf 0.1: 95.62 % of all 10,000 are proved robust, and PGD leaves 95.89 %; here the first 1,000."""
-    part = mnist.take(range(1000))
+    """Linf 0.1: 95.62 % of all 10,000 are proved robust, and PGD leaves 95.89 %; here the first 400."""
+    part = mnist.take(range(400))
     model = wong_kolter()
     strong = {"attack": "pgd", "name": "strong", "params": {"steps": 25, "loss": "margin"}}
     card = evaluate(Target(model), part, ["bim", strong], "Linf 0.1", keep_witnesses=True)
-    standing = plain_pgd(model, part.fetch(range(1000)), part.labels, 0.1, 40, 0.01)
+    standing = plain_pgd(model, part.fetch(range(400)), part.labels, 0.1, 40, 0.01)
     robust = np.array([row.robust for row in card.outcomes])
-    # At most the gap between the proof and the published PGD below the plain loop (0.27 points of 1,000 samples, and a
+    # At most the gap between the proof and the published PGD below the plain loop (0.27 points of 400 samples, and a
     # few for chance); and nothing that the plain loop breaks is left.
-    assert 0 <= int(standing.sum()) - robust.sum() <= 8
+    assert 0 <= int(standing.sum()) - robust.sum() <= 4
     assert (robust & ~standing.numpy()).sum() <= 1
     doubled = model.double()
     with torch.no_grad():

@@ -104,12 +104,14 @@ FORMS = {
 }
 
 
+@pytest.fixture(scope="module")
+def expected():
+    return evaluate(plain(), data(), ["pgd"], "Linf 0.02", batch_size=32)
+
+
 @pytest.mark.parametrize("name", FORMS)
-def test_an_evaluation_says_of_each_form_what_it_says_of_the_plain_model(name):
-    x, y = data()
-    suite = ["pgd"]
-    expected = evaluate(plain(), (x, y), suite, "Linf 0.02", batch_size=32)
-    card = evaluate(FORMS[name](), (x, y), suite, "Linf 0.02", batch_size=32)
+def test_an_evaluation_says_of_each_form_what_it_says_of_the_plain_model(name, expected):
+    card = evaluate(FORMS[name](), data(), ["pgd"], "Linf 0.02", batch_size=32)
     assert [one.message for one in card.validity if one.severity == "error"] == []
     assert not [one.code for one in card.validity if "fail" in one.message]
     if name != "bfloat16":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from typing import Any
@@ -13,13 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_lite.attacking.engine import RunOptions, run_attack
-from robustbench_lite.attacking.record import Samples
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.core.threat import ThreatModel
-from robustbench_lite.data.load import as_data
-from robustbench_lite.model.target import Target
 
 
 def make(name: str, **params: Any) -> Any:
@@ -30,10 +24,6 @@ def python(code: str, **environment: str) -> int:
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code], env=os.environ | environment, check=False
     ).returncode
-
-
-def test_the_module_imports_without_art():
-    assert python("import sys, robustbench_lite.attacks.backends.art; sys.exit('art' in sys.modules)") == 0
 
 
 def test_the_import_leaves_home_environment_and_log_handlers_alone(tmp_path):
@@ -49,15 +39,6 @@ def test_the_import_leaves_home_environment_and_log_handlers_alone(tmp_path):
     )
     assert python(code, HOME=str(tmp_path)) == 0
     assert "still here" in log.read_text()
-
-
-def test_without_art_it_says_what_to_install():
-    code = (
-        "import sys; sys.modules['art'] = None; from robustbench_lite.attacks.backends import art\n"
-        "try: art.find('SquareAttack')\n"
-        "except ValueError as fault: sys.exit('pip install adversarial-robustness-toolbox' not in str(fault))"
-    )
-    assert python(code) == 0
 
 
 @pytest.mark.parametrize(
@@ -226,47 +207,6 @@ def test_attacks_that_want_probabilities_get_them(linear, name):
     problem = linear(classes=2)
     eps = 2 * float(problem.distances("L2").median())
     assert problem.attack(make(name), f"L2 {eps}").broken.any()
-
-
-def test_the_model_is_left_as_it_was(linear):
-    problem = linear(samples=6)
-    problem.model.add_module("dropout", nn.Dropout(0.5))
-    problem.model.train()
-    problem.model[0].eval()
-    problem.model[1].bias.requires_grad_(False)
-    problem.attack(make("DeepFool", max_iter=3), "L2 0.01")
-    assert [module.training for module in problem.model] == [False, True, True]
-    assert [parameter.requires_grad for parameter in problem.model.parameters()] == [True, False]
-    assert all(parameter.grad is None for parameter in problem.model.parameters())
-
-
-def test_a_rerun_draws_the_same_and_the_users_generators_go_on_as_if_nothing_was(linear):
-    def draws() -> tuple[float, ...]:
-        return random.random(), float(np.random.rand()), float(torch.rand(()))
-
-    def seed() -> None:
-        random.seed(1)
-        np.random.seed(1)
-        torch.manual_seed(1)
-
-    def distances(seed: int) -> Any:
-        data = as_data((problem.x, problem.y))
-        samples = Samples(data, sample_keys=data.index, target_classes=data.labels)
-        threat = ThreatModel.parse("L2 0.01")
-        return run_attack(
-            attack, Target(problem.model), samples, data.index.numpy(), threat, RunOptions(seed=seed)
-        ).distance
-
-    problem = linear(samples=3)
-    # It takes its start from a generator of its own, which ART leaves to the operating system to seed.
-    attack = make("HopSkipJump", max_iter=1, max_eval=10, init_eval=5)
-    seed()
-    untouched = draws()
-    seed()
-    first = distances(0)
-    assert draws() == untouched
-    assert (distances(0) == first).all()
-    assert (distances(1) != first).any()
 
 
 def test_no_progress_bar_is_shown(linear, capfd):
