@@ -52,7 +52,7 @@ def test_breaks_nothing_beyond_the_boundary_and_what_is_well_within(linear, norm
     problem = linear((1, 8, 8), classes=2, samples=16)
     exact = problem.distances(norm)
     eps = float(exact.median())
-    found = problem.attack(SquareAscent(windows=150, patience=300), ThreatModel(norm=norm, eps=eps))
+    found = problem.attack(SquareAscent(windows=300, patience=600), ThreatModel(norm=norm, eps=eps))
     sure = ((exact > eps * 1.001) | (exact < eps / 1.02)).numpy()
     np.testing.assert_array_equal(found.broken[sure], (exact < eps).numpy()[sure])
     assert found.passes.backward > 0
