@@ -31,7 +31,8 @@ class Quantize(Step):
     """Make the weights of linear layers and convolutions integers, by channel, and round what goes into them.
 
     The ranges of the activations are the smallest and the largest value on samples of the training data. The network
-    keeps a gradient, straight through the rounding, so white-box attacks are run on the quantised network itself.
+    keeps a gradient, straight through the rounding, so white-box attacks are run on the quantised network itself. A
+    batch norm behind a layer is not folded into it: with a scale for each channel, that gives the same integers.
 
     References
     ----------
