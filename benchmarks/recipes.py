@@ -310,14 +310,17 @@ def cifar_rows(names: Sequence[str], samples: int, suites: Sequence[str]) -> Non
                 }
             )
             click.echo(json.dumps(rows[-1]))
-    write("recipes_cifar", "CIFAR-10, Linf 8/255: the recipes for the same passes", CIFAR_NOTE, rows)
+    options = " ".join(["--samples", str(samples), *(f"--suite {suite}" for suite in suites)])
+    note = (
+        f"Accuracies on the first {samples} test images. Repeat it with `python benchmarks/recipes.py cifar {options}`."
+    )
+    write("recipes_cifar", "CIFAR-10, Linf 8/255: the recipes for the same passes", CIFAR_NOTE + note, rows)
 
 
 CIFAR_NOTE = (
     "A residual network of 73,178 parameters, from scratch, seed 0, Linf 8/255. Every recipe has the same passes: "
     f"{_UNITS} of each of {_LEARNT_FROM:,} training images (JPEG, hence slightly lossy; 2 % held out). Averaged: "
-    "running mean of the weights (0.995) of the same training, which costs no passes. Accuracies on the first "
-    "test images. Repeat it with `python benchmarks/recipes.py cifar`."
+    "running mean of the weights (0.995) of the same training, which costs no passes. "
 )
 
 
