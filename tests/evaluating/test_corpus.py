@@ -135,13 +135,16 @@ for key in range(15):
 
 
 def test_processes_that_add_at_once_lose_nothing(tmp_path: Path) -> None:
-    other = subprocess.Popen([sys.executable, "-c", ADD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert other.stdout is not None
-    assert other.stdout.readline() == "ready\n"
-    for key in range(50, 65):
-        corpus.keep(tmp_path, LINF, {key: image(key / 100)})
-    assert (other.communicate(timeout=60)[0], other.returncode) == ("", 0)
-    assert sorted(corpus.load(tmp_path, LINF)) == [*range(15), *range(50, 65)]
+    added = 0
+    with subprocess.Popen([sys.executable, "-c", ADD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        while other.poll() is None:  # as long as the other one adds, so that they do meet
+            corpus.keep(tmp_path, LINF, {1000 + added: image(0.5)})
+            added += 1
+    assert other.returncode == 0
+    assert added > 0
+    assert sorted(corpus.load(tmp_path, LINF)) == [*range(15), *range(1000, 1000 + added)]
 
 
 # In an evaluation
