@@ -288,7 +288,8 @@ def _invalid(card: Scorecard) -> list[str]:
 
 
 def _black_box(card: Scorecard) -> Iterator[str]:
-    if card.target.access != "gradients":
+    twin = card.adaptation is not None and any(one.name == "twin" for one in card.adaptation.measures)
+    if card.target.access != "gradients" and not twin:  # a twin lends its gradient
         which = "score- and decision-based" if card.target.access == "scores" else "decision-based"
         yield f"Black box: only {which} attacks ran; an adversary who sees more may break more."
 

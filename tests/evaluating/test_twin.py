@@ -153,6 +153,7 @@ def artefact():
     card = Scorecard.load("card.json")
     assert card.adaptation is not None
     assert card.adaptation.measures[0].name == "twin"
+    assert "attacks ran" not in Path("c.html").read_text()  # that only those of a black box did would be untrue
     assert [one.name for one in card.measures] == ["slowdown"]
     both = CliRunner().invoke(main, ["evaluate", "model.py:artefact", *options, "--twin", "model.py:build", "--adapt"])
     assert both.exit_code == 2
