@@ -13,6 +13,7 @@ import os
 import subprocess
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -64,6 +65,12 @@ exec(code, {"__name__": "__main__"})
 """
 
 
+def _empty_file() -> Path:
+    descriptor, name = tempfile.mkstemp(prefix="rblite-stream-")
+    os.close(descriptor)
+    return Path(name)
+
+
 class Forked:
     """A process that runs ``code``, with ``arguments`` as ``sys.argv[1:]``; its interface is that of `Popen`.
 
@@ -85,7 +92,9 @@ class Forked:
         terminal: str = "",
         ignoring: bool = False,
     ) -> None:
-        self._written = [Path(tempfile.mkstemp(prefix="rblite-stream-")[1]) for _ in range(2)]
+        self._written = [_empty_file(), _empty_file()]
+        for path in self._written:
+            weakref.finalize(self, path.unlink)
         given = {
             "code": code,
             "arguments": ["rblite", *map(str, arguments)],
