@@ -190,13 +190,14 @@ class Bench:
             evaluate(found, self.test, "linf_standard", self.case.threat, **options).save(path)
         return Scorecard.load(path)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The table of PyTorch networks."""
+    def rows(self, only: Sequence[str]) -> list[dict[str, Any]]:
+        """The table of PyTorch networks: all, or those that are named."""
         cards = {
             name: self.card(
                 name, target, reference=self.original, measures=(*MEASURES, f"certified_accuracy:{self.case.certified}")
             )
             for name, target in self.networks().items()
+            if not only or name in only
         }
         return [self.row(name, card, cards) for name, card in cards.items()]
 
@@ -277,11 +278,21 @@ def difference(one: Scorecard, other: Scorecard) -> float:
 @click.option("--judge", default=400, show_default=True, help="Test samples.")
 @click.option("--steps", default=2, show_default=True, help="Of PGD in training.")
 @click.option("--table", "tables", multiple=True, default=TABLES, type=click.Choice(TABLES), help="By default both.")
-def main(data: Path, learn: int, judge: int, steps: int, tables: tuple[str, ...]) -> None:
+@click.option("--case", "cases", multiple=True, type=click.Choice([case.name for case in CASES]), help="Or both.")
+@click.option("--network", "networks", multiple=True, metavar="NAME", help="Rows of the second table; or all.")
+def main(
+    data: Path, learn: int, judge: int, steps: int, tables: Sequence[str], cases: Sequence[str], networks: Sequence[str]
+) -> None:
     """Train what the cache doesn't hold, judge it, and write the tables."""
     torch.set_num_threads(1)
-    benches = [Bench(case=case, data=data, learn=learn, judge=judge, steps=steps) for case in CASES]
-    ran = f"`python benchmarks/compression.py DATA --learn {learn} --judge {judge} --steps {steps}`"
+    benches = [
+        Bench(case=case, data=data, learn=learn, judge=judge, steps=steps)
+        for case in CASES
+        if not cases or case.name in cases
+    ]
+    chosen = [f"--case {name}" for name in cases] + [f"--network '{name}'" for name in networks]
+    options = " ".join((f"--learn {learn} --judge {judge} --steps {steps}", *chosen))
+    ran = f"`python benchmarks/compression.py DATA {options}`"
     if "exported" in tables:
         write(
             "compression_exported",
@@ -300,7 +311,7 @@ def main(data: Path, learn: int, judge: int, steps: int, tables: tuple[str, ...]
             "The same share of each layer is pruned, and both ways are fine-tuned for as long. Latency is the ratio of "
             "the time for one sample to the float network's in the same run; quantised layers simulate integers. p: "
             f"exact McNemar test of learnt scores against magnitude on the same samples. {ran}",
-            [row for bench in benches for row in bench.rows()],
+            [row for bench in benches for row in bench.rows(networks)],
         )
 
 
