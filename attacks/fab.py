@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,8 @@ class FAB(Attack):
     are attacked one after another (FAB-T), as one backward pass then does for a step, however many classes there are.
     Other than in the paper, the step back by ``beta`` from an adversarial candidate keeps the tangent that was taken
     there, for the next step to start from, and stands alone only where that would lead no nearer: half of the forward
-    passes, and nearer examples.
+    passes, and nearer examples. With ``form = "published"`` each step back is a candidate of its own, where the next
+    tangent is taken: the algorithm of FAB-T, of which an iteration that steps back counts as two here.
 
     References
     ----------
@@ -48,6 +50,7 @@ class FAB(Attack):
     paper: ClassVar[str] = "https://arxiv.org/abs/1907.02044"
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1")
     minimal: ClassVar[bool] = True
+    published: ClassVar[Mapping[str, Any]] = {"form": "published", "iterations": 200}
 
     targets: PositiveInt = 9
     """How many of the other classes are tried, at most; a targeted goal has one."""
@@ -62,6 +65,8 @@ class FAB(Attack):
     """Length of a step, in distances to the tangent."""
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.9
     """Where between the original and an adversarial candidate the next step starts, in (0, 1)."""
+    form: Literal["merged", "published"] = "merged"
+    """``merged``: a step back is part of the next step where that leads nearer. ``published``: it is one of its own."""
 
     @property
     def steps(self) -> int:
@@ -100,8 +105,8 @@ class FAB(Attack):
         near, far = (distance(part).to(x.dtype) for part in (change, bias))
         alpha = (near / (near + far).clamp_min(_TINY)).clamp_max(self.alpha_max)[:, None]
         moved = ((1 - alpha) * (at + self.eta * change) + alpha * (x + self.eta * bias)).clamp(0.0, 1.0)
-        stuck = hit & (distance(moved - x) > _NEARER * reached)
-        moved = torch.where(stuck[:, None], at, moved)
+        back = hit if self.form == "published" else hit & (distance(moved - x) > _NEARER * reached)
+        moved = torch.where(back[:, None], at, moved)
 
         x_next = moved.reshape(problem.x.shape)
         ends = ((problem.step + 1) % self.iterations == 0) & (problem.step + 1 < self.steps)

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from robustbench_lite.core.errors import UserError
@@ -133,15 +134,36 @@ def _ticks(end: float, whole: bool) -> tuple[float, ...]:
 
 
 def labels(cards: Sequence[Scorecard]) -> list[str]:
-    """What each scorecard is called: its target's name, numbered where two targets share one."""
+    """What each scorecard is called: its target's name.
+
+    Where several share one, the weights or the folders that their commands name tell them apart, else a number does.
+    """
     names = [plain(card.target.name).strip() or "unnamed" for card in cards]
-    total = Counter(names)
-    seen: Counter[str] = Counter()
-    seen_labels = []
-    for name in names:
-        seen[name] += 1
-        seen_labels.append(f"{name} ({seen[name]})" if total[name] > 1 else name)
-    return seen_labels
+    for name, several in Counter(names).items():
+        if several > 1:
+            alike = [place for place, one in enumerate(names) if one == name]
+            made_of = _told_apart([_made_of(cards[place]) for place in alike])
+            for number, place in enumerate(alike, 1):
+                names[place] = f"{name} ({made_of[number - 1] if made_of else number})"
+    return names
+
+
+def _made_of(card: Scorecard) -> tuple[str, ...]:
+    """Where the command of a card finds the weights: parts of the path of their file, or of the model."""
+    words = card.command
+    if words[:2] != ("rblite", "evaluate"):
+        return ()
+    named = [value for word, value in pairwise(words) if word == "--weights"] or words[2:3]
+    return tuple(part for part in plain(named[-1]).split("/") if part.strip()) if named else ()
+
+
+def _told_apart(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    """The shortest ends of paths that are all different; nothing where they aren't."""
+    for parts in range(1, 1 + max(map(len, paths))):
+        ends = ["/".join(path[-parts:]) for path in paths]
+        if all(ends) and len(set(ends)) == len(ends):
+            return ends
+    return []
 
 
 def heading(cards: Sequence[Scorecard], title: str | None) -> str:

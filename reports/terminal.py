@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from robustbench_lite.core.names import name_lines, name_parts
 from robustbench_lite.results.compare import Change
 from robustbench_lite.results.ranking import TRAINING_PASSES, TRAINING_SECONDS
 from robustbench_lite.results.scorecard import AttackResult, Finding, Interval, Plot, Scorecard, Severity, Verdict
@@ -303,19 +303,11 @@ class _Name:
     text: str
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        longest = max(map(cell_len, self._parts()), default=0)
+        longest = max(map(cell_len, name_parts(self.text)), default=0)
         return Measurement(longest, cell_len(self.text)).with_maximum(options.max_width)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        lines = [""]
-        for part in self._parts():
-            if cell_len(lines[-1] + part.rstrip()) > options.max_width and lines[-1]:
-                lines.append("")
-            lines[-1] += part
-        yield Text("\n".join(line.rstrip() for line in lines))
-
-    def _parts(self) -> list[str]:
-        return re.findall(r"[^\s:./_-]*[\s:./_-]?", self.text)
+        yield Text("\n".join(name_lines(self.text, options.max_width, cell_len)))
 
 
 def _cell(accuracy: Interval | None) -> Text:

@@ -177,7 +177,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     from robustbench_lite.faces.plugin.evaluations import Evaluations
     from robustbench_lite.faces.plugin.plan import Plan
 
-    found = Evaluations.of(config).results
+    found = results.repeatable(Evaluations.of(config).results, config)
     written = results.publish(found, given, Plan.of(config).baselines)
     config.stash[_LEFT] = found, written
     if written.faults and session.exitstatus == pytest.ExitCode.OK:

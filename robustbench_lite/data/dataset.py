@@ -121,7 +121,8 @@ def check_inputs(x: Tensor, name: str) -> None:
     if not torch.isfinite(x).all():
         bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
         raise UserError(
-            f"{name}: {bad} of {len(x)} samples hold NaN or infinity; expected values in [0, 1]: clean them"
+            f"{name}: NaN or infinity in {bad} of {len(x)} samples that were read; expected values in [0, 1]: "
+            "clean them"
         )
     if low < -_TOLERANCE:
         guess = "they look normalised: undo the normalisation, and put it inside the model (mean and std of the target)"

@@ -123,7 +123,8 @@ def load_target(
     )
     target.classes, target.arguments = number, dict(arguments or {})
     target.changes = stored.changes if stored else ()
-    target.class_names = names or (published.classes if published else made.class_names)
+    kept = stored.class_names if stored and len(stored.class_names) == number else ()
+    target.class_names = names or kept or (published.classes if published else made.class_names)
     return rewrapped(target, around, f"model {folder if stored else spec}")
 
 
@@ -159,6 +160,7 @@ def save_model(target: Target, folder: Path) -> None:
         spec=keep_code(target.spec, folder) if target.spec else None,
         normalize=Normalisation(mean=target.mean, std=target.std) if target.mean and target.std else None,
         classes=target.classes,
+        class_names=target.class_names,
         arguments=target.arguments,
         wrappers=wrappers,
         changes=target.changes,

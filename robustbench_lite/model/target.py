@@ -87,6 +87,8 @@ class Target:
         self.spec = spec
         self.classes: int | None = None
         """Number of logits, once it is known: from `load_target` or `probe`."""
+        self.said_classes: int | None = None
+        """Number of logits that its user says it has; `probe` refuses another."""
         self.class_names: tuple[str, ...] = class_names(classes) or _own_names(self.module)
         """What the outputs stand for, in their order; empty where that isn't known."""
         self.arguments: dict[str, Any] = {}
@@ -290,6 +292,11 @@ class Target:
             told = f"{self.name}: on inputs of shape {tuple(x.shape)} {complaint}"
             raise UserError(told + (f"; NaN stands in {nan}" if nan else ""))
         self.classes = logits.shape[1]
+        if self.said_classes not in (None, self.classes):
+            raise UserError(
+                f"{self.name}: has {self.classes} outputs, and {self.said_classes} classes were given: leave the "
+                "number away, or have what makes the model take it (num_classes)"
+            )
         if self.class_names and len(self.class_names) != self.classes:
             raise UserError(
                 f"{self.name}: has {self.classes} outputs, and {len(self.class_names)} names of classes were given "

@@ -58,6 +58,8 @@ class ModelFile(BaseModel):
     normalize: Normalisation | None
     classes: int | None
     """Number of logits, where it is known; of what is within the wrappers."""
+    class_names: tuple[str, ...] = ()
+    """What the logits stand for, in their order, where that was given."""
     arguments: dict[str, Any] = {}
     """Keyword arguments with which the spec's callable makes it."""
     wrappers: tuple[WrapperFile, ...] = ()

@@ -145,6 +145,45 @@ def sigma_zero(problem, sigma=1e-3, threshold=0.3):
     return torch.stack(seen)
 
 
+def onto(x, w, gap, norm):
+    """The smallest change in the box that adds a gap to ``w x``, by bisection over its length."""
+    w = w * gap.sign()[:, None]
+    room = torch.where(w > 0, 1 - x, x)
+    pace = w.abs() if norm == "L2" else (w != 0).to(x.dtype)
+    low, high = torch.zeros(len(x), 1).double(), torch.full((len(x), 1), 1e6).double()
+    for _ in range(200):
+        middle = (low + high) / 2
+        short = (w.abs() * (middle * pace).minimum(room)).sum(1, keepdim=True) < gap.abs()[:, None]
+        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    return w.sign() * (high * pace).minimum(room)
+
+
+def fab(problem, norm, alpha_max=0.1, eta=1.05, beta=0.9):
+    """Algorithm 1 of Croce and Hein 2020 towards the runner-up, every step back a candidate of its own."""
+    x, y = problem.x.flatten(1).double(), problem.y
+    rival = problem.model(problem.x).scatter(1, y[:, None], -math.inf).argmax(1)
+    order = {"Linf": math.inf, "L2": 2}[norm]
+
+    def towards(at):
+        logits = problem.model(at)
+        return (logits.gather(1, rival[:, None]) - logits.gather(1, y[:, None]))[:, 0]
+
+    def length(change):
+        return torch.linalg.vector_norm(change, ord=order, dim=1)
+
+    moved, seen = x, [problem.x]
+    for _ in range(STEPS):
+        value, w = gradient(towards, moved.float().reshape(problem.x.shape))
+        value, w = value.double(), w.flatten(1).double()
+        hit = problem.model(moved.float().reshape(problem.x.shape)).argmax(1) != y
+        near, far = onto(moved, w, -value, norm), onto(x, w, (w * (moved - x)).sum(1) - value, norm)
+        alpha = (length(near) / (length(near) + length(far))).clamp_max(alpha_max)[:, None]
+        ahead = ((1 - alpha) * (moved + eta * near) + alpha * (x + eta * far)).clamp(0, 1)
+        moved = torch.where(hit[:, None], (1 - beta) * x + beta * moved, ahead)
+        seen.append(moved.float().reshape(problem.x.shape))
+    return torch.stack(seen)
+
+
 def agree(ours: torch.Tensor, papers: torch.Tensor, share: float = 1.0) -> None:
     """Candidates are alike at every step; of a share of the samples, where rounding may turn a comparison."""
     alike = (ours - papers).abs().flatten(2).amax(2).amax(0) <= 2e-3
@@ -161,6 +200,12 @@ def test_fmn(network, norm):
     agree(
         candidates(network, built("fmn"), f"{norm} 64" if norm == "L0" else f"{norm} 1"), fmn(network, norm), share=0.9
     )
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_fab(network, norm):
+    attack = registry.build("attacks", "fab", {"form": "published", "targets": 1, "iterations": STEPS + 1})
+    agree(candidates(network, attack, f"{norm} 1"), fab(network, norm), share=0.9)
 
 
 def test_sigma_zero(network):

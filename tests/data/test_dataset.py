@@ -248,7 +248,7 @@ def test_inputs_in_range_pass_within_rounding() -> None:
         ([0.0, 255.0], "range from 0 to 255.*divide by 255"),
         ([-2.1, 2.6], "range from -2.1 to 2.6.*undo the normalisation"),
         ([0.0, 1.1], "range from 0 to 1.1.*scale or clip"),
-        ([0.0, float("nan")], "1 of 1 samples hold NaN or infinity"),
+        ([0.0, float("nan")], "NaN or infinity in 1 of 1 samples that were read"),
         ([0.0, float("inf")], "NaN or infinity"),
     ],
 )

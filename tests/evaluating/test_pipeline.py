@@ -916,8 +916,8 @@ class Constant(nn.Module):
 BAD_DATA = {
     "0 to 255": (lambda x, y: (x * 255, y), r"values range from 0 to 255.*expected \[0, 1\].*divide by 255"),
     "normalised": (lambda x, y: ((x - 0.5) / 0.25, y), r"range from -2 to 2.*look normalised.*inside the model"),
-    "NaN": (lambda x, y: (torch.where(x == x[3, 0, 4, 4], torch.nan, x), y), r"hold NaN or infinity"),
-    "infinity": (lambda x, y: (x / 0, y), r"hold NaN or infinity"),
+    "NaN": (lambda x, y: (torch.where(x == x[3, 0, 4, 4], torch.nan, x), y), r"NaN or infinity in"),
+    "infinity": (lambda x, y: (x / 0, y), r"NaN or infinity in"),
     "channels": (lambda x, y: (x.repeat(1, 3, 1, 1), y), r"shape \(2, 3, 8, 8\).*in_channels=1"),
     "size": (lambda x, y: (x[..., :6], y), r"the forward pass fails"),
     "label too large": (lambda x, y: (x, y + 1), r"label 10\).*10 logits, so labels are 0 to 9"),

@@ -115,6 +115,12 @@ def test_a_mistake_is_told_and_nothing_comes_of_it(here: Path, command: str, tol
     assert {path.name for path in here.iterdir()} - {"__pycache__"} == set(before)
 
 
+def test_a_number_of_classes_that_the_model_does_not_have_is_told() -> None:
+    done = CliRunner().invoke(main, shlex.split(f"{EVALUATE} --classes 7"))
+    assert done.exit_code == 2, done.output
+    assert "has 3 outputs, and 7 classes were given" in " ".join(done.output.split())
+
+
 def test_the_traceback_of_ones_own_code_is_shown_on_request() -> None:
     done = CliRunner().invoke(main, shlex.split("--debug evaluate models.py:keyed --data npz:ok.npz"))
     assert done.exit_code == 2

@@ -296,3 +296,11 @@ def test_a_folder_whose_weights_are_gone_is_told(tmp_path: Path) -> None:
     (tmp_path / "model" / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model\.safetensors: no such file"):
         load_target(str(tmp_path / "model"))
+
+
+def test_a_folder_keeps_what_its_outputs_are_called(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text("from torch import nn\ndef net(): return nn.Sequential(nn.Linear(4, 2))\n")
+    target = load_target(f"{tmp_path / 'nets.py'}:net", classes=["ant", "bee"])
+    save_model(target, tmp_path / "model")
+    assert load_target(str(tmp_path / "model")).class_names == ("ant", "bee")
+    assert load_target(str(tmp_path / "model"), classes=["cat", "dog"]).class_names == ("cat", "dog")

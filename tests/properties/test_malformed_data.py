@@ -207,7 +207,7 @@ def test_samples_that_are_no_numbers_are_told_when_they_are_checked(tmp_path, va
     np.savez(tmp_path / "a.npz", x=np.full(SHAPE, value), y=np.array([0, 1]))
     with np.errstate(over="ignore"):
         data = load_data(f"npz:{tmp_path / 'a.npz'}")
-    with pytest.raises(UserError, match="2 of 2 samples hold NaN or infinity"):
+    with pytest.raises(UserError, match="NaN or infinity in 2 of 2 samples that were read"):
         check_inputs(data.fetch([0, 1]), data.name)
 
 

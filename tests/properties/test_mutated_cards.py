@@ -18,7 +18,7 @@ from robustbench_lite.core.errors import UserError
 RECOUNTED = re.compile(
     r"schema_version|data\.samples|suite\.threats\.\*\.eps"
     r"|(clean_accuracy|robust_accuracy|(threats|attacks)\.\*\.(robust_accuracy|alone))\.\w+"
-    r"|(threats|attacks)\.\*\.threat\.eps|attacks\.\*\.(broken|unmoved|distance_median)"
+    r"|(threats|attacks)\.\*\.threat\.eps|attacks\.\*\.(attempted|broken|unmoved|distance_median)"
     r"|gates\.\*\.(value|low|high|passed|decided)|outcomes\.\*\.(label|prediction)"
 )
 

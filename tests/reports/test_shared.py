@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 
 import pytest
@@ -157,3 +158,19 @@ def test_the_suite_can_be_read_back():
 def test_a_parameter_of_none_is_left_to_its_default():
     suite = Suite(name="n", threats="L2 1", attacks=(AttackSpec(attack="pgd", params={"seed": None, "steps": 1}),))
     assert tomllib.loads(_repeat.suite_toml(suite))["attacks"][0]["params"] == {"steps": 1}
+
+
+def test_cards_of_one_model_with_other_weights_are_told_apart(make_card) -> None:
+    from robustbench_lite.reports import _view
+
+    def labels(*models: str) -> list[str]:
+        made = [("rblite", "evaluate", *shlex.split(model), "--data", "digits") if model else () for model in models]
+        cards = [make_card(samples=2, command=words) for words in made]
+        return [label.removeprefix(cards[0].target.name) for label in _view.labels(cards)]
+
+    assert labels("m.py:net --weights a/old.pt", "m.py:net --weights a/new.pt") == [" (old.pt)", " (new.pt)"]
+    assert labels("m.py:net --weights a/net.pt", "m.py:net --weights b/net.pt") == [" (a/net.pt)", " (b/net.pt)"]
+    assert labels("runs/one/net", "runs/two/net") == [" (one/net)", " (two/net)"]
+    assert labels("m.py:net", "m.py:net") == [" (1)", " (2)"]
+    assert labels("m.py:net --weights a.pt", "") == [" (1)", " (2)"]
+    assert labels("m.py:net --weights a.pt") == [""]

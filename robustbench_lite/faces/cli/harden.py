@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from robustbench_lite.results.scorecard import Scorecard
 
 _PASSED_ON = ("epochs", "lr", "batch_size", "freeze", "seed", "suite", "limit", "limit_train", "remember", "resume")
+_NOT_REPEATED = ("out", "tensorboard", "json_path", "resume", "quiet")
+"""Where it is written, and how it is told: no part of what is asked."""
 _WIDTH = 80
 
 
@@ -92,7 +94,8 @@ def harden(model: str, out: str, recipes: tuple[str, ...], quiet: bool, **given:
     asked |= {"freeze": given["freeze"] or None}
     asked |= {"earlier": given["earlier"] or _memory_of(model), "gates": demanded(given["demands"])}
     signals.raise_interrupts()
-    with _telling(given, quiet) as telling, output.kept_in(out, "the same command with --resume"):
+    again = (*output.command_line(*_NOT_REPEATED), "--out", f"{Path(out)}-again")
+    with _telling(given, quiet, again) as telling, output.kept_in(out, "the same command with --resume"):
         run = _one if len(names) == 1 else _several
         run(target, data, names, asked, telling)
 
@@ -125,6 +128,8 @@ class _Telling:
     """The options that name the data."""
     json_path: str | None
     """Where the outcome goes for machines."""
+    again: tuple[str, ...]
+    """The command that makes the same again, in another folder."""
 
     @contextmanager
     def listeners(self) -> Iterator[dict[str, Any]]:
@@ -157,11 +162,11 @@ class _Telling:
 
 
 @contextmanager
-def _telling(given: dict[str, Any], quiet: bool) -> Iterator[_Telling]:
+def _telling(given: dict[str, Any], quiet: bool, again: tuple[str, ...]) -> Iterator[_Telling]:
     from robustbench_lite.faces.tensorboard import board
 
     with board(given["tensorboard"]) as made:
-        yield _Telling(quiet=quiet, board=made, data=data_words(given), json_path=given["json_path"])
+        yield _Telling(quiet=quiet, board=made, data=data_words(given), json_path=given["json_path"], again=again)
 
 
 def _one(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, Any], telling: _Telling) -> None:
@@ -169,7 +174,9 @@ def _one(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, An
 
     with telling.listeners() as listeners:
         hardened = hardening.harden(target, data, recipes[0], **asked, **listeners)
-    cards = output.before_and_after(hardened.before, hardened.after)
+    output.keep_command(Path(asked["out"]), telling.again)
+    repeatable = (card.model_copy(update={"command": telling.again}) for card in (hardened.before, hardened.after))
+    cards = output.before_and_after(*repeatable)
     page = Path(asked["out"]) / "report.html"
     words = {"title": f"{target.name}: before and after", "log": [line._asdict() for line in hardened.log]}
     told = [f"{name}: {text}" for name, text in _told(hardened)]
@@ -194,10 +201,12 @@ def _several(target: Target, data: Data, recipes: Sequence[str], asked: dict[str
     with telling.listeners() as listeners:
         made = harden_all(target, data, recipes, **asked, **listeners, on_recipe=telling.begin)
     title = f"{target.name}: {len(recipes)} recipes from the same start"
-    page = output.write_result(made.folder / "report.html", output.render("html", made.cards, title=title))
-    output.write_result(made.folder / "ranking.md", output.render("markdown", made.cards, title=title))
+    output.keep_command(made.folder, telling.again)
+    cards = [card.model_copy(update={"command": telling.again}) for card in made.cards]
+    page = output.write_result(made.folder / "report.html", output.render("html", cards, title=title))
+    output.write_result(made.folder / "ranking.md", output.render("markdown", cards, title=title))
     if not telling.quiet:
-        output.show(made.cards, title=title)
+        output.show(cards, title=title)
     for name, why in made.failed.items():
         _say("Failed", f"{name}: {why}")
     for name, card in made.after.items():

@@ -140,6 +140,7 @@ def load_both(model: str, given: Given, *splits: Split) -> tuple[Target, tuple[D
 def load_model(model: str, given: Given, data: Data) -> Target:
     """Load the target that the options name."""
     from robustbench_lite.model.loading import load_target
+    from robustbench_lite.model.wrapping import bare
 
     options = {name: given[name] for name in ("weights", "normalize", "seed")} | {"device": given["device"] or "auto"}
     by_data = 0 if given["label_map"] else len(data.classes)  # with a map the model has classes of its own
@@ -154,6 +155,8 @@ def load_model(model: str, given: Given, data: Data) -> Target:
         except UserError:
             raise fault from None
     target.name = given["name"] or target.name
+    if isinstance(given["classes"], int) and bare(target) is target:  # a wrapper may have an output of its own
+        target.said_classes = given["classes"]
     return target
 
 

@@ -106,6 +106,15 @@ def command_line(*left_out: str) -> tuple[str, ...]:
     return tuple(words)
 
 
+def keep_command(folder: Path, command: tuple[str, ...]) -> None:
+    """Put the command that made them on the scorecards in a folder, and in the folders of its recipes."""
+    from robustbench_lite.results.scorecard import Scorecard
+
+    for path in sorted(folder.rglob("*.json")):
+        if re.match(r"(before|after|task)\b", path.name):
+            Scorecard.load(path).model_copy(update={"command": command}).save(path)
+
+
 def write_search(folder: Path, found: SearchResult, page: Path | None = None, title: str | None = None) -> Path:
     """Write the page of a search, by default into its folder, and beside the winner's scorecard the page of that."""
     page = page or folder / "search.html"

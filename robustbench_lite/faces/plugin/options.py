@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -228,6 +229,28 @@ def register(parser: pytest.Parser) -> None:
         action="store_true",
         help="Evaluate once more past what hides from the attacks; show both.",
     )
+
+
+def again(args: Sequence[str]) -> Iterator[str]:
+    """Of what pytest was given, the words that say what is evaluated and how, so that it can be asked once more."""
+    words = iter(args)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name == "--":
+            return
+        name = f"--robustness-{name[2:]}" if name[2:] in SHORT else name
+        if name in _SAID_AGAIN:
+            yield word
+            if not equals and _SAID_AGAIN[name]:
+                yield next(words, "")
+
+
+_SAID_AGAIN = {
+    **dict.fromkeys(("-c", "--config-file", "--rootdir"), True),
+    **{f"--robustness-{name}": True for name in (*SHORT, "allow-invalid", "compare")},
+    **{f"--robustness-{name}": False for name in ("corpus", "sequential", "strict", "adapt")},
+}
+"""Options that are part of the question, and whether a value follows them. What is written where is no part of it."""
 
 
 def spell_out(args: list[str], parser: pytest.Parser) -> None:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import pytest
 
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.files import write_atomically
 from robustbench_lite.faces.plugin.evaluations import Result, slug
-from robustbench_lite.faces.plugin.options import Options
+from robustbench_lite.faces.plugin.options import Options, again
 from robustbench_lite.results import baseline
 from robustbench_lite.results.scorecard import Scorecard
 
@@ -65,6 +67,20 @@ def publish(
         except (OSError, UserError) as fault:
             faults.append(f"{what} not written: {fault}")
     return Written(tuple(lines), tuple(faults))
+
+
+def repeatable(results: Sequence[Result], config: pytest.Config) -> list[Result]:
+    """Put on each card the command that evaluates it again, in the folder where this one was given."""
+    options = Options.of(config)
+    words = tuple(again(config.invocation_params.args))
+
+    def told(result: Result) -> Result:
+        path, colons, rest = result.request.name.partition("::")
+        place = Path(os.path.relpath(options.root / path, options.invoked_from)).as_posix()
+        card = result.card.model_copy(update={"command": ("pytest", f"{place}{colons}{rest}", *words)})
+        return replace(result, outcome=replace(result.outcome, card=card))
+
+    return [told(result) for result in results]
 
 
 def commands(results: Sequence[Result], environment: Mapping[str, str] = os.environ) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from rich.console import Console, Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from robustbench_lite.core import registry
+from robustbench_lite.core.names import name_lines
 from robustbench_lite.faces import asserts
 from robustbench_lite.faces.plugin.evaluations import Result
 from robustbench_lite.results.allowed import allowed_because
@@ -23,6 +26,8 @@ _STYLES = {
     "MEASURED": "bold",
     "INVALID": "bold yellow",
 }
+
+_CACHED = "from the cache"
 
 
 def rendered(results: Sequence[Result], *, width: int, colour: bool, verbosity: int) -> str:
@@ -60,7 +65,7 @@ def rendered(results: Sequence[Result], *, width: int, colour: bool, verbosity: 
 def _table(results: Sequence[Result]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column()
-    table.add_column(overflow="fold", ratio=1)
+    table.add_column(ratio=1)
     for _ in range(4):
         table.add_column(justify="right", no_wrap=True)
     table.add_row("", "", *(Text(head, style="dim") for head in ("clean", "robust", "[95 %]", "passes")))
@@ -69,7 +74,7 @@ def _table(results: Sequence[Result]) -> Table:
         bound = "<= " if card.interrupted else ""
         table.add_row(
             Text(card.verdict, style=_STYLES[card.verdict]),
-            _name(result),
+            _Name(result.request.name, result.outcome.cached),
             f"{card.clean_accuracy.value:.1%}",
             Text(f"{bound}{card.robust_accuracy.value:.1%}", style="bold"),
             Text(_ends(card.robust_accuracy)),
@@ -78,9 +83,19 @@ def _table(results: Sequence[Result]) -> Table:
     return table
 
 
-def _name(result: Result) -> Text:
-    name = Text(result.request.name)
-    return name.append("  from the cache", style="dim") if result.outcome.cached else name
+@dataclass(frozen=True)
+class _Name:
+    """A name in lines as wide as its column, and whether the cache had the answer."""
+
+    text: str
+    cached: bool
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        told = f"{self.text}  {_CACHED}" if self.cached else self.text
+        name = Text("\n".join(name_lines(told, options.max_width, cell_len)))
+        if self.cached:
+            name.highlight_words([*_CACHED.split()], style="dim")
+        yield name
 
 
 def _ends(accuracy: Interval) -> str:

@@ -7,10 +7,11 @@ the verdict.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from robustbench_lite.core.suite import adversary
 from robustbench_lite.core.threat import NORMS
+from robustbench_lite.results.scorecard.attacks import AttackResult
 from robustbench_lite.results.scorecard.contents import Contents
 from robustbench_lite.results.scorecard.gate import Gate
 from robustbench_lite.results.scorecard.measured import CERTIFIED
@@ -121,13 +122,16 @@ def _attacks(card: Contents) -> Iterator[str]:
             if str(result.threat) != under:
                 continue
             fallen = broken.get((result.name, under), set())
+            was_standing = len(standing)
             standing -= fallen
             key = f"attacks.{place}"
             yield from _counted(f"{key}.robust_accuracy", result.robust_accuracy, len(standing), card)
             if result.broken != len(fallen):
                 yield f"  {key}.broken: is {result.broken}, and {len(fallen)} rows are broken by it"
-            if not result.broken <= result.attempted <= len(right):
-                yield f"  {key}.attempted: is {result.attempted}: expected from {result.broken} to {len(right)}"
+            least, most = _attempted(card, result, len(right), was_standing, smaller)
+            if not max(least, result.broken) <= result.attempted <= most:
+                expected = most if least == most else f"from {max(least, result.broken)} to {most}"
+                yield f"  {key}.attempted: is {result.attempted}: expected {expected}"
             lengths = [
                 one.distance
                 for row in card.outcomes
@@ -144,6 +148,20 @@ def _attacks(card: Contents) -> Iterator[str]:
     known = {(result.name, str(result.threat)) for result in card.attacks}
     if strange := sorted(broken.keys() - known):
         yield f"  outcomes: are broken by {strange[0][0]} under {strange[0][1]}, which is none of the attacks"
+
+
+def _attempted(
+    card: Contents, result: AttackResult, right: int, standing: int, smaller: Collection[str]
+) -> tuple[int, int]:
+    """Fewest and most samples that an attack can have been run on; one number where it follows from the rows."""
+    told = {one.name or one.attack for one in card.suite.attacks}
+    whole = result.finished and result.fault is None and result.name in told
+    if whole and card.suite.independent:
+        return right, right
+    # Of a curve, of several eps, and where the audit gave samples back, the rows don't tell all.
+    if whole and not card.suite.curve and not smaller and not (card.audit and card.audit.denied):
+        return standing, standing
+    return 0, right
 
 
 def _rows(card: Contents) -> Iterator[str]:

@@ -55,6 +55,11 @@ def test_harden_from_scratch_then_evaluate_its_folder_then_fine_tune() -> None:
     assert "(before) (before)" not in told
     assert "zoo.py:net (before)" in told
     assert "first (after)" in told
+    again = ("rblite", *HARDEN[:-1], "--threat", "Linf 0.2", "--epochs", "3", "--seed", "3", "--out", "first-again")
+    for name in ("before", "after"):
+        assert sorted(Scorecard.load(f"first/{name}.json").command) == sorted(again)
+    assert "first-again" in Path("first/report.html").read_text()
+    assert "MODEL stands for" not in Path("first/report.html").read_text()
     assert Scorecard.load("first/after.json").target.name == "first"
     compared = rblite("compare", "first/before.json", "first/after.json").output
     assert "zoo.py:net (before)" in compared
@@ -118,6 +123,8 @@ def test_harden_ranks_several_recipes() -> None:
     assert "Ranking out/ranking.json" in told
     assert "Holm-corrected" in Path("out/report.html").read_text()
     assert "Training passes" in Path("out/ranking.md").read_text()
+    for card in ("before", "standard/after"):
+        assert Scorecard.load(f"out/{card}.json").command[-2:] == ("--out", "out-again")
     names = [one["name"] for one in json.loads(Path("out/ranking.json").read_text())["ranks"]]
     assert sorted(names) == ["before", "short_recipe", "standard"]
     assert rblite(*both, *options, "--resume", "--quiet").exit_code == 0

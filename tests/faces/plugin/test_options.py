@@ -82,3 +82,13 @@ def test_from_a_folder_below_the_project_names_are_meant_from_there(project, run
     done = run("../robustness.toml", *ASKED[:4], "--limit", "20")
     assert done.ret == 0
     done.stdout.fnmatch_lines(["MEASURED*robustness.toml::models.py:plain*"])
+
+
+def test_what_is_evaluated_and_how_is_said_again_and_where_it_is_written_is_not() -> None:
+    from robustbench_lite.faces.plugin.options import again
+
+    given = ["tests", "-x", "--target", "m.py:a", "--data=digits", "--robustness-json", "a.json", "--robustness-adapt"]
+    more = ["--robustness-limit", "9", "-k", "one", "--html", "x", "--", "--limit", "3"]
+    assert list(again([*given, *more])) == [
+        *("--target", "m.py:a", "--data=digits", "--robustness-adapt", "--robustness-limit", "9")
+    ]

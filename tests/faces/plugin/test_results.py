@@ -18,6 +18,7 @@ def test_one_evaluation_is_one_scorecard(project, run):
     run(*PLAIN, "--robustness-json", "out/card.json").stdout.fnmatch_lines(["scorecard *card.json"])
     card = Scorecard.load(project.path / "out" / "card.json")
     assert (card.target.name, card.data.samples) == ("models.py:plain", 40)
+    assert card.command == ("pytest", "robustness.toml::models.py:plain", "--data", "digits", *PLAIN[3:])
 
 
 @pytest.mark.parametrize(("path", "before"), [("out/card.json", "card-"), ("out", "")])
