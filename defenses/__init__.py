@@ -15,6 +15,7 @@ CATALOGUE = {
     "jpeg": "inference.purification:JPEG",
     "bit_depth": "inference.purification:BitDepth",
     "median": "inference.purification:Median",
+    "federated": "federated.step:Federated",
     "distillation": "training.distillation:Distillation",
     "prune": "compression.prune:Prune",
     "prune_learnt": "compression.prune_learnt:PruneLearnt",

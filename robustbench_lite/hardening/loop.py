@@ -63,9 +63,6 @@ class Loop:
 
     def train(self, stage: Stage) -> None:
         """Train a stage to its end, from its checkpoint or from the given weights."""
-        if self.schedule.augment or self.schedule.label_smoothing:
-            classes = stage.target.classes or stage.target.probe(self.data.own.fetch([0]))
-            self.augment = Augment(self.schedule.augment, self.schedule.label_smoothing, classes)
         state, schedule, module = self.checkpoint.state, self.schedule, stage.target.module
         optimizer, deployed, average = make_optimizer(stage.target, schedule), stage.target, None
         stay_zero(stage.target, optimizer)
@@ -163,13 +160,18 @@ class Loop:
     def learn(self, stage: Stage, optimizer: torch.optim.Optimizer, key: int) -> Learnt:
         """Go once through the data, here or elsewhere."""
         if self.elsewhere is not None:
-            return self.elsewhere(stage, self.checkpoint.state.epoch)
+            learnt = self.elsewhere(stage, self.checkpoint.state.epoch)
+            self._tell(stage, self.steps, learnt.loss)
+            return learnt
         with counted(stage.target.module) as count:
             loss, lr = self._epoch(dataclasses.replace(stage, count=count), optimizer, key)
         return Learnt(loss, lr, count.total)
 
     def _epoch(self, stage: Stage, optimizer: torch.optim.Optimizer, key: int) -> tuple[float, float]:
         train_mode(stage.target.module)
+        if self.schedule.augment or self.schedule.label_smoothing:
+            classes = stage.target.classes or stage.target.probe(self.data.own.fetch([0]))
+            self.augment = Augment(self.schedule.augment, self.schedule.label_smoothing, classes)
         total, seen, lr, epoch = 0.0, 0, self.schedule.lr, self.checkpoint.state.epoch
         for step, dealt in enumerate(self.data.deal(self.schedule.batch_size, key)):
             done = (epoch * self.steps + step + 0.5) / (self.schedule.epochs * self.steps)

@@ -14,6 +14,8 @@ from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.core.toml import NamedFile, build_fault, checked, read_toml
 from robustbench_lite.hardening.schedule import Schedule as Schedule
 
+_FEDERATED = "federated"
+
 
 class RecipeStep(BaseModel):
     """One step of a recipe."""
@@ -80,6 +82,25 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
         return recipe
     raw, where = read_toml("recipes", recipe)
     return checked(Recipe, raw, where, _step_faults(raw))
+
+
+def federated(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
+    """The recipe with each of its steps that trains done at clients, by the step ``federated`` with these parameters.
+
+    Raises
+    ------
+    UserError
+        Where none of its steps trains.
+    """
+    steps = []
+    for step in recipe.chain:
+        if getattr(registry.find("defenses", step.name), "trains", False) and step.name != _FEDERATED:
+            given = {**params, "defense": step.name, "params": step.params}
+            step = step.model_copy(update={"name": _FEDERATED, "params": given})
+        steps.append(step)
+    if not any(step.name == _FEDERATED for step in steps):
+        raise UserError(f"recipe {recipe.name!r}: none of its steps trains, so there is nothing to do at clients")
+    return recipe.model_copy(update={"defense": "", "params": {}, "steps": tuple(steps)})
 
 
 def _step_faults(raw: Mapping[str, Any]) -> list[str]:

@@ -148,11 +148,12 @@ def learn_alone(
     if pull is not None:
         optimizer.register_step_pre_hook(lambda *_: pull(optimizer))
     done = []
-    for epoch in epochs:
-        loop.checkpoint.state.epoch = epoch
-        key = zlib.crc32(f"{seed}|{stage.name}|{epoch}".encode())
-        with seeded(key, target.device):
-            done.append(loop.learn(stage, optimizer, key))
+    with freezing(target.module, frozen_names(target.module, schedule.freeze, target.classes)):
+        for epoch in epochs:
+            loop.checkpoint.state.epoch = epoch
+            key = zlib.crc32(f"{seed}|{stage.name}|{epoch}".encode())
+            with seeded(key, target.device):
+                done.append(loop.learn(stage, optimizer, key))
     return Learnt(sum(one.loss for one in done) / len(done), done[-1].lr, sum(one.passes for one in done))
 
 

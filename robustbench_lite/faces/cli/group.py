@@ -22,6 +22,7 @@ from robustbench_lite.faces.cli.doctor import doctor
 from robustbench_lite.faces.cli.evaluate import evaluate
 from robustbench_lite.faces.cli.explain import explain
 from robustbench_lite.faces.cli.export import export
+from robustbench_lite.faces.cli.federate import federate
 from robustbench_lite.faces.cli.harden import harden
 from robustbench_lite.faces.cli.init import init
 from robustbench_lite.faces.cli.list import list_
@@ -93,7 +94,8 @@ def main(debug: bool) -> None:  # noqa: D103 - _HELP says it
 
 
 _COMMANDS = (
-    *(demo, evaluate, explain, doctor, calibrate, harden, tune, export, report, compare, attest),
+    *(demo, evaluate, explain, doctor, calibrate, harden, federate, tune),
+    *(export, report, compare, attest),
     *(list_, init, cache, completion),
 )
 for _command in _COMMANDS:

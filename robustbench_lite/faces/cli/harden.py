@@ -26,12 +26,14 @@ from robustbench_lite.faces.cli.options import (
     model_options,
     quiet_option,
     run_options,
+    together,
 )
 
 if TYPE_CHECKING:
     from robustbench_lite.data.dataset import Data
     from robustbench_lite.faces.tensorboard import Board
     from robustbench_lite.hardening.pipeline import Hardened
+    from robustbench_lite.hardening.recipe import Recipe
     from robustbench_lite.model.target import Target
     from robustbench_lite.results.scorecard import Scorecard
 
@@ -41,12 +43,34 @@ _NOT_REPEATED = ("out", "tensorboard", "json_path", "resume", "quiet")
 _WIDTH = 80
 
 
+training_options = together(
+    click.option("--threat", "threats", multiple=True, metavar="T", help="'Linf 8/255', ...  [default: the recipe's]"),
+    click.option("--out", required=True, metavar="DIR", help="Folder for the hardened model; new or empty."),
+    click.option("--suite", metavar="S", help="Evaluates before and after.  [default: the recipe's]"),
+    click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Instead of the recipe's."),
+    click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Instead of the recipe's."),
+    click.option(
+        "--freeze",
+        multiple=True,
+        metavar="P",
+        help="Parameters that stay: 'features.*'; 'backbone': all but the head.",
+    ),
+    click.option("--limit-train", type=click.IntRange(min=1), metavar="N", help="Learn from N samples only."),
+    click.option(
+        "--gate", "demands", multiple=True, metavar="G", help="'NAME >= X' or 'NAME <= X' on a measure afterwards."
+    ),
+    click.option("--tensorboard", metavar="DIR", help="Write each epoch's numbers for TensorBoard (an extra)."),
+    json_option("Verdict, numbers and files"),
+    click.option("--resume", is_flag=True, help="Go on with the unfinished run in DIR."),
+    quiet_option,
+)
+
+
 @click.command()
 @click.argument("model")
 @model_options
 @data_options
 @run_options
-@click.option("--threat", "threats", multiple=True, metavar="T", help="'Linf 8/255', ...  [default: the recipe's]")
 @click.option(
     "--recipe",
     "recipes",
@@ -55,49 +79,35 @@ _WIDTH = 80
     metavar="R",
     help="Name, or a TOML file. Several, as a,b,c, are run from the same start and ranked.  [default: pgd_training]",
 )
-@click.option("--out", required=True, metavar="DIR", help="Folder for the hardened model; new or empty.")
-@click.option("--suite", metavar="S", help="Evaluates before and after.  [default: the recipe's]")
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Instead of the recipe's.")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Instead of the recipe's.")
-@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Instead of the recipe's.")
-@click.option(
-    "--freeze",
-    multiple=True,
-    metavar="P",
-    help="Parameters that stay: 'features.*'; 'backbone': all but the head.",
-)
-@click.option("--limit-train", type=click.IntRange(min=1), metavar="N", help="Learn from N samples, drawn by class.")
 @click.option("--earlier", metavar="D", help="What MODEL learnt before: a folder with its memory, or data by name.")
 @click.option(
     "--remember", type=click.IntRange(min=0), metavar="N", help="Keep N samples with the model, to rehearse later."
 )
-@click.option(
-    "--gate", "demands", multiple=True, metavar="G", help="'NAME >= X' or 'NAME <= X' on a measure afterwards."
-)
-@click.option("--tensorboard", metavar="DIR", help="Write each epoch's numbers for TensorBoard (an extra).")
-@json_option("Verdict, numbers and files")
-@click.option("--resume", is_flag=True, help="Go on with the unfinished run in DIR.")
-@quiet_option
-def harden(model: str, out: str, recipes: tuple[str, ...], quiet: bool, **given: Any) -> None:
+@training_options
+def harden(model: str, recipes: tuple[str, ...], **given: Any) -> None:
     """Train MODEL to withstand an adversary.
 
     With --weights it is fine-tuned from there, without from scratch. DIR then works as a MODEL of 'rblite evaluate';
     of several recipes each has a folder of its own in it.
     """
-    threats = given["threats"]
+    run(model, [name for given_name in recipes for name in _apart(given_name)], given)
+
+
+def run(model: str, recipes: Sequence[str | Recipe], given: dict[str, Any]) -> None:
+    """Harden a model by one recipe or several, as the options say, and tell what came of it."""
+    threats, out, quiet = given["threats"], given["out"], given["quiet"]
     if len(threats) > 1:
         raise UserError(f"{len(threats)} threat models were given: a recipe hardens against one")
-    names = [name for given_name in recipes for name in _apart(given_name)]
     target, data, test_data = _loaded(model, given)
-    asked = {name: given[name] for name in _PASSED_ON}
+    asked = {name: given.get(name) for name in _PASSED_ON}
     asked |= {"threat": threats[0] if threats else None, "out": out, "test_data": test_data}
     asked |= {"freeze": given["freeze"] or None}
-    asked |= {"earlier": given["earlier"] or _memory_of(model), "gates": demanded(given["demands"])}
+    asked |= {"earlier": given.get("earlier") or _memory_of(model), "gates": demanded(given["demands"])}
     signals.raise_interrupts()
     again = (*output.command_line(*_NOT_REPEATED), "--out", f"{Path(out)}-again")
     with _telling(given, quiet, again) as telling, output.kept_in(out, "the same command with --resume"):
-        run = _one if len(names) == 1 else _several
-        run(target, data, names, asked, telling)
+        (_one if len(recipes) == 1 else _several)(target, data, recipes, asked, telling)
 
 
 def _loaded(model: str, given: dict[str, Any]) -> tuple[Target, Data, Data]:
@@ -169,7 +179,7 @@ def _telling(given: dict[str, Any], quiet: bool, again: tuple[str, ...]) -> Iter
         yield _Telling(quiet=quiet, board=made, data=data_words(given), json_path=given["json_path"], again=again)
 
 
-def _one(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, Any], telling: _Telling) -> None:
+def _one(target: Target, data: Data, recipes: Sequence[str | Recipe], asked: dict[str, Any], telling: _Telling) -> None:
     from robustbench_lite.hardening import pipeline as hardening
 
     with telling.listeners() as listeners:
@@ -195,7 +205,9 @@ def _one(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, An
         sys.exit(output.EXIT[hardened.after.verdict])
 
 
-def _several(target: Target, data: Data, recipes: Sequence[str], asked: dict[str, Any], telling: _Telling) -> None:
+def _several(
+    target: Target, data: Data, recipes: Sequence[str | Recipe], asked: dict[str, Any], telling: _Telling
+) -> None:
     from robustbench_lite.hardening.several import BEFORE, RANKING_FILE, harden_all
 
     with telling.listeners() as listeners:

@@ -44,7 +44,7 @@ class Classes(click.ParamType[Any]):
         return tuple(name for name in names if name)
 
 
-def _together(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
+def together(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
     """One decorator for several options."""
 
     def add(command: _Command) -> _Command:
@@ -55,7 +55,7 @@ def _together(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
     return add
 
 
-model_options = _together(
+model_options = together(
     click.option(
         "--weights", metavar="FILE", help="State dict for MODEL; of torchvision:NAME also a name in torch's cache."
     ),
@@ -82,20 +82,20 @@ def _source_option(required: bool) -> Callable[[Any], Any]:
     )
 
 
-_reading_options = _together(
+_reading_options = together(
     click.option("--data-root", metavar="DIR", help="Where torchvision's data sets lie."),
     click.option("--download", is_flag=True, help="Download the data set where it is missing."),
     click.option("--resize", metavar="N|HxW", help="Resize to a shorter side of N, or to HxW, with antialiasing."),
     click.option("--crop", metavar="N|HxW", help="Then keep the centre of so many pixels."),
     click.option("--label-map", metavar="M", help="Labels as the model numbers them: '0=3,1=5', 'cat=3', or a file."),
 )
-data_options = _together(_source_option(True), _reading_options)
-known_data_options = _together(_source_option(False), _reading_options)
+data_options = together(_source_option(True), _reading_options)
+known_data_options = together(_source_option(False), _reading_options)
 """As `data_options`, where something else may name the data."""
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="Seed."
 )
-run_options = _together(
+run_options = together(
     click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Evaluate N samples, drawn by class."),
     seed_option,
 )

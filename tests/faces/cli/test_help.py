@@ -27,6 +27,7 @@ COMMANDS = [
         "doctor",
         "calibrate",
         "harden",
+        "federate",
         "tune",
         "export",
         "report",

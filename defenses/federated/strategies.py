@@ -1,0 +1,182 @@
+"""How the clients' weights are put together: Flower's strategies, by name, watched."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+from flwr.serverapp import strategy as flower
+from flwr.serverapp.strategy import Strategy
+from flwr.supercore.privacy_accounting import NeighboringRelation, PrivacyConfig, SamplingMethod
+from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
+
+from robustbench_lite.core.errors import UserError, unknown
+
+STRATEGIES: dict[str, type[Strategy]] = {
+    "fedavg": flower.FedAvg,
+    "fedprox": flower.FedProx,
+    "fedadam": flower.FedAdam,
+    "fedmedian": flower.FedMedian,
+    "trimmed_mean": flower.FedTrimmedAvg,
+    "krum": flower.Krum,
+    "multi_krum": flower.MultiKrum,
+}
+
+_MOMENTS = ("m_t", "v_t")  # what a strategy carries from round to round
+
+
+@dataclass(frozen=True, kw_only=True)
+class Privacy:
+    """Client-level differential privacy: each update is clipped, and noise added to their mean."""
+
+    noise: float
+    """Standard deviation of the noise, as a multiple of what one client can change."""
+    clip: float
+    """Largest L2 norm of an update."""
+    clients: int
+    delta: float
+
+
+@dataclass(kw_only=True)
+class Watch:
+    """What is seen of the rounds so far."""
+
+    quorum: int
+    """Answers below which a round is worth nothing."""
+    sent: int = 0
+    """Bytes of weights that went to the clients."""
+    received: int = 0
+    """Bytes of weights that came back."""
+    faults: dict[str, list[int]] = field(default_factory=dict)
+    """What went wrong with answers, with the clients' numbers or, where there was no answer, the rounds."""
+    answers: list[Mapping[str, Any]] = field(default_factory=list)
+    """Of the last round, what the clients told of themselves."""
+    against: dict[int, list[float]] = field(default_factory=dict)
+    """By client, the cosine of each of its updates with the mean of the others'."""
+
+    def note(self, what: str, number: int) -> None:
+        """Remember a fault."""
+        self.faults.setdefault(what, []).append(number)
+
+    def checked(self, number: int, asked: int, before: ArrayRecord, replies: Iterable[Message]) -> list[Message]:
+        """Leave out answers that are none and weights that aren't finite; the others in the order of the clients.
+
+        Raises
+        ------
+        UserError
+            Where fewer are left than the quorum.
+        """
+        replies = list(replies)
+        good = []
+        for _ in range(asked - len(replies)):
+            self.note("no answer", number)
+        for reply in replies:
+            if reply.has_error():
+                self.note("no answer", number)
+                continue
+            told = dict(reply.content["metrics"])
+            self.received += _size(reply.content["arrays"])
+            if all(np.isfinite(one).all() for one in reply.content["arrays"].to_numpy_ndarrays()):
+                good.append((told, reply))
+            else:
+                self.note("weights that are not finite", int(told["client"]))
+        if len(good) < self.quorum:
+            raise UserError(
+                f"round {number}: {len(good)} of {asked} clients gave weights that can be used, and at least "
+                f"{self.quorum} are needed; the same command with --resume tries again"
+            )
+        good.sort(key=lambda pair: int(pair[0]["client"]))
+        self.answers = [told for told, _ in good]
+        self._compare(before, good)
+        return [reply for _, reply in good]
+
+    def _compare(self, before: ArrayRecord, good: list[tuple[dict[str, Any], Message]]) -> None:
+        start = _flat(before)
+        updates = np.stack([_flat(reply.content["arrays"]) - start for _, reply in good])
+        total = updates.sum(0)
+        for (told, _), update in zip(good, updates, strict=True):
+            others = total - update
+            scale = np.linalg.norm(update) * np.linalg.norm(others)
+            self.against.setdefault(int(told["client"]), []).append(float(update @ others / scale) if scale else 0.0)
+
+
+def make(name: str, params: Mapping[str, Any], clients: int, watch: Watch, privacy: Privacy | None) -> Strategy:
+    """Make a strategy that tells a watch of every round.
+
+    Raises
+    ------
+    UserError
+        For an unknown name, and parameters that the strategy doesn't take.
+    """
+    if name not in STRATEGIES:
+        raise UserError(unknown("strategy", name, STRATEGIES))
+    counts = {"min_train_nodes": watch.quorum, "min_available_nodes": watch.quorum, "fraction_evaluate": 0.0}
+    weight = "one" if privacy else "num-examples"
+    try:
+        if privacy is None:
+            return _watched(STRATEGIES[name], watch)(**counts, weighted_by_key=weight, **params)
+        inner = STRATEGIES[name](**counts, weighted_by_key=weight, **params)
+    except (TypeError, ValueError) as fault:
+        theirs = STRATEGIES[name].__name__
+        raise UserError(f"strategy {name}: {fault}; its parameters are those of Flower's {theirs}") from None
+    config = PrivacyConfig(
+        target_delta=privacy.delta,
+        population_size=clients,
+        neighboring_relation=NeighboringRelation.REPLACE_ONE,
+        sampling_method=SamplingMethod.NO_AMPLIFICATION,
+    )
+    noisy = _watched(flower.DifferentialPrivacyServerSideFixedClipping, watch)
+    return noisy(inner, privacy.noise, privacy.clip, clients, accountant=RdpAccountant(config))
+
+
+def state(strategy: Strategy) -> dict[str, Any]:
+    """What a strategy needs to go on after a kill."""
+    inner = getattr(strategy, "strategy", strategy)
+    found = {name: getattr(inner, name) for name in _MOMENTS if getattr(inner, name, None)}
+    accountant = getattr(strategy, "accountant", None)
+    return {"moments": found, "privacy": accountant.state_dict() if accountant else None}
+
+
+def restore(strategy: Strategy, kept: Mapping[str, Any]) -> None:
+    """Go on from what `state` gave."""
+    inner = getattr(strategy, "strategy", strategy)
+    for name, value in kept["moments"].items():
+        setattr(inner, name, value)
+    if kept["privacy"]:
+        strategy.accountant.load_state_dict(kept["privacy"])
+
+
+def _watched(kind: type[Strategy], watch: Watch) -> Callable[..., Strategy]:
+    class Watched(kind):  # type: ignore[misc]
+        _before: ArrayRecord
+        _asked: int
+
+        def configure_train(
+            self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+        ) -> Iterable[Message]:
+            random.seed(int(config["epoch"]))  # Flower draws who takes part, where not all do
+            messages = list(super().configure_train(server_round, arrays, config, grid))
+            self._before, self._asked = arrays, len(messages)
+            watch.sent += len(messages) * _size(arrays)
+            self._epoch = int(config["epoch"])
+            return messages
+
+        def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
+            return super().aggregate_train(
+                server_round, watch.checked(self._epoch + 1, self._asked, self._before, replies)
+            )
+
+    return Watched
+
+
+def _size(arrays: ArrayRecord) -> int:
+    return sum(one.nbytes for one in arrays.to_numpy_ndarrays())
+
+
+def _flat(arrays: ArrayRecord) -> np.ndarray:
+    return np.concatenate([one.ravel() for one in arrays.to_numpy_ndarrays()])
