@@ -43,7 +43,7 @@ check: lint types test  ## the contract: lint, types and test; green before anyt
 # An extra that is large, or that needs other versions than constraints.txt pins, is tested in an environment
 # of its own: make test-mlflow, for one, installs '.[mlflow]' there and runs tests/extras/test_mlflow.py.
 test-%: .venv-%/installed
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv-$*/bin/pytest tests/extras/test_$*.py
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv-$*/bin/pytest -W ignore::ResourceWarning tests/extras/test_$*.py
 
 .venv-%/installed: pyproject.toml
 	@$(PYTHON) -m venv --clear .venv-$*

@@ -44,7 +44,7 @@ def network() -> nn.Module:
 
 def recipe(schedule: dict[str, Any] | None = None, **params: Any) -> Recipe:
     given = {"defense": "standard", "params": {}, "clients": 3, "alpha": 10.0} | params
-    plain = {"epochs": 3, "batch_size": 32, "lr": 0.05, "held_out": 0.2}
+    plain = {"epochs": 3, "batch_size": 16, "lr": 0.2, "held_out": 0.2}
     return Recipe.model_validate(
         {
             "threat": "Linf 0.05",
