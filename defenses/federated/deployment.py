@@ -115,7 +115,6 @@ def _serve(grid: Grid, node: Node) -> None:
     outcome: Outcome | str
     try:
         checkpoint = Checkpoint.open(folder, fingerprint, resume=True)
-        _wait(grid, step.clients, step.timeout)
         made = step.serve(grid, artifact, dataclasses.replace(context, checkpoint=checkpoint))
         outcome = Outcome(made, tuple(checkpoint.log))
     except Exception as fault:
@@ -123,15 +122,6 @@ def _serve(grid: Grid, node: Node) -> None:
     part = app / f"{_OUTCOME}.part"
     part.write_bytes(packed(outcome, all_users_modules()))
     part.replace(app / _OUTCOME)
-
-
-def _wait(grid: Grid, clients: int, seconds: float) -> None:
-    """Wait until the clients are there."""
-    until = time.monotonic() + seconds
-    while (there := len(list(grid.get_node_ids()))) < clients:
-        if time.monotonic() > until:
-            raise UserError(f"{there} of {clients} SuperNodes are connected after {seconds:g} s; start the others")
-        time.sleep(_EVERY)
 
 
 @lru_cache(maxsize=1)

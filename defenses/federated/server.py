@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,23 @@ from robustbench_lite.model.target import Target
 from robustbench_lite.results.scorecard import Interval, Measured
 
 _AWAY = -0.25  # mean cosine; honest clients with other classes are near right angles to one another
+_EVERY = 0.2  # seconds between two looks for clients
 _LISTED = 20  # clients whose own accuracies are told, each by itself
+
+
+def wait(grid: Grid, clients: int, seconds: float) -> None:
+    """Wait until all clients are there: those who come late would miss the first round.
+
+    Raises
+    ------
+    UserError
+        Where they aren't after so many seconds.
+    """
+    until = time.monotonic() + seconds
+    while (there := len(list(grid.get_node_ids()))) < clients:
+        if time.monotonic() > until:
+            raise UserError(f"{there} of {clients} clients are connected after {seconds:g} s; start the others")
+        time.sleep(_EVERY)
 
 
 class Rounds:
@@ -140,7 +157,7 @@ def measures(
             value=privacy[0],
             unit="epsilon",
             better="lower",
-            definition=f"client-level differential privacy at delta {privacy[1]:g}, by Renyi accounting (Mironov 2017)",
+            definition=f"privacy of clients (one more or less) at delta {privacy[1]:g}, by Renyi accounting",
         )
     for kind in ("clean", "robust") if found else ():
         worst = min(found, key=lambda one, kind=kind: one[kind] / one["total"])  # type: ignore[misc]

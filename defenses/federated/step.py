@@ -137,13 +137,14 @@ class Federated(Step):
             liars=dict.fromkeys(range(self.liars), self.lie),
         )
         file = None if folder is None else folder / STATE_FILE
+        server.wait(grid, clients, self.timeout)
         rounds = server.Rounds(grid, strategy, watch, order, self.timeout, file)
         # The mean over the clients stands in the place of the mean over the steps, of which the server does none.
         schedule = schedule.model_copy(update={"average": 0.0})
         defense: Defense = registry.build("defenses", self.defense, self.params)
         made = train_step(defense, artifact, dataclasses.replace(context, schedule=schedule, learn=rounds))
         record = made.records[-1]
-        spent = None if privacy is None else (strategy.privacy_spent.epsilon, privacy.delta)
+        spent = None if privacy is None else (strategy.privacy_spent().epsilon, privacy.delta)
         unlike = heterogeneity([one.labels for one in parts]) if parts else None
         numbers = server.measures(watch, rounds.everywhere(made.target), unlike, spent)
         record = dataclasses.replace(

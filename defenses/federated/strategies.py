@@ -127,7 +127,7 @@ def make(name: str, params: Mapping[str, Any], clients: int, watch: Watch, priva
     config = PrivacyConfig(
         target_delta=privacy.delta,
         population_size=clients,
-        neighboring_relation=NeighboringRelation.REPLACE_ONE,
+        neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
         sampling_method=SamplingMethod.NO_AMPLIFICATION,
     )
     noisy = _watched(flower.DifferentialPrivacyServerSideFixedClipping, watch)
