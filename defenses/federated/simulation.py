@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import tempfile
@@ -50,7 +49,6 @@ def simulate(serve: Callable[[Grid], None], target: Target, parts: Sequence[Data
         def provide(node: Node, share: float, seed: int) -> Client:
             return stored(folder, int(node.node_config["partition-id"]), share, seed)
 
-        logging.getLogger("flwr").setLevel(logging.ERROR)
         run_simulation(
             server,
             client_app(provide),
@@ -79,3 +77,4 @@ def stored(folder: str, number: int, share: float, seed: int) -> Client:
 
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # nothing is sent to anyone without being asked
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do in future; else it warns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -113,6 +114,7 @@ def make(name: str, params: Mapping[str, Any], clients: int, watch: Watch, priva
     UserError
         For an unknown name, and parameters that the strategy doesn't take.
     """
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # it tells of every message
     if name not in STRATEGIES:
         raise UserError(unknown("strategy", name, STRATEGIES))
     counts = {"min_train_nodes": watch.quorum, "min_available_nodes": watch.quorum, "fraction_evaluate": 0.0}
