@@ -10,6 +10,7 @@ model's code and the data are their own, as each SuperNode's ``--node-config`` n
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pickle
 import shutil
@@ -80,21 +81,32 @@ def deployed(step: Federated, artifact: Artifact, context: Context) -> Artifact:
     quiet = dataclasses.replace(context, train=train_step, on_progress=None, checkpoint=Checkpoint())
     job = (step, artifact, quiet, folder.resolve(), context.checkpoint.fingerprint)
     (app / _JOB).write_bytes(packed(job, all_users_modules()))
-    flwr = str(Path(sys.executable).with_name("flwr"))
-    command = [flwr, "run", str(app), step.superlink, "--run-config", f'job="{app}"', "--format", "json"]
-    started = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    if '"success": true' not in started.stdout:
-        told = " ".join((started.stdout + started.stderr).split())
-        raise UserError(f"Flower takes no run on {step.superlink!r}: {told[-400:]}")
-    while not (app / _OUTCOME).is_file():
-        time.sleep(_EVERY)
-    outcome = pickle.loads((app / _OUTCOME).read_bytes())
-    shutil.rmtree(app)
+    try:
+        _submit(app, step.superlink)
+        while not (app / _OUTCOME).is_file():
+            time.sleep(_EVERY)
+        outcome = pickle.loads((app / _OUTCOME).read_bytes())
+    finally:
+        shutil.rmtree(app)
     if isinstance(outcome, str):
         raise UserError(outcome)
     context.checkpoint.log[:] = outcome.log
     made: Artifact = outcome.artifact
     return made
+
+
+def _submit(app: Path, superlink: str) -> None:
+    """Hand the app to the SuperLink."""
+    flwr = str(Path(sys.executable).with_name("flwr"))
+    command = [flwr, "run", str(app), superlink, "--run-config", f'job="{app}"', "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        answer = {"success": False, "error-message": done.stdout + done.stderr}
+    if not answer.get("success"):
+        told = str(answer.get("error-message")).strip().splitlines()
+        raise UserError(f"Flower takes no run on {superlink!r}: {told[-1] if told else 'it tells no reason'}")
 
 
 @dataclasses.dataclass(frozen=True)
