@@ -29,7 +29,7 @@ NARROWER = {
 
 CATALOGUE = {
     "attacks": {"core", "results", "model", "data", "attacking"},
-    "defenses": {"core", "results", "model", "data", "attacking", "hardening"},
+    "defenses": {"core", "workers", "results", "model", "data", "attacking", "hardening"},
     "reports": {"core", "results"},
 }
 """What the rooms of the catalogue may import. The machine imports none of them, nor they one another: they are found by
