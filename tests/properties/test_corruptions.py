@@ -1,34 +1,44 @@
-"""Damaged files: of 500 random corruptions none is served as what it was not, and none ends in a traceback."""
+"""Damaged files: of random corruptions none is served as what it was not, and none ends in a traceback.
+
+Each kind of file is damaged a hundred times; with ROBUSTBENCH_LITE_THOROUGH=1 five hundred times.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
-from robustbench_lite import evaluate
+from robustbench_lite import Scorecard, evaluate
 from robustbench_lite.attacking.journal import Entry, Journal
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.evaluating import corpus
 from robustbench_lite.evaluating.cache import Slot
+from robustbench_lite.faces.cli.group import main
+from robustbench_lite.results import baseline
 
 THREAT = "Linf 0.3"
-EACH = 100
-"""Corruptions of each kind of file; five kinds."""
+THOROUGH = os.environ.get("ROBUSTBENCH_LITE_THOROUGH") == "1"
+EACH = 500 if THOROUGH else 100
+"""Corruptions of each kind of file."""
 
 
-def corruptions(content: bytes, seed: int) -> Iterator[bytes]:
+def corruptions(content: bytes, seed: int, number: int = EACH) -> Iterator[bytes]:
     """What a bad disk, a bad cable or a careless hand makes of a file; never what it was."""
     dice = random.Random(seed)
     count = 0
-    while count < EACH:
+    while count < number:
         at = dice.randrange(len(content))
         end = min(len(content), at + dice.choice((1, 1, 1, 8, 512)))
         flipped = bytes([content[at] ^ 1 << dice.randrange(8)])
@@ -153,3 +163,138 @@ def test_a_corpus_of_before_there_were_checksums_is_read(kept: Path, tmp_path: P
         np.savez_compressed(tmp_path / path.name, keys=stored["keys"], x=stored["x"])
     threat = ThreatModel.parse(THREAT)
     assert corpus.load(tmp_path, threat).keys() == corpus.load(kept / "corpus", threat).keys()
+
+
+# Cards
+
+
+@pytest.fixture
+def card(make_card: Any) -> Scorecard:
+    made: Scorecard = make_card(samples=20, breaks={"pgd": 0.4, "square": 0.2})
+    return made
+
+
+@pytest.mark.parametrize("kind", ["card", "baseline"])
+def test_a_damaged_card_is_refused_or_says_what_it_said(kind: str, card: Scorecard, tmp_path: Path) -> None:
+    path = card.save(tmp_path / "main.json") if kind == "card" else baseline.save(card, tmp_path, "main")
+    content, right = path.read_bytes(), Scorecard.load(path)
+    refused = 0
+    for made in corruptions(content, 4):
+        path.write_bytes(made)
+        try:
+            found = Scorecard.load(path) if kind == "card" else baseline.load(tmp_path, "main")
+        except UserError:
+            refused += 1
+        else:
+            assert found == right, made
+    assert refused > EACH / 2
+
+
+def test_damaged_witnesses_are_refused_or_hold_what_they_held(kept: Path, tmp_path: Path) -> None:
+    for name in ("scorecard.json", "scorecard.witnesses.npz"):
+        shutil.copy(answer(kept) / name, tmp_path)
+    path = tmp_path / "scorecard.witnesses.npz"
+    right = Scorecard.load(tmp_path / "scorecard.json").witnesses
+    assert right is not None
+    for made in corruptions(path.read_bytes(), 5):
+        path.write_bytes(made)
+        try:
+            found = Scorecard.load(tmp_path / "scorecard.json").witnesses
+        except UserError:
+            continue
+        assert found is not None
+        assert all(np.array_equal(getattr(found, name), getattr(right, name)) for name in vars(right))
+
+
+def test_commands_say_of_a_damaged_card_what_is_wrong_with_it(
+    card: Scorecard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = card.save("card.json")
+    card.save("whole.json")
+    content = path.read_bytes()
+    said = {}
+    for name, words in {"report": ("card.json",), "compare": ("whole.json", "card.json")}.items():
+        right = CliRunner().invoke(main, [name, *words])
+        assert right.exit_code == 0, right.output
+        said[name, *words] = right.output
+    for made in corruptions(content, 6, EACH // 10):
+        path.write_bytes(made)
+        for words, right in said.items():
+            found = CliRunner().invoke(main, words)
+            assert "Traceback" not in found.output
+            assert (found.exit_code, found.output) == (0, right) or (
+                found.exit_code == 2 and "card.json" in found.output
+            ), found.output
+
+
+def test_a_card_in_another_layout_is_the_same_one_and_one_without_a_checksum_is_read(
+    card: Scorecard, tmp_path: Path
+) -> None:
+    path = card.save(tmp_path / "card.json")
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps(written, indent=4, sort_keys=True))
+    assert Scorecard.load(path) == card
+    del written["sha256"]
+    path.write_text(json.dumps(written | {"created": "2026-01-01T00:00:00+00:00"}))
+    assert Scorecard.load(path).created == "2026-01-01T00:00:00+00:00"
+    path.write_text(json.dumps(written | {"created": "2026-01-01T00:00:00+00:00", "sha256": "0" * 64}))
+    with pytest.raises(UserError, match="changed by hand: its sha256 is not that of its content"):
+        Scorecard.load(path)
+
+
+# A run that goes on from a damaged journal
+
+STOP = [0]
+"""Forward passes until the model gives up, as at Ctrl-C; 0 for never."""
+
+
+class Interrupted(nn.Module):
+    """A linear model that is interrupted once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.linear = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        STOP[0] -= 1
+        if STOP[0] == 0:
+            raise KeyboardInterrupt
+        out: torch.Tensor = self.linear(x.flatten(1))
+        return out
+
+
+def ask(cache: Path, stop: int = 0) -> Scorecard:
+    x = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    y = Interrupted()(x).argmax(1)
+    STOP[0] = stop
+    attack = {"attack": "pgd", "params": {"steps": 2, "restarts": 3}}
+    return evaluate(Interrupted(), (x, y), {"threats": ["Linf 0.06"], "attacks": [attack]}, cache=cache, batch_size=4)
+
+
+def moved(content: bytes) -> Iterator[bytes]:
+    """Whole lines lost, written twice, and in another order."""
+    lines = content.splitlines(keepends=True)
+    for at in range(len(lines)):
+        yield b"".join(lines[:at] + lines[at + 1 :])
+        yield b"".join(lines[: at + 1] + lines[at:])
+    yield b"".join(reversed(lines))
+
+
+def test_a_run_that_goes_on_from_a_damaged_journal_finds_the_same(tmp_path: Path) -> None:
+    right = ask(tmp_path / "whole")
+    forwards = -STOP[0]
+    assert ask(tmp_path / "cut", forwards).interrupted
+    [path] = (tmp_path / "cut").glob("*/*.jsonl")
+    content = path.read_bytes()
+    assert len(content.splitlines()) >= 3
+    made = [*moved(content), *corruptions(content, 7, 40)]
+    for damaged in made if THOROUGH else random.Random(0).sample(made, 4):
+        here = shutil.copytree(tmp_path / "cut", tmp_path / "again")
+        (here / path.relative_to(tmp_path / "cut")).write_bytes(damaged)
+        found = ask(here)
+        assert found.outcomes == right.outcomes, damaged
+        assert (found.verdict, found.passes) == (right.verdict, right.passes), damaged
+        shutil.rmtree(here)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from torch import nn
 
 from robustbench_lite import Scorecard, evaluate
@@ -29,6 +30,7 @@ from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.evaluating import corpus
 
 THREAT = "Linf 0.3"
+THOROUGH = os.environ.get("ROBUSTBENCH_LITE_THOROUGH") == "1"
 
 
 @dataclass
@@ -188,6 +190,54 @@ def test_cache_trouble_is_told_once_and_the_run_goes_on(tmp_path: Path, caplog: 
         f"cache folder {tmp_path / 'cache'} can't be written: No space left on device; "
         "the evaluation goes on without a cache"
     ]
+
+
+# Hardening
+
+MODEL = "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))\n"
+
+
+def harden(*more: str) -> Result:
+    from robustbench_lite.faces.cli.group import main
+
+    words = ("--data", "npz:data.npz", "--recipe", "standard", "--epochs", "1", "--suite", "suite.toml", "--out", "out")
+    return CliRunner().invoke(main, ["harden", "net.py:net", *words, "-q", *more])
+
+
+def after(folder: Path) -> Scorecard:
+    return Scorecard.load(folder / "out/after.json")
+
+
+def test_whenever_the_disk_fills_a_hardening_says_what_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Path("net.py").write_text(MODEL)
+    Path("suite.toml").write_text(f'threats = ["{THREAT}"]\n[[attacks]]\nattack = "fgsm"\n')
+    dice = np.random.default_rng(0)
+    np.savez("data.npz", x=dice.random((60, 1, 4, 4), np.float32), y=np.arange(60) % 3)
+    out = tmp_path / "out"
+    with disk(out) as whole:
+        done = harden()
+    assert done.exit_code == 0, done.output
+    right = after(tmp_path)
+    assert right.command
+    shutil.rmtree(out)
+    # The cards are written as the run goes, and once more with the command; `after.json` is the first then.
+    [_, again] = [at for at, one in enumerate(whole.done) if one.startswith(f"open {out}/.after.json")]
+    for place in range(len(whole.done)) if THOROUGH else (again // 2, again):
+        with disk(out, range(place, 10**6)):
+            done = harden()
+        assert "Traceback" not in done.output, whole.done[place]
+        assert "No space left on device" in done.output
+        if done.exit_code:  # it says that it can go on, and it can
+            assert place < again
+            assert done.exit_code == 2, done.output
+            done = harden("--resume")
+            assert done.exit_code == 0, done.output
+        elif place == again:
+            assert "out: the run is done and its scorecards are written" in done.output
+        assert after(tmp_path).outcomes == right.outcomes
+        shutil.rmtree(out)
 
 
 # Links

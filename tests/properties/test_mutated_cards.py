@@ -1,4 +1,7 @@
-"""One number of a scorecard changed: whatever follows from the rows is counted anew, and refused where it differs."""
+"""One number of a scorecard changed: whatever follows from the rows is counted anew, and refused where it differs.
+
+The checksum is taken off where that is tried: who changes a number on purpose can do so, too.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,13 @@ def leaves(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any,
         yield place, value
 
 
+def unsealed(path: Path) -> dict[str, Any]:
+    """What stands on a card, without its checksum."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    del found["sha256"]
+    return found
+
+
 def changed(card: dict[str, Any], place: tuple[Any, ...], value: Any) -> dict[str, Any]:
     made = copy.deepcopy(card)
     inner: Any = made
@@ -51,7 +61,7 @@ def others(value: Any) -> list[Any]:
 def test_every_number_that_can_be_counted_anew_is(make_card, tmp_path: Path) -> None:
     card = make_card(samples=20, breaks={"pgd": 0.4, "square": 0.2})
     path = card.save(tmp_path / "card.json")
-    written = json.loads(path.read_text())
+    written = unsealed(path)
     tried = 0
     for place, value in leaves(written):
         name = ".".join("*" if isinstance(key, int) else key for key in place)
@@ -68,10 +78,20 @@ def test_every_number_that_can_be_counted_anew_is(make_card, tmp_path: Path) -> 
     assert tried > 100
 
 
+def test_with_its_checksum_no_value_can_be_changed(make_card, tmp_path: Path) -> None:
+    path = make_card(samples=3, breaks={"pgd": 0.9}).save(tmp_path / "card.json")
+    written = json.loads(path.read_text())
+    for place, value in leaves(written):
+        for other in others(value) or [f"{value}."]:
+            path.write_text(json.dumps(changed(written, place, other)))
+            with pytest.raises(UserError):
+                Scorecard.load(path)
+
+
 def test_a_witness_out_of_its_ball_or_of_the_right_class_is_none(make_card, tmp_path: Path) -> None:
     card = make_card(samples=20, breaks={"pgd": 0.9})
     path = card.save(tmp_path / "card.json")
-    written = json.loads(path.read_text())
+    written = unsealed(path)
     [row, *_] = [place for place, one in enumerate(written["outcomes"]) if one["breaks"]]
     for key, value in (("distance", 0.31), ("prediction", written["outcomes"][row]["label"])):
         path.write_text(json.dumps(changed(written, ("outcomes", row, "breaks", 0, key), value)))
@@ -83,7 +103,7 @@ def test_of_a_damaged_card_no_number_contradicts_its_rows_and_none_ends_in_a_tra
     make_card, tmp_path: Path
 ) -> None:
     path = make_card(samples=12).save(tmp_path / "baseline.json")
-    content = path.read_bytes()
+    content = json.dumps(unsealed(path), indent=1).encode()
     dice = random.Random(0)
     for _ in range(100):
         at, size = dice.randrange(len(content)), dice.choice((1, 1, 8, 64))

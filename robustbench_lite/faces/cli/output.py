@@ -107,12 +107,21 @@ def command_line(*left_out: str) -> tuple[str, ...]:
 
 
 def keep_command(folder: Path, command: tuple[str, ...]) -> None:
-    """Put the command that made them on the scorecards in a folder, and in the folders of its recipes."""
+    """Put the command that made them on the scorecards in a folder, and in the folders of its recipes.
+
+    The run is done by then: a disk that is full now costs the command alone, and that is told.
+    """
     from robustbench_lite.results.scorecard import Scorecard
 
-    for path in sorted(folder.rglob("*.json")):
-        if re.match(r"(before|after|task)\b", path.name):
-            Scorecard.load(path).model_copy(update={"command": command}).save(path)
+    try:
+        for path in sorted(folder.rglob("*.json")):
+            if re.match(r"(before|after|task)\b", path.name):
+                Scorecard.load(path).model_copy(update={"command": command}).save(path)
+    except OSError as fault:
+        say(
+            f"{folder}: the run is done and its scorecards are written; the command that repeats it can't be put on "
+            f"them ({fault.strerror or fault})"
+        )
 
 
 def write_search(folder: Path, found: SearchResult, page: Path | None = None, title: str | None = None) -> Path:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import PrivateAttr, ValidationError
 
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError, faults
-from robustbench_lite.core.files import read_json, write_atomically
+from robustbench_lite.core.files import read_json, seal, write_atomically
 from robustbench_lite.core.suite import adversary
 from robustbench_lite.core.threat import NORMS, ThreatModel
 from robustbench_lite.results.scorecard.check import impossible
@@ -22,6 +24,12 @@ from robustbench_lite.results.scorecard.values import Interval
 from robustbench_lite.results.scorecard.witnesses import Witnesses, witness_path
 
 _FAULTS_SHOWN = 20
+_CHECKSUM = "sha256"
+
+
+def _checksum(content: Any) -> str:
+    """The checksum of a card's JSON, read: another layout or order of its keys doesn't change it."""
+    return seal(json.dumps(content, sort_keys=True).encode()).decode()
 
 
 class Scorecard(Contents):
@@ -118,7 +126,8 @@ class Scorecard(Contents):
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = self.model_dump_json(indent=1) + "\n"
+        text = self.model_dump_json(indent=1)
+        text = f'{text.removesuffix("}").rstrip()},\n "{_CHECKSUM}": "{_checksum(json.loads(text))}"\n}}\n'
         if self._witnesses is not None:
             self._witnesses.save(witness_path(path))
         else:
@@ -151,12 +160,18 @@ class Scorecard(Contents):
                 f"{path}: schema_version is {raw['schema_version']!r}, this version of robustbench_lite reads "
                 f"{SCHEMA_VERSION}; upgrade robustbench_lite to read it"
             )
+        told = raw.pop(_CHECKSUM, None)
         try:
             card = cls.model_validate(raw)
         except ValidationError as fault:
             raise UserError(f"{path}: not a valid scorecard\n{faults(fault)}") from None
         if wrong := list(impossible(card)):
             raise UserError("\n".join([f"{path}: not a valid scorecard", *wrong[:_FAULTS_SHOWN]]))
+        if told is not None and told != _checksum(raw):
+            raise UserError(
+                f"{path}: damaged, or changed by hand: its {_CHECKSUM} is not that of its content; evaluate again, or "
+                f"take a copy. What was changed on purpose is read without its line {_CHECKSUM!r}"
+            )
         if witness_path(path).is_file():
             card._witnesses = Witnesses.load(witness_path(path))
         return card

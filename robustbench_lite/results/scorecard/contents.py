@@ -62,6 +62,9 @@ class Contents(Frozen):
     """Words of the command line that made it, which repeats it in the same folder; none where Python or pytest did."""
     outcomes: tuple[Outcome, ...] = Field(repr=False)
     gallery: tuple[Example, ...] = Field(default=(), repr=False)
+    sha256: str | None = Field(default=None, exclude=True, repr=False)
+    """Checksum of all else in the file, whatever its layout: it stands in the file alone; None on a card of before
+    there was one."""
 
     @model_serializer(mode="wrap")
     def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
