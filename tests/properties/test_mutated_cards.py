@@ -88,6 +88,15 @@ def test_with_its_checksum_no_value_can_be_changed(make_card, tmp_path: Path) ->
                 Scorecard.load(path)
 
 
+def test_no_count_is_below_0(make_card, tmp_path: Path) -> None:
+    path = make_card(samples=6).save(tmp_path / "card.json")
+    written = unsealed(path)
+    for place in (("target", "parameters"), ("batch_size",), ("environment", "threads"), ("attacks", 0, "strange")):
+        path.write_text(json.dumps(changed(written, place, -7)))
+        with pytest.raises(UserError, match="is -7: expected 0 or more"):
+            Scorecard.load(path)
+
+
 def test_a_witness_out_of_its_ball_or_of_the_right_class_is_none(make_card, tmp_path: Path) -> None:
     card = make_card(samples=20, breaks={"pgd": 0.9})
     path = card.save(tmp_path / "card.json")

@@ -32,6 +32,7 @@ def impossible(card: Contents) -> Iterator[str]:
     yield from _attacks(card)
     yield from _rows(card)
     yield from _costs(card)
+    yield from _counts(card)
     yield from _audit(card)
     yield from _certified(card)
     for place, gate in enumerate(card.gates):
@@ -189,6 +190,8 @@ def _row(row: Outcome, eps: Mapping[str, float]) -> Iterator[str]:
 
 def _costs(card: Contents) -> Iterator[str]:
     spent = {"passes": card.passes, **{f"attacks.{place}.passes": one.passes for place, one in enumerate(card.attacks)}}
+    if card.checks is not None:
+        spent["checks"] = card.checks
     for key, passes in spent.items():
         if min(passes.forward, passes.backward) < 0:
             yield f"  {key}: is {passes.forward} forward and {passes.backward} backward: expected 0 or more"
@@ -196,6 +199,20 @@ def _costs(card: Contents) -> Iterator[str]:
     for key, taken in seconds.items():
         if not taken >= 0:
             yield f"  {key}: is {taken}: expected 0 or more"
+
+
+def _counts(card: Contents) -> Iterator[str]:
+    counts = {
+        "target.parameters": card.target.parameters,
+        "batch_size": card.batch_size,
+        "environment.threads": card.environment.threads,
+        **{f"data.shape.{at}": size for at, size in enumerate(card.data.shape)},
+        **{f"attacks.{at}.unconfirmed": one.unconfirmed for at, one in enumerate(card.attacks)},
+        **{f"attacks.{at}.strange": one.strange for at, one in enumerate(card.attacks)},
+    }
+    for key, count in counts.items():
+        if count < 0:
+            yield f"  {key}: is {count}: expected 0 or more"
 
 
 def _audit(card: Contents) -> Iterator[str]:
