@@ -198,7 +198,7 @@ def _image_folder(asked: Asked) -> Data:
     try:
         dataset = datasets.ImageFolder(folder, transform=transforms.ToTensor(), loader=_picture)
     except (OSError, ValueError) as fault:
-        raise UserError(f"{name}: {fault}; expected a folder of images for each class") from None
+        raise UserError(f"{name}: {str(fault).rstrip('.')}; expected a folder of images for each class") from None
     data = from_dataset(dataset, name, asked.reading)
     return replace(data, files=tuple(Path(path).relative_to(folder).as_posix() for path, _ in dataset.samples))
 

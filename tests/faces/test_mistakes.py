@@ -42,6 +42,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("empty.json", "empty.pt"):
         Path(name).touch()
     Path("text.pt").write_text("hello")
+    Path("other.json").write_text("[1]")
+    Path("folder").mkdir()
     x, y = np.random.default_rng(0).random((6, 1, 4, 4)).astype(np.float32), np.arange(6) % 3
     np.savez("ok.npz", x=x, y=y)
     np.savez("range.npz", x=x * 255, y=y)
@@ -49,6 +51,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.savez("short.npz", x=x, y=y[:4])
     np.savez("keys.npz", images=x, labels=y)
     np.savez("none.npz", x=x[:0], y=y[:0])
+    np.savez("below.npz", x=x, y=y - 1)
+    np.savez("halves.npz", x=x, y=y + 0.5)
+    np.savez("nan.npz", x=x * np.nan, y=y)
     return tmp_path
 
 
@@ -80,6 +85,16 @@ EVALUATE = "evaluate models.py:build --data npz:ok.npz --suite suite.toml"
         ("evaluate models.py:build --data npz:short.npz", "holds 6 samples and 4 labels"),
         ("evaluate models.py:build --data npz:keys.npz", "holds images, labels, not x and y"),
         ("evaluate models.py:build --data npz:none.npz", "holds no samples"),
+        ("evaluate models.py:build --data npz:below.npz", "(row 0 has label -1)"),
+        ("evaluate models.py:build --data npz:halves.npz", "labels hold fractions (row 0 has 0.5)"),
+        ("evaluate models.py:build --data npz:nan.npz", "NaN or infinity in"),
+        ("evaluate models.py:build --data npz:text.pt", "expected what numpy.savez writes"),
+        (
+            "evaluate models.py:build --data imagefolder:gone",
+            "no such folder; expected one that holds a folder of images",
+        ),
+        ("evaluate models.py:build --data imagefolder:folder", "in folder; expected a folder of images for each class"),
+        ("evaluate models.py:build --data imagfolder:folder", "did you mean imagefolder:folder?"),
         ("evaluate models.py:build --data cifar10", "nothing is downloaded unless you ask"),
         # what is asked
         (f"{EVALUATE} --threat 8/255", "expected 'NORM EPS"),
@@ -88,6 +103,10 @@ EVALUATE = "evaluate models.py:build --data npz:ok.npz --suite suite.toml"
         (f"{EVALUATE} --threat 'L3 0.1'", "expected one of Linf, L2, L1, L0"),
         (f"{EVALUATE} --min-robust-accuracy 30", "30.0 is not in the range 0<=x<=1"),
         (f"{EVALUATE} --gate 'speed > 3'", "expected 'NAME >= X' or 'NAME <= X'"),
+        (f"{EVALUATE} --limit -5", "-5 is not in the range x>=1"),
+        (f"{EVALUATE} --seed -1", "-1 is not in the range x>=0"),
+        (f"{EVALUATE} --min-robust-acuracy 0.3", "'--min-robust-accuracy'"),
+        (f"{EVALUATE} --normalize 0.5/0", "standard deviations above 0, one a channel"),
         (f"{EVALUATE} --strict", "--strict is about gates: give one"),
         (f"{EVALUATE} --normalize imagnet", "did you mean imagenet"),
         (f"{EVALUATE} --device gpu", "give cpu, cuda, cuda:1, ... or auto"),
@@ -99,7 +118,18 @@ EVALUATE = "evaluate models.py:build --data npz:ok.npz --suite suite.toml"
         ("report empty.json", "can't be read as JSON"),
         ("report suite.toml", "can't be read as JSON"),
         ("compare empty.json gone.json", "can't be read as JSON"),
+        ("report other.json", "(no schema_version); expected what 'rblite evaluate' wrote"),
+        ("report folder", "holds no before.json and after.json of 'rblite harden'"),
+        ("compare folder other.json", "folder: is a folder; expected a scorecard: name the file in it"),
+        ("explain other.json", "not a scorecard"),
+        ("attest folder", "folder: is a folder; expected a scorecard: name the file in it"),
         # other commands
+        ("tune models.py:build --data npz:ok.npz --recipe standard --out out", "Missing option '--space'"),
+        ("completion fishh", "'fishh' is not one of 'bash', 'zsh', 'fish'"),
+        ("export models.py:build --out out.onnx", "Missing option '--data'"),
+        ("init --ci githb", "'githb' is not one of 'github', 'gitlab', 'pre-commit'"),
+        ("harden models.py:build --data npz:ok.npz --recipe standard --out ok.npz", "can't be written"),
+        ("harden models.py:build --data npz:ok.npz --recipe standard,standard --out out", "is given twice"),
         ("evalute models.py:build", "Did you mean 'evaluate'?"),
         ("list atacks", "unknown kind 'atacks': did you mean attacks"),
         ("list attacks pgdd", "did you mean pgd"),

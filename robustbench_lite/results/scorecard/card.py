@@ -149,10 +149,12 @@ class Scorecard(Contents):
             raw = read_json(path)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; expected a scorecard written by 'rblite evaluate'") from None
+        except IsADirectoryError:
+            raise UserError(f"{path}: is a folder; expected a scorecard: name the file in it") from None
         except (OSError, ValueError) as fault:
             raise UserError(f"{path}: can't be read as JSON ({fault}); expected a scorecard") from None
         if not isinstance(raw, dict) or "schema_version" not in raw:
-            raise UserError(f"{path}: not a scorecard (no schema_version)")
+            raise UserError(f"{path}: not a scorecard (no schema_version); expected what 'rblite evaluate' wrote")
         if {"spec", "normalize"} <= raw.keys():
             raise UserError(f"{path}: is what a saved model's folder holds, not a scorecard; evaluate the folder first")
         if raw["schema_version"] != SCHEMA_VERSION:
