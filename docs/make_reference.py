@@ -42,7 +42,7 @@ def pages() -> dict[str, str]:
 
 def _commands() -> Iterator[str]:
     yield "# Commands\n"
-    yield "Every command with all its options; [the command line](../cli.md) tells how they go together.\n"
+    yield "Every command with all its options, beside `-h` and `--help`; [the command line](../cli.md) tells how they go together.\n"
     yield "## Exit codes\n"
     yield from ("```text", _exit_codes(), "```", "")
     for name, command in sorted(main.commands.items()):
@@ -51,7 +51,7 @@ def _commands() -> Iterator[str]:
         yield f"{_prose(command.help or '')}\n"
         usage = " ".join(command.collect_usage_pieces(context))
         yield f"```text\nrblite {name} {usage}\n```\n"
-        options = [one for one in command.get_params(context) if isinstance(one, click.Option) and one.name != "help"]
+        options = [one for one in command.params if isinstance(one, click.Option)]
         if not options:
             continue
         yield "| option | default | what it does |\n|---|---|---|"

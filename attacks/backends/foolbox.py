@@ -112,7 +112,9 @@ def _make(source: type, **params: Any) -> FoolboxAttack:
     if isinstance(given.get("init_attack"), str):  # so that a suite's file can name one
         given["init_attack"] = pick("foolbox", given["init_attack"], _classes(), _refused())()
     try:
-        source(**given)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "At the first initialisation", UserWarning)  # numba compiles it
+            source(**given)
     except Exception as fault:  # told now, where the suite is read; some are assertions
         raise UserError(f"foolbox refuses {given}: {type(fault).__name__}: {fault}") from fault
     return FoolboxAttack(source=source, given=given)
@@ -134,7 +136,8 @@ def _norms(source: type) -> tuple[str, ...]:
         return ("Linf", "L2")
     if "distance" in defaults(source):
         return NORMS
-    distance = source(**_strong(source, {})).distance
+    # Of most it stands on the class: to make one may take a minute, where numba compiles it.
+    distance = source.__dict__.get("distance") or source(**_strong(source, {})).distance
     return tuple(norm for norm, name in _DISTANCES.items() if distance is getattr(_library().distances, name))
 
 

@@ -66,7 +66,7 @@ def browse(chromium, folder, page, *options):
     base = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
     told = ["--enable-logging=stderr", "--dump-dom"]
     command = [*base, *told, *options, (folder / "page.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, timeout=180, check=True)
+    done = subprocess.run(command, capture_output=True, timeout=400, check=True)
     return done.stdout.decode("utf-8"), re.findall(r".*CONSOLE.*", done.stderr.decode("utf-8", "replace"))
 
 
