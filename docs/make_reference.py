@@ -42,7 +42,7 @@ def pages() -> dict[str, str]:
 
 def _commands() -> Iterator[str]:
     yield "# Commands\n"
-    yield "Every command with all its options, beside `-h` and `--help`; [the command line](../cli.md) tells how they go together.\n"
+    yield "Every command with its options beside `-h` and `--help`; see [the command line](../cli.md).\n"
     yield "## Exit codes\n"
     yield from ("```text", _exit_codes(), "```", "")
     for name, command in sorted(main.commands.items()):
