@@ -19,6 +19,7 @@ from robustbench_lite.data.dataset import Data
 from robustbench_lite.hardening.held_out import HeldOut
 from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.hardening.training import learn_alone
+from robustbench_lite.hardening.transfer import classes_of
 from robustbench_lite.model.target import Target
 
 Lie = Literal["label_flip", "sign_flip", "nan"]
@@ -128,7 +129,7 @@ def _reply(message: Message, content: dict[str, Any]) -> Message:
 
 
 def _flipped(client: Client) -> Data:
-    last = (client.target.classes or client.target.probe(client.data.fetch([0]))) - 1
+    last = classes_of(client.target, client.data) - 1
     return dataclasses.replace(client.data, labels=last - client.data.labels)
 
 

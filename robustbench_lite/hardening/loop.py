@@ -35,7 +35,7 @@ from robustbench_lite.hardening.interface import (
 from robustbench_lite.hardening.mixture import Dealt, Mixture
 from robustbench_lite.hardening.modifiers import Average, grown, make_optimizer, perturbed_weights, stay_zero
 from robustbench_lite.hardening.schedule import Schedule, learning_rate
-from robustbench_lite.hardening.transfer import train_mode
+from robustbench_lite.hardening.transfer import classes_of, train_mode
 
 _FIRST_EPOCHS = 3  # after which a network that learns at all is above chance
 
@@ -163,15 +163,15 @@ class Loop:
             learnt = self.elsewhere(stage, self.checkpoint.state.epoch)
             self._tell(stage, self.steps, learnt.loss)
             return learnt
+        if self.augment is None and (self.schedule.augment or self.schedule.label_smoothing):
+            classes = classes_of(stage.target, self.data.own)  # asked before the passes are counted
+            self.augment = Augment(self.schedule.augment, self.schedule.label_smoothing, classes)
         with counted(stage.target.module) as count:
             loss, lr = self._epoch(dataclasses.replace(stage, count=count), optimizer, key)
         return Learnt(loss, lr, count.total)
 
     def _epoch(self, stage: Stage, optimizer: torch.optim.Optimizer, key: int) -> tuple[float, float]:
         train_mode(stage.target.module)
-        if self.schedule.augment or self.schedule.label_smoothing:
-            classes = stage.target.classes or stage.target.probe(self.data.own.fetch([0]))
-            self.augment = Augment(self.schedule.augment, self.schedule.label_smoothing, classes)
         total, seen, lr, epoch = 0.0, 0, self.schedule.lr, self.checkpoint.state.epoch
         for step, dealt in enumerate(self.data.deal(self.schedule.batch_size, key)):
             done = (epoch * self.steps + step + 0.5) / (self.schedule.epochs * self.steps)

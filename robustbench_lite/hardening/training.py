@@ -30,7 +30,7 @@ from robustbench_lite.hardening.mixture import Mixture
 from robustbench_lite.hardening.modifiers import make_optimizer, stay_zero
 from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.hardening.schedule import learning_rate as learning_rate
-from robustbench_lite.hardening.transfer import freezing, frozen_names
+from robustbench_lite.hardening.transfer import classes_of, freezing, frozen_names
 from robustbench_lite.model.target import Target
 
 
@@ -106,8 +106,8 @@ def train(
     for name in defense.stages:
         stage = Stage(name=name, target=copy.deepcopy(target), trained=dict(trained), threat=threat, given=target)
         if f"{place}/{name}" not in checkpoint.done:
-            logits = target.classes or target.probe(loop.data.own.fetch([0]))
-            with freezing(stage.target.module, frozen_names(stage.target.module, schedule.freeze, logits)):
+            frozen = frozen_names(stage.target.module, schedule.freeze, classes_of(target, loop.data.own))
+            with freezing(stage.target.module, frozen):
                 loop.train(stage)
         trained[name] = _deployed(stage.target, checkpoint.done[f"{place}/{name}"].weights)
     log = tuple(line for line in checkpoint.log if line.step == place)
@@ -148,7 +148,7 @@ def learn_alone(
     if pull is not None:
         optimizer.register_step_pre_hook(lambda *_: pull(optimizer))
     done = []
-    with freezing(target.module, frozen_names(target.module, schedule.freeze, target.classes)):
+    with freezing(target.module, frozen_names(target.module, schedule.freeze, classes_of(target, data))):
         for epoch in epochs:
             loop.checkpoint.state.epoch = epoch
             key = zlib.crc32(f"{seed}|{stage.name}|{epoch}".encode())

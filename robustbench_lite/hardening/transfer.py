@@ -102,6 +102,11 @@ def _with_its_own_head(
         raise fault from None
 
 
+def classes_of(target: Target, data: Data) -> int:
+    """How many classes a target knows: as it says, or as one sample shows."""
+    return target.classes or target.probe(data.fetch([0]))
+
+
 def frozen_names(module: nn.Module, patterns: Sequence[str], logits: int | None) -> set[str]:
     """Names of the parameters that patterns freeze.
 

@@ -558,3 +558,12 @@ def test_what_pulls_at_the_gradients_is_asked_before_each_step() -> None:
 
     learn_alone(target, Plain(), schedule(weight_decay=0.0), THREAT, blobs(40), range(1), pull=hold)
     assert all(torch.equal(value, before[name]) for name, value in target.module.state_dict().items())
+
+
+def test_to_smooth_labels_costs_no_pass() -> None:
+    """How many classes there are is asked once, and not as a part of what is learnt."""
+    plain, smooth = (
+        train(network(), Plain(), schedule(label_smoothing=share), THREAT, blobs(40), blobs(10, seed=1)).log
+        for share in (0.0, 0.1)
+    )
+    assert [line.passes for line in smooth] == [line.passes for line in plain]
