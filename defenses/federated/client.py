@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.hardening.training import learn_alone
 from robustbench_lite.hardening.transfer import classes_of
 from robustbench_lite.model.target import Target
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # nothing is sent to anyone without being asked
 
 Lie = Literal["label_flip", "sign_flip", "nan"]
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pickle
 import shutil
 import subprocess
@@ -151,5 +150,3 @@ def _provide(node: Node, share: float, seed: int) -> Client:
 
 
 client = client_app(_provide)
-
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # nothing is sent to anyone without being asked

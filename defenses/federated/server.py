@@ -160,7 +160,7 @@ def measures(
             definition=f"privacy of clients (one more or less) at delta {privacy[1]:g}, by Renyi accounting",
         )
     for kind in ("clean", "robust") if found else ():
-        worst = min(found, key=lambda one, kind=kind: one[kind] / one["total"])  # type: ignore[misc]
+        worst = min(found, key=lambda one: one[kind] / one["total"])
         yield _share(f"worst_client_{kind}", kind, worst)
         for one in found if len(found) <= _LISTED else ():
             yield _share(f"client_{one['client']}_{kind}", kind, one)

@@ -76,5 +76,4 @@ def stored(folder: str, number: int, share: float, seed: int) -> Client:
     return Client(number, target, data, held_out)
 
 
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # nothing is sent to anyone without being asked
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do in future; else it warns

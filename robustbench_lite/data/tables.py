@@ -60,7 +60,7 @@ def read_table(path: Path, split: Split, column: str = "") -> Data:
     classes = _in_order(set(told))
     if len(classes) < 2:
         raise UserError(f"{name}: all rows have the {head[place]} {classes[0]!r}: expected two classes or more")
-    values = np.array([_numbers(line, row, head, place, name) for line, row in rows])
+    values = np.array([[*_numbers(line, row, head, place, name)] for line, row in rows])
     labels = np.array([classes.index(one) for one in told])
     train, test = from_arrays(values.astype(np.float32), labels, name).split(_TEST_SHARE, seed=0)
     scaled, cut = _scaled(values, train.index.numpy(), test.index.numpy())
@@ -110,12 +110,8 @@ def _label_place(head: Sequence[str], column: str, name: str) -> int:
     return next((head.index(one) for one in _LABELS if one in head), len(head) - 1)
 
 
-def _numbers(line: int, row: Sequence[str], head: Sequence[str], place: int, name: str) -> list[float]:
+def _numbers(line: int, row: Sequence[str], head: Sequence[str], place: int, name: str) -> Iterator[float]:
     """The features of a row."""
-    return list(_cells(line, row, head, place, name))
-
-
-def _cells(line: int, row: Sequence[str], head: Sequence[str], place: int, name: str) -> Iterator[float]:
     for number, cell in enumerate(row):
         if number == place:
             continue

@@ -9,7 +9,7 @@ from torch import nn
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.usercode import import_object, users_code
-from robustbench_lite.model.loading import keywords, load_target
+from robustbench_lite.model.loading import MADE_BY_NAME, keywords, load_target
 from robustbench_lite.model.target import Target, module_of
 from robustbench_lite.model.wrapping import bare, rewrapped, wrappers_of
 
@@ -23,7 +23,7 @@ def builder_arguments(target: Target) -> list[str] | None:
         For a target that was not made by a callable of one's own.
     """
     spec = target.spec or ""
-    if spec.partition(":")[0] in ("", "http", "https", "onnx", "timm", "torchvision"):
+    if spec.partition(":")[0] in ("", *MADE_BY_NAME):
         raise UserError(
             f"{target.name}: is made by no function with arguments; give the model as package.module:function or "
             "path/to/file.py:function"

@@ -33,6 +33,9 @@ _MODEL_FORMS = (
     "executorch:FILE, skops:FILE, http://HOST/v2/models/NAME, or a folder that harden wrote"
 )
 
+MADE_BY_NAME = ("executorch", "http", "https", "onnx", "skops", "timm", "torchvision")
+"""What may stand before the colon of a model that no callable of the user's makes, so that it takes no arguments."""
+
 
 def load_target(
     spec: str,
@@ -181,7 +184,7 @@ def _made(spec: str, classes: int | None, device: str | None, given: Mapping[str
         raise UserError(f"model {spec!r}: nothing stands before the colon; expected {_MODEL_FORMS}")
     if not colon or not rest:
         raise UserError(f"model {spec!r}: {_spec_advice(spec.removesuffix(':'))}")
-    if given and kind in ("http", "https", "onnx", "timm", "torchvision"):
+    if given and kind in MADE_BY_NAME:
         raise UserError(f"model {spec}: takes no arguments; expected package.module:callable or file.py:callable")
     if kind in ("http", "https"):
         from robustbench_lite.model.served import ServedPredictor

@@ -43,6 +43,7 @@ def exported(digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert run.exit_code == 0, run.output
     assert "batches of up to 64" in run.output
+    assert f"rblite evaluate executorch:{out} --twin" in run.output.replace("\n", " ")
     return out
 
 

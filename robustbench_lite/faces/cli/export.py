@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # As `model.export` has them, which loads torch; and what the files are called.
 _FORMATS = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx", "executorch": "model.pte"}
+_KINDS = {"onnx": "onnx", "onnx-int8": "onnx", "executorch": "executorch"}  # what each is evaluated as
 
 
 @click.command()
@@ -82,7 +83,9 @@ def export(model: str, format: str, out: str | None, json_path: str | None, quie
     click.echo(f"Model      {path}\nReport     {path}.json")
     output.write_json(json_path, found.model_dump_json(indent=1))
     if not quiet:
-        output.suggest(shlex.join(["rblite", "evaluate", f"onnx:{path}", "--twin", model, *data_words(given)]))
+        output.suggest(
+            shlex.join(["rblite", "evaluate", f"{_KINDS[format]}:{path}", "--twin", model, *data_words(given)])
+        )
 
 
 def _drawn(data: Data, limit: int, seed: int) -> Tensor:

@@ -11,19 +11,17 @@ from robustbench_lite.faces.cli.harden import run, training_options
 from robustbench_lite.faces.cli.options import data_options, model_options, run_options
 
 _OF_THE_STEP = (
-    *(
-        "clients",
-        "alpha",
-        "sources",
-        "local_epochs",
-        "strategy",
-        "noise",
-        "clip",
-        "liars",
-        "lie",
-        "timeout",
-        "superlink",
-    ),
+    "clients",
+    "alpha",
+    "sources",
+    "local_epochs",
+    "strategy",
+    "noise",
+    "clip",
+    "liars",
+    "lie",
+    "timeout",
+    "superlink",
 )
 
 
