@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from robustbench_lite.attacking.ascent import perturb
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.extras import library
 from robustbench_lite.core.parameters import PositiveInt
 from robustbench_lite.core.threat import Norm
 from robustbench_lite.defenses.compression.prune import Amount, refused, without_weights
@@ -116,11 +117,5 @@ def _last(module: nn.Module, x: Tensor) -> nn.Module:
 
 
 def _torch_pruning() -> Any:
-    try:
-        import torch_pruning
-    except ImportError as fault:
-        raise UserError(
-            f"prune_channels needs torch-pruning, which can't be imported ({fault}); install "
-            "robustbench_lite[compression]"
-        ) from None
-    return torch_pruning
+    cure = "install robustbench_lite[compression]"
+    return library("torch_pruning", "prune_channels", cure, name="torch-pruning")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.extras import library
 
 if TYPE_CHECKING:
     from robustbench_lite.results.scorecard import Scorecard
@@ -119,10 +120,4 @@ def _metrics(card: Scorecard) -> Iterator[tuple[str, float]]:
 
 
 def _client_class() -> Any:
-    try:
-        from mlflow import MlflowClient
-    except ImportError as fault:
-        raise UserError(
-            f"--mlflow needs MLflow, which can't be imported ({fault}); pip install 'robustbench_lite[mlflow]'"
-        ) from None
-    return MlflowClient
+    return library("mlflow", "--mlflow", "pip install 'robustbench_lite[mlflow]'", name="MLflow").MlflowClient

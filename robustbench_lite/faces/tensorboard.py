@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.extras import library
 
 if TYPE_CHECKING:
     from robustbench_lite.hardening.checkpoint import Epoch
@@ -66,11 +67,5 @@ def board(folder: str | None) -> Iterator[Board | None]:
 
 
 def _writer() -> Any:
-    try:
-        from torch.utils.tensorboard.writer import SummaryWriter
-    except ImportError as fault:
-        raise UserError(
-            f"--tensorboard needs TensorBoard, which can't be imported ({fault}); "
-            "pip install 'robustbench_lite[tensorboard]'"
-        ) from None
-    return SummaryWriter
+    cure = "pip install 'robustbench_lite[tensorboard]'"
+    return library("torch.utils.tensorboard.writer", "--tensorboard", cure, name="TensorBoard").SummaryWriter

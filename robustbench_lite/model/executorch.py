@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.extras import library
 from robustbench_lite.model.black_box import BlackBox
 from robustbench_lite.model.predictor import FunctionPredictor
 
@@ -167,10 +168,4 @@ def _last(text: str) -> str:
 
 
 def _runtime() -> Any:
-    try:
-        from executorch import runtime
-    except ImportError as fault:
-        raise UserError(
-            f"an ExecuTorch program needs executorch, which can't be imported ({fault}); {INSTALL}"
-        ) from None
-    return runtime
+    return library("executorch.runtime", "an ExecuTorch program", INSTALL, name="executorch")

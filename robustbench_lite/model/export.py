@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from robustbench_lite.core import extras
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.files import write_atomically
 from robustbench_lite.model.executorch import INSTALL as EXECUTORCH
@@ -166,15 +167,14 @@ def _exported(target: Target, path: Path, x: Tensor) -> Path:
 
 
 def _program(target: Target, path: Path, x: Tensor) -> Path:
-    try:
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-    except ImportError as fault:
-        raise UserError(f"this format needs executorch, which can't be imported ({fault}); {EXECUTORCH}") from None
+    exir, xnnpack = (
+        extras.library(f"executorch.{module}", "this format", EXECUTORCH, name="executorch")
+        for module in ("exir", "backends.xnnpack.partition.xnnpack_partitioner")
+    )
     with _exporting(target, x, "ExecuTorch") as (module, given):
         sizes = ({0: torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)},)
         program = torch.export.export(module, given, dynamic_shapes=sizes)
-        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+        lowered = exir.to_edge_transform_and_lower(program, partitioner=[xnnpack.XnnpackPartitioner()]).to_executorch()
     path.write_bytes(lowered.buffer)
     return path
 

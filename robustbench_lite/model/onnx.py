@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustbench_lite.core import extras
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.model.black_box import BlackBox
 from robustbench_lite.model.predictor import FunctionPredictor
@@ -310,9 +311,4 @@ def _line(fault: Exception) -> str:
 
 def library(name: str) -> Any:
     """Import a library of the extra."""
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError as fault:
-        raise UserError(f"an ONNX file needs {name}, which can't be imported ({fault}); {INSTALL}") from None
+    return extras.library(name, "an ONNX file", INSTALL)

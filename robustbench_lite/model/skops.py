@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from robustbench_lite.core.errors import UserError, faults
+from robustbench_lite.core.extras import library
 from robustbench_lite.core.usercode import users_code
 from robustbench_lite.model.black_box import BlackBox
 from robustbench_lite.model.predictor import FunctionPredictor
@@ -128,10 +129,7 @@ class SkopsFile:
 
 def _loaded(path: Path, trust: Trust) -> Any:
     """Load a model, once every type in its file is trusted."""
-    try:
-        from skops import io
-    except ImportError as fault:
-        raise UserError(f"a skops file needs skops, which can't be imported ({fault}); {INSTALL}") from None
+    io = library("skops.io", "a skops file", INSTALL, name="skops")
     if not path.is_file():
         raise UserError(f"skops:{path}: no such file; expected one that skops.io.dump wrote, such as model.skops")
     _check_zip(path)

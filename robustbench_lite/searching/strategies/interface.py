@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.extras import library
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -55,18 +55,9 @@ def find_strategy(name: str) -> Strategy:
     """
     if name not in registry.names("strategies"):
         raise UserError(registry.unknown("sampler", name, registry.names("strategies")))
-    _import("optuna", name, "tune")
+    who = f"a search with {name}"
+    library("optuna", who, "pip install 'robustbench_lite[tune]'")
     found: Strategy = registry.find("strategies", name)
-    for library in found.needs:
-        _import(library, name, found.extra)
+    for needed in found.needs:
+        library(needed, who, f"pip install 'robustbench_lite[{found.extra}]'")
     return found
-
-
-def _import(library: str, name: str, extra: str) -> None:
-    try:
-        importlib.import_module(library)
-    except ImportError as fault:
-        raise UserError(
-            f"a search with {name} needs {library}, which can't be imported ({fault}); "
-            f"pip install 'robustbench_lite[{extra}]'"
-        ) from None
