@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import ClassVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.explaining.interface import Asked
+from robustbench_lite.core.threat import Access
+from robustbench_lite.explaining.interface import Asked, Explainer
+from robustbench_lite.model.target import Target
 
 
 class Cells:
@@ -48,6 +55,28 @@ class Cells:
         return torch.as_tensor(values, dtype=torch.float32, device=self._x.device)[self._cell][None]
 
 
-def no_grid(shape: tuple[int, ...]) -> str | None:
-    """Why inputs can't be cut into cells; None where they can."""
-    return None if len(shape) == 3 else f"needs images, (C, H, W); the samples are {shape}"
+@dataclass(frozen=True, kw_only=True)
+class CellExplainer(Explainer):
+    """A method that hides cells of an image and asks what the model says then."""
+
+    access: ClassVar[Access] = "labels"
+
+    draws: int = Field(default=500, ge=10, le=100_000)
+    """Images that the model is asked about, for each sample."""
+    grid: int = Field(default=8, ge=2, le=32)
+    """Cells a side."""
+    hidden: float = Field(default=0.0, ge=0, le=1)
+    """Value that hidden cells have."""
+
+    def unfit(self, target: Target, shape: tuple[int, ...]) -> str | None:
+        """It needs images."""
+        return None if len(shape) == 3 else f"needs images, (C, H, W); the samples are {shape}"
+
+    def attribute(self, asked: Asked, x: Tensor, classes: Tensor, seed: int) -> Tensor:
+        """Explain one image after the other, each with the same draws."""
+        pairs = zip(x, classes, strict=True)
+        return torch.stack([self.of_one(Cells(asked, one, int(of), self.grid, self.hidden), seed) for one, of in pairs])
+
+    @abstractmethod
+    def of_one(self, cells: Cells, seed: int) -> Tensor:
+        """What an image's pixels tell of its class, (1, H, W)."""
