@@ -78,9 +78,9 @@ class ExecutorchPredictor(FunctionPredictor):
             "so rounding is a part of what is judged",
         )
 
-    def sha256(self, known: str) -> str:
+    def held(self) -> str:
         """Hash of the file."""
-        return hashlib.sha256(f"{known} {self.file.sha256}".encode()).hexdigest()
+        return self.file.sha256
 
 
 class ExecutorchFile:
@@ -108,11 +108,8 @@ class ExecutorchFile:
         )
         self._method = self._program.load_method("forward")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[ExecutorchFile], tuple[Path]]:
+        return type(self), (self.path,)
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[Any]:
         if x.shape[1:] != self.shape:

@@ -58,9 +58,9 @@ class OnnxPredictor(FunctionPredictor):
             "float64, so rounding is a part of what is judged",
         )
 
-    def sha256(self, known: str) -> str:
+    def held(self) -> str:
         """Hash of the file and of those that hold its tensors."""
-        return hashlib.sha256(f"{known} {self.file.sha256}".encode()).hexdigest()
+        return self.file.sha256
 
     def parameters(self) -> int:
         """As `size` counts them."""
@@ -87,11 +87,8 @@ class OnnxFile:
         self.path, self._device = path.resolve(), device
         self._open()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "device": self._device}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"], state["device"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[OnnxFile], tuple[Path, str]]:
+        return type(self), (self.path, self._device)
 
     def _open(self) -> None:
         onnxruntime = library("onnxruntime")

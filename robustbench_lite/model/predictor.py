@@ -128,9 +128,13 @@ class FunctionPredictor(Predictor):
             raise TypeError(f"{self._box.name} is a function: it has no state to exchange")
         return self.batching.ask(lambda part: _told(self.module, part), x)
 
+    def held(self) -> str:
+        """Hash of what the function holds and refers to; empty where it can't be read."""
+        return state_sha256(self._box.function)
+
     def sha256(self, known: str) -> str:
-        """Hash of what the function holds and refers to."""
-        held = state_sha256(self._box.function)
+        """Hash of what is held, with what is known already."""
+        held = self.held()
         return held and hashlib.sha256(f"{known} {held}".encode()).hexdigest()
 
 

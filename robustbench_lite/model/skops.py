@@ -71,9 +71,9 @@ class SkopsPredictor(FunctionPredictor):
             "seen, and it isn't asked in float64",
         )
 
-    def sha256(self, known: str) -> str:
+    def held(self) -> str:
         """Hash of the file."""
-        return hashlib.sha256(f"{known} {self.file.sha256}".encode()).hexdigest()
+        return self.file.sha256
 
 
 class SkopsFile:
@@ -108,11 +108,8 @@ class SkopsFile:
         with self.path.open("rb") as stream:
             self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"spec": f"{self.path}{self.spec[len(self.spec.partition('#')[0]) :]}"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["spec"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[SkopsFile], tuple[str]]:
+        return type(self), (f"{self.path}{self.spec[len(self.spec.partition('#')[0]) :]}",)
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[Any]:
         flat = x.reshape(len(x), -1)
