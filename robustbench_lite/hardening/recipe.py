@@ -84,6 +84,11 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
     return checked(Recipe, raw, where, _step_faults(raw))
 
 
+def trains(step: str) -> bool:
+    """Whether a step, by its name, goes by a schedule."""
+    return bool(getattr(registry.find("defenses", step), "trains", False))
+
+
 def federated(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
     """The recipe with each of its steps that trains done at clients, by the step ``federated`` with these parameters.
 
@@ -94,7 +99,7 @@ def federated(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
     """
     steps = []
     for step in recipe.chain:
-        if getattr(registry.find("defenses", step.name), "trains", False) and step.name != _FEDERATED:
+        if trains(step.name) and step.name != _FEDERATED:
             given = {**params, "defense": step.name, "params": step.params}
             step = step.model_copy(update={"name": _FEDERATED, "params": given})
         steps.append(step)

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.hardening.preparation import Changes, Sampling
-from robustbench_lite.hardening.recipe import Recipe, RecipeStep
+from robustbench_lite.hardening.recipe import Recipe, RecipeStep, trains
 from robustbench_lite.results.search import ProxyResult
 from robustbench_lite.results.statistics import spearman
-from robustbench_lite.searching.settings import known_settings, parameters_of, trains
+from robustbench_lite.searching.settings import known_settings, parameters_of
 
 
 class Proxy(BaseModel):

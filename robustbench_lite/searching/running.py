@@ -20,7 +20,7 @@ from robustbench_lite.results.scorecard import Scorecard
 from robustbench_lite.searching.space import of_model
 from robustbench_lite.searching.strategies.interface import find_strategy
 from robustbench_lite.searching.trials import Job, Tried, tried
-from robustbench_lite.workers import Lost
+from robustbench_lite.workers import Executor, Lost
 from robustbench_lite.workers.local import LocalExecutor
 from robustbench_lite.workers.processes import ProcessExecutor
 
@@ -64,9 +64,7 @@ def run_trials(
         At Ctrl-C.
     """
     budget = BudgetTracker()
-    alone = jobs == 1
-    executor = LocalExecutor() if alone else ProcessExecutor(jobs)
-    heard = (listeners, on_begin) if alone else (_stopping(budget), _nobody)
+    executor, heard = _workers(jobs, budget, listeners, on_begin)
     slots = range(int(min(job.limit, _ENDLESS)) + jobs)
     failures: list[str] = []
     for ended in executor.map(partial(_one, job, before, budget, *heard), slots, budget, _is_last):
@@ -82,6 +80,15 @@ def run_trials(
             raise UserError(
                 "\n".join([f"{len(failures)} trials failed one after the other, so the search ends:", *failures])
             )
+
+
+def _workers(
+    jobs: int, budget: BudgetTracker, listeners: Listeners, on_begin: Callable[[str], None]
+) -> tuple[Executor, tuple[Listeners, Callable[[str], None]]]:
+    """Who runs the trials, and who hears of them: where other processes run them, nobody but what ends them."""
+    if jobs == 1:
+        return LocalExecutor(), (listeners, on_begin)
+    return ProcessExecutor(jobs), (_stopping(budget), _nobody)
 
 
 def _one(
@@ -112,11 +119,9 @@ def run_in_full(job: Job, name: str, values: Mapping[str, Any], before: Scorecar
         try:
             start = None if of_model(values) else before
             card = run_unless_done(full.plan(values), full.folder / name, listeners, start)
-        except OSError as fault:
-            if fault.errno in NO_ROOM:
-                raise
-            return tried(name, values, "failed", {"out": _words(fault)})
         except Exception as fault:  # whatever it was: the others go on
+            if _no_room(fault):
+                raise
             return tried(name, values, "failed", {"out": _words(fault)})
     return tried(name, values, "done", full.facts(card))
 
@@ -131,8 +136,7 @@ def run_finals(
 ) -> Iterator[Tried]:
     """Run settings in full, each under a name; the arguments are those of `run_trials`."""
     budget = BudgetTracker()
-    executor = LocalExecutor() if jobs == 1 else ProcessExecutor(jobs)
-    heard = (listeners, on_begin) if jobs == 1 else (_stopping(budget), _nobody)
+    executor, heard = _workers(jobs, budget, listeners, on_begin)
     parts = list(finals.items())
     for (name, values), ended in zip(
         parts, executor.map(partial(_final, job, before, *heard), parts, budget, _never), strict=True
@@ -155,6 +159,11 @@ def _final(
 
 def _never(_: Tried | Lost) -> bool:
     return False
+
+
+def _no_room(fault: Exception) -> bool:
+    """Whether the disk is full, which is no fault of the settings."""
+    return isinstance(fault, OSError) and fault.errno in NO_ROOM
 
 
 def _words(fault: Exception) -> str:
@@ -280,7 +289,7 @@ def _run(job: Job, study: Study, trial: Trial, before: Scorecard, listeners: Lis
         study.tell(trial, state=TrialState.PRUNED)
         return ""
     except Exception as fault:  # whatever it was: the others go on
-        if isinstance(fault, OSError) and fault.errno in NO_ROOM:
+        if _no_room(fault):
             raise  # the trial is taken up again once there is room
         trial.set_user_attr("out", _words(fault))
         study.tell(trial, state=TrialState.FAIL)

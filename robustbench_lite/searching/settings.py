@@ -10,8 +10,7 @@ from pydantic import ValidationError
 
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError, faults, unknown
-from robustbench_lite.hardening.interface import Defense
-from robustbench_lite.hardening.recipe import Recipe, RecipeStep
+from robustbench_lite.hardening.recipe import Recipe, RecipeStep, trains
 from robustbench_lite.hardening.schedule import Schedule
 
 
@@ -91,9 +90,3 @@ def parameters_of(defense: str) -> list[str]:
     """Names of a step's parameters."""
     step = registry.find("defenses", defense)
     return [field.name for field in dataclasses.fields(step) if field.init] if dataclasses.is_dataclass(step) else []
-
-
-def trains(defense: str) -> bool:
-    """Whether a step trains."""
-    step = registry.find("defenses", defense)
-    return isinstance(step, type) and issubclass(step, Defense)

@@ -195,9 +195,8 @@ def _by_bounds(target: Target, threats: list[ThreatModel], samples: _Samples, si
         scale = exact(x).abs().amax(1, keepdim=True)
         certified.append(_leads(margin_bounds(exact, low, high, labels), labels, scale).cpu())
         if linear_bounds.unsupported(exact) is None:
-            for row in torch.split(
-                (~certified[-1]).nonzero()[:, 0], _AT_ONCE
-            ):  # one line a class and value: of few at a time
+            left = (~certified[-1]).nonzero()[:, 0]
+            for row in torch.split(left, _AT_ONCE):  # one line a class and value: of few at a time
                 some = (one[row] for one in (low, high, labels))
                 certified[-1][row] = _leads(linear_bounds.margin_bounds(exact, *some), labels[row], scale[row]).cpu()
     proven = torch.cat(certified) & samples.correct
