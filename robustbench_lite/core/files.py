@@ -84,6 +84,12 @@ def seal(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode()
 
 
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a whole file, as any tool gives it; `OSError` where it can't be read."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def read_own(path: Path) -> bytes:
     """Read a file of ours; a link in its place is none, and raises `OSError`."""
     with open_own(path, "rb") as stream:

@@ -7,7 +7,6 @@ https://docs.pytorch.org/executorch
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import subprocess
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.extras import library
+from robustbench_lite.core.files import file_sha256
 from robustbench_lite.model.black_box import BlackBox
 from robustbench_lite.model.predictor import FunctionPredictor
 
@@ -99,8 +99,7 @@ class ExecutorchFile:
         """Largest batch that it takes."""
         self.fixed = None if told["any_size"] else self.most
         """The only size of batch that it takes; None where it takes smaller ones."""
-        with self.path.open("rb") as stream:
-            self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        self.sha256 = file_sha256(self.path)
         runtime = _runtime()
         # The program must outlive its method.
         self._program = runtime.Runtime.get().load_program(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from robustbench_lite.core import extras
 from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.files import file_sha256
 from robustbench_lite.model.black_box import BlackBox
 from robustbench_lite.model.predictor import FunctionPredictor
 from robustbench_lite.model.size import Size
@@ -155,7 +156,7 @@ class OnnxFile:
     @cached_property
     def sha256(self) -> str:
         """Hash of the file, as any tool gives it; with those beside it, where it has its tensors there."""
-        digests = [_sha256(file) for file in (self.path, *self._beside)]
+        digests = [file_sha256(file) for file in (self.path, *self._beside)]
         return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
     @cached_property
@@ -290,11 +291,6 @@ def _of_nodes(nodes: Sequence[Any]) -> Iterator[Any]:
 def _shape(value: Any) -> tuple[int, ...]:
     """The shape of a value in a graph; 1 where a size is open."""
     return tuple(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _words(shape: Sequence[Any]) -> str:

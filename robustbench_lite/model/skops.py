@@ -5,7 +5,6 @@ A pickle or a joblib runs whatever code is in it, so neither is ever loaded. htt
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 import zipfile
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from robustbench_lite.core.errors import UserError, faults
 from robustbench_lite.core.extras import library
+from robustbench_lite.core.files import file_sha256
 from robustbench_lite.core.usercode import users_code
 from robustbench_lite.model.black_box import BlackBox
 from robustbench_lite.model.predictor import FunctionPredictor
@@ -105,8 +105,7 @@ class SkopsFile:
             )
         self.features: int | None = getattr(self.model, "n_features_in_", None)
         self.method = _method(self.model, self.classes)
-        with self.path.open("rb") as stream:
-            self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        self.sha256 = file_sha256(self.path)
 
     def __reduce__(self) -> tuple[type[SkopsFile], tuple[str]]:
         return type(self), (f"{self.path}{self.spec[len(self.spec.partition('#')[0]) :]}",)

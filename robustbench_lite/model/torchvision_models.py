@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from robustbench_lite.core.errors import UserError, unknown
+from robustbench_lite.core.files import file_sha256
 from robustbench_lite.core.usercode import users_code
 
 _CHECKSUM = re.compile(r"-([0-9a-f]{8,})\.\w+$")  # torch puts the first digits of it into the file's name
@@ -97,9 +97,6 @@ def _cached(name: str, url: str) -> Path:
             "anywhere, and give its path with --weights"
         )
     checksum = _CHECKSUM.search(file.name)
-    if checksum:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if not found.startswith(checksum[1]):
-            raise UserError(f"weights {name}: {file} is damaged: its checksum is not that of its name; get {url} again")
+    if checksum and not file_sha256(file).startswith(checksum[1]):
+        raise UserError(f"weights {name}: {file} is damaged: its checksum is not that of its name; get {url} again")
     return file

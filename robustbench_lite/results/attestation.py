@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.core.files import read_json
+from robustbench_lite.core.files import file_sha256, read_json
 from robustbench_lite.results.scorecard import Scorecard
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -31,7 +31,6 @@ NOTICE = (
 
 Role = Literal["scorecard", "weights", "data"]
 _RESULT = {"PASS": "PASSED", "FAIL": "FAILED", "INVALID": "FAILED", "MEASURED": "WARNED", "UNDECIDED": "WARNED"}
-_CHUNK = 2**20  # bytes
 
 
 class File(NamedTuple):
@@ -188,11 +187,7 @@ def _subjects(told: dict[str, Any], path: Path) -> list[File]:
 
 
 def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
     try:
-        with path.open("rb") as stream:
-            while part := stream.read(_CHUNK):
-                found.update(part)
+        return file_sha256(path)
     except OSError as fault:
         raise UserError(f"{path}: can't be read ({fault.strerror or fault}); expected a file or a folder") from None
-    return found.hexdigest()

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from robustbench_lite.core.files import write_atomically
+from robustbench_lite.core.files import file_sha256, write_atomically
 
 UNWRITABLE = "half of it \ud800 and the rest"  # a lone surrogate: UTF-8 has no bytes for it
 
@@ -72,3 +72,12 @@ def test_others_may_read_it_as_far_as_the_umask_lets_them(tmp_path, mask):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "card.json").stat().st_mode) == 0o666 & ~mask
+
+
+def test_the_checksum_of_a_file_is_the_one_that_any_tool_gives(tmp_path):
+    (tmp_path / "empty").touch()
+    assert file_sha256(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    with pytest.raises(FileNotFoundError):
+        file_sha256(tmp_path / "none")
