@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -16,6 +16,9 @@ class NamedFile(BaseModel):
     """What every such file holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    called: ClassVar[str] = ""
+    """What errors call such a file; by default the class's name."""
 
     name: str = ""
     """By default the file's name."""
@@ -46,15 +49,16 @@ def read_toml(kind: str, name: str | Path) -> tuple[dict[str, Any], str]:
 
 def checked(model: type[_AnyFile], raw: dict[str, Any], where: str, more: list[str]) -> _AnyFile:
     """Check what a file holds; ``more`` are faults that its model doesn't see. All are told at once."""
+    what = model.called or model.__name__.lower()
     try:
         found = model.model_validate(raw)
     except ValidationError as error:
         told = faults(error, model)
-        raise UserError("\n".join([f"{where}: not a valid {model.__name__.lower()}", told, *more])) from None
+        raise UserError("\n".join([f"{where}: not a valid {what}", told, *more])) from None
     except ValueError as fault:  # of pydantic's own: a whole number too long to be written in an error
-        raise UserError(f"{where}: not a valid {model.__name__.lower()}: {fault}") from None
+        raise UserError(f"{where}: not a valid {what}: {fault}") from None
     if more:
-        raise UserError("\n".join([f"{where}: not a valid {model.__name__.lower()}", *more]))
+        raise UserError("\n".join([f"{where}: not a valid {what}", *more]))
     return found
 
 

@@ -19,6 +19,9 @@ from typing import Any
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 
+ARCHITECTURE = "arch:"
+"""What stands before the path of a file that is no code, and tells an architecture."""
+
 _NAMES_SHOWN = 5
 
 
@@ -122,6 +125,8 @@ def _own_names(holder: Any) -> list[str]:
 
 def change_path(spec: str, change: Callable[[Path], Path | str]) -> str:
     """Change the path of the file in a spec; one that names a module is handed back as it is."""
+    if spec.startswith(ARCHITECTURE):
+        return f"{ARCHITECTURE}{change(Path(spec.removeprefix(ARCHITECTURE)))}"
     path, name = _file_and_name(spec)
     return spec if path is None else f"{change(path)}:{name}"
 

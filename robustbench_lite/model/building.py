@@ -8,7 +8,9 @@ from typing import Any
 from torch import nn
 
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.core.usercode import import_object, users_code
+from robustbench_lite.core.toml import NamedFile
+from robustbench_lite.core.usercode import ARCHITECTURE, import_object, users_code
+from robustbench_lite.model.architectures.files import load_architecture
 from robustbench_lite.model.loading import MADE_BY_NAME, keywords, load_target
 from robustbench_lite.model.target import Target, module_of
 from robustbench_lite.model.wrapping import bare, rewrapped, wrappers_of
@@ -20,9 +22,12 @@ def builder_arguments(target: Target) -> list[str] | None:
     Raises
     ------
     UserError
-        For a target that was not made by a callable of one's own.
+        For a target that was not made by a callable of one's own, nor of a file that tells its architecture.
     """
     spec = target.spec or ""
+    if spec.startswith(ARCHITECTURE):
+        known = type(load_architecture(spec.removeprefix(ARCHITECTURE))).model_fields
+        return [name for name in known if name not in NamedFile.model_fields]
     if spec.partition(":")[0] in ("", *MADE_BY_NAME):
         raise UserError(
             f"{target.name}: is made by no function with arguments; give the model as package.module:function or "

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from robustbench_lite.core.errors import UserError, unknown
 from robustbench_lite.core.files import write_atomically
-from robustbench_lite.core.usercode import MissingModuleError, change_path, import_object, users_code
+from robustbench_lite.core.usercode import ARCHITECTURE, MissingModuleError, change_path, import_object, users_code
+from robustbench_lite.model.architectures.files import kept_architecture, load_architecture
 from robustbench_lite.model.normalisation import NORMALISATIONS, parse_normalisation
 from robustbench_lite.model.own_code import keep_code
 from robustbench_lite.model.target import FUNCTION_ADVICE, Target, class_names, module_of
@@ -29,7 +30,7 @@ from robustbench_lite.model.wrapping import bare, rewrapped, wrappers_of
 
 _CLASSES = ("num_classes", "classes")  # what a callable may call the number of classes
 _MODEL_FORMS = (
-    "package.module:callable, path/to/file.py:callable, torchvision:NAME, timm:NAME, onnx:FILE, "
+    "package.module:callable, path/to/file.py:callable, arch:FILE, torchvision:NAME, timm:NAME, onnx:FILE, "
     "executorch:FILE, skops:FILE, http://HOST/v2/models/NAME, or a folder that harden wrote"
 )
 
@@ -53,6 +54,7 @@ def load_target(
     ----------
     spec
         ``package.module:callable`` (the working directory is searched too), ``path/to/file.py:callable``,
+        ``arch:FILE`` (see `load_architecture`),
         ``torchvision:NAME``, ``timm:NAME``, ``onnx:FILE``, ``executorch:FILE``, ``skops:FILE`` (see `skops.Trust`),
         ``http://HOST/v2/models/NAME`` (see `served.Manners`), or a folder that `save_model` wrote. The callable is
         called without arguments, except for the number of classes where it has a parameter ``num_classes`` or
@@ -71,7 +73,8 @@ def load_target(
     seed
         Of the draws of fresh weights; the caller's generator is left as it was.
     arguments
-        Keyword arguments for the callable, such as ``{"width": 32}``; by default its own, or those of the folder.
+        Keyword arguments for the callable, such as ``{"width": 32}``; by default its own, or those of the folder. Of
+        ``arch:FILE`` values in the place of the file's.
 
     Raises
     ------
@@ -124,7 +127,7 @@ def load_target(
     target = Target(
         made.predictor, name=name, mean=mean, std=std, preprocessing=made.preprocessing, device=device, spec=spec
     )
-    target.classes, target.arguments = number, dict(arguments or {})
+    target.classes, target.arguments = number or made.classes, dict(arguments or {})
     target.changes = stored.changes if stored else ()
     kept = stored.class_names if stored and len(stored.class_names) == number else ()
     target.class_names = names or kept or (published.classes if published else made.class_names)
@@ -159,16 +162,26 @@ def save_model(target: Target, folder: Path) -> None:
     # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
     copies = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     write_atomically(folder / WEIGHTS_FILE, save(copies))
+    spec, arguments = _kept(target, folder)
     stored = ModelFile(
-        spec=keep_code(target.spec, folder) if target.spec else None,
+        spec=spec,
         normalize=Normalisation(mean=target.mean, std=target.std) if target.mean and target.std else None,
         classes=target.classes,
         class_names=target.class_names,
-        arguments=target.arguments,
+        arguments=arguments,
         wrappers=wrappers,
         changes=target.changes,
     )
     write_atomically(folder / MODEL_FILE, stored.model_dump_json(indent=1) + "\n")
+
+
+def _kept(target: Target, folder: Path) -> tuple[str | None, dict[str, Any]]:
+    """Put what makes a target into its folder; return the spec from there, and the arguments that it still needs."""
+    if target.spec is None:
+        return None, target.arguments
+    if target.spec.startswith(ARCHITECTURE):
+        return kept_architecture(target.spec, target.arguments, folder), {}
+    return keep_code(target.spec, folder), target.arguments
 
 
 def _make(spec: str, classes: int | None, seed: int, device: str | None, given: Mapping[str, Any]) -> Target:
@@ -206,6 +219,13 @@ def _made(spec: str, classes: int | None, device: str | None, given: Mapping[str
         target = Target(fitted, name=fitted.file.path.name)
         target.class_names = fitted.file.class_names
         return target
+    if spec.startswith(ARCHITECTURE):
+        found = load_architecture(rest, given)
+        if classes not in (None, found.classes):
+            raise UserError(f"model {spec}: has {found.classes} classes, and {classes} were given; change the file")
+        target = Target(found.build(), name=found.name)
+        target.classes = found.classes
+        return target
     if kind == "timm":
         from robustbench_lite.model.timm_models import make_timm
 
@@ -215,7 +235,7 @@ def _made(spec: str, classes: int | None, device: str | None, given: Mapping[str
         mean, std = NORMALISATIONS["imagenet"]
         return Target(make_torchvision(rest, classes), name=spec, mean=mean, std=std)
     with users_code(spec):
-        found = module_of(import_object(spec, prefixes=["torchvision", "timm"]))
+        found = module_of(import_object(spec, prefixes=["arch", "torchvision", "timm"]))
         if given or not isinstance(found, nn.Module | Target):
             if not callable(found) or isinstance(found, nn.Module):
                 raise UserError(f"{spec}: is of type {type(found).__name__}; expected a callable that makes the model")
@@ -234,6 +254,8 @@ def _spec_advice(spec: str) -> str:
         from robustbench_lite.model.skops import CURE
 
         return CURE
+    if spec.endswith(".toml"):
+        return f"an architecture is named {ARCHITECTURE}{spec}"
     if Path(spec).is_file():
         return "weights alone are no model; give the architecture as MODEL, and this file with --weights"
     return f"no such folder; expected {_MODEL_FORMS}"
