@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_lite.core.files import open_own, seal
+from robustbench_lite.core.files import open_own, sealed_line, unsealed_line
 
 _Ints = NDArray[np.int64]
 _Floats = NDArray[np.float64]
@@ -36,7 +36,6 @@ _BY_SAMPLE = {
     "never_rose": np.bool_,
     "late_rise": np.float64,
 }
-_SEAL = ',"sha256":"'
 _BY_STEP = {"samples": np.int64, "loss": np.float64, "newly_broken": np.int64, "zero_gradients": np.int64}
 
 
@@ -90,7 +89,7 @@ class Entry:
             str(row): [list(x.shape), base64.b64encode(np.ascontiguousarray(x).tobytes()).decode()]
             for row, x in self.witnesses.items()
         }
-        return sealed(json.dumps(plain, separators=(",", ":")))
+        return sealed_line(json.dumps(plain, separators=(",", ":")))
 
     @classmethod
     def from_line(cls, line: str) -> Entry:
@@ -102,7 +101,7 @@ class Entry:
             For a line that is damaged.
         """
         try:
-            plain = json.loads(_unsealed(line))
+            plain = json.loads(unsealed_line(line))
             arrays: dict[str, Any] = {
                 name: np.array(plain[name], kind) for name, kind in (_BY_SAMPLE | _BY_STEP).items()
             }
@@ -118,18 +117,6 @@ class Entry:
             if len(shapes) > 1 or len(shapes.pop()) != 1:
                 raise ValueError(f"no entry of a journal: {', '.join(names)} are not of one length")
         return cls(**arrays, seconds=seconds, witnesses=witnesses)
-
-
-def sealed(text: str) -> str:
-    """Add a checksum to a JSON object, as its last key."""
-    return f'{text[:-1]}{_SEAL}{seal(text.encode()).decode()}"}}'
-
-
-def _unsealed(line: str) -> str:
-    text = line.rstrip("\n").rpartition(_SEAL)[0] + "}"
-    if sealed(text) != line.rstrip("\n"):
-        raise ValueError("no entry of a journal: its checksum is not that of its content")
-    return text
 
 
 def _entry(line: bytes) -> Entry | None:

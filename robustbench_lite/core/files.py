@@ -23,6 +23,8 @@ NPZ_FAULTS = (Exception,)
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """Errors of a disk that is full or may not be written."""
 
+_SEAL = ',"sha256":"'
+
 _LARGEST = 2**63
 """Whole numbers beyond it are no counts: floats can't hold them, and arrays neither."""
 
@@ -88,6 +90,25 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a whole file, as any tool gives it; `OSError` where it can't be read."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sealed_line(text: str) -> str:
+    """Add a checksum to a JSON object, as its last key."""
+    return f'{text[:-1]}{_SEAL}{seal(text.encode()).decode()}"}}'
+
+
+def unsealed_line(line: str) -> str:
+    """The JSON object that `sealed_line` was given.
+
+    Raises
+    ------
+    ValueError
+        Where the line is not what was written.
+    """
+    text = line.rstrip("\n").rpartition(_SEAL)[0] + "}"
+    if sealed_line(text) != line.rstrip("\n"):
+        raise ValueError("its checksum is not that of its content")
+    return text
 
 
 def read_own(path: Path) -> bytes:

@@ -28,6 +28,7 @@ from typing import Any
 from robustbench_lite.attacking.journal import Journal
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.files import read_own, read_sealed, write_atomically, write_sealed
+from robustbench_lite.model.answer_log import AnswerLog
 from robustbench_lite.model.fingerprint import code_sha256 as code_sha256
 from robustbench_lite.results.scorecard import Scorecard
 
@@ -57,6 +58,7 @@ class Slot:
         self.folder, self._with_witnesses = folder, with_witnesses
         self._owner = os.getpid()
         self._earlier: tuple[Path, ...] = ()
+        self._answers: AnswerLog | None = None
 
     def look_back(self) -> None:
         """Find the journals of an evaluation that was killed."""
@@ -106,11 +108,26 @@ class Slot:
             return None
         mark = hashlib.sha256(f"{attack}|{threat}".encode()).hexdigest()[:8]
         name = re.sub("[^a-z0-9]+", "-", attack.lower())[:64]
+        path, others = self._files(f"{name}-{mark}")
+        return Journal(path, on_fault=self.give_up, others=others)
+
+    def answers(self) -> AnswerLog | None:
+        """What a server answered so far, also of samples that are not settled; one log a process."""
+        if self._answers is None and self.folder is not None:
+            path, others = self._files("answers")
+            self._answers = AnswerLog(path, on_fault=self.give_up, others=others)
+        return self._answers
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_answers": None}
+
+    def _files(self, name: str) -> tuple[Path, list[Path]]:
+        """Where this process writes, and what earlier ones have written."""
+        assert self.folder is not None
         # Processes that share an evaluation write a file each: no line of one is cut off by another.
         writer = "" if os.getpid() == self._owner else f".{os.getpid()}"
-        path = self.folder / f"{name}-{mark}{writer}{_JOURNAL}"
-        others = [one for one in self._earlier if one.name.startswith(f"{name}-{mark}") and one != path]
-        return Journal(path, on_fault=self.give_up, others=others)
+        path = self.folder / f"{name}{writer}{_JOURNAL}"
+        return path, [one for one in self._earlier if one.name.startswith(name) and one != path]
 
     def read(self, name: str) -> bytes | None:
         """What `write` kept; None where there is nothing, or where it is damaged."""

@@ -177,6 +177,8 @@ def _run_part(job: PartOfSuite, part: NDArray[np.int64]) -> Iterator[AttackRun]:
     eps.
     """
     plan, clean = job.plan, job.clean
+    if log := plan.slot.answers():
+        plan.target.predictor.keep_answers(log)
     right = part[clean.correct[part]]
     widest = {adversary(one.threat): one.threat for one in job.rounds}
     found: dict[tuple[str, str, str], dict[str, AttackRun]] = {}

@@ -19,6 +19,7 @@ from robustbench_lite.core.errors import ModelError, UserError, out_of_memory
 from robustbench_lite.core.threat import Access
 from robustbench_lite.core.usercode import ExitError, no_exit, users_line
 from robustbench_lite.model import output_form
+from robustbench_lite.model.answer_log import AnswerLog
 from robustbench_lite.model.batching import Batching
 from robustbench_lite.model.black_box import BlackBox, state_sha256
 from robustbench_lite.model.output_form import NoLogitsError, OutputForm
@@ -69,6 +70,9 @@ class Predictor(ABC):
 
     def expect(self, classes: int) -> None:  # noqa: B027 - only labels need it
         """Take in how many classes the data have."""
+
+    def keep_answers(self, log: AnswerLog) -> None:  # noqa: B027 - what answers in this process is asked again
+        """Ask nothing that a log knows the answer to, and add to it what is asked."""
 
     def notes(self) -> tuple[str, ...]:
         """What is done so that it can be asked, a line each; empty where nothing is."""

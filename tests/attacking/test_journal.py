@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from robustbench_lite.attacking.journal import Entry, Journal, sealed
+from robustbench_lite.attacking.journal import Entry, Journal
+from robustbench_lite.core.files import sealed_line
 
 INTS = st.integers(0, 2**62)
 FLOATS = st.floats(allow_nan=False)
@@ -117,7 +118,7 @@ def test_wherever_a_kill_cuts_it_off_the_whole_lines_stay(cut: int) -> None:
 def damaged(**changes: object) -> str:
     plain = json.loads(made([1, 2]).to_line())
     del plain["sha256"]
-    return sealed(json.dumps({**plain, **changes}))
+    return sealed_line(json.dumps({**plain, **changes}))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from robustbench_lite.evaluating import validity
 from robustbench_lite.evaluating.adapt.reevaluate import adaptation_of, witnesses_of
 from robustbench_lite.evaluating.plan import Plan, fitting
 from robustbench_lite.evaluating.preflight.check import drawn
+from robustbench_lite.model.answer_log import AnswerLog
 from robustbench_lite.model.predictor import Predictor
 from robustbench_lite.model.size import Size
 from robustbench_lite.model.target import Target
@@ -75,6 +76,10 @@ class Twinned(Predictor):
         """Hash of both; empty where the artefact's can't be read."""
         one = self.artefact.weights_sha256()
         return one and hashlib.sha256(f"{known} {one} {self.twin.weights_sha256()}".encode()).hexdigest()
+
+    def keep_answers(self, log: AnswerLog) -> None:
+        """Of the artefact; the twin answers in this process."""
+        self.artefact.predictor.keep_answers(log)
 
     def notes(self) -> tuple[str, ...]:
         """Those of the artefact."""
