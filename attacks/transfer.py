@@ -97,7 +97,8 @@ class Transfer(Attack):
             )
         with surrogate.attacking():
             keys = problem.noise.keys
-            return State(perturb(self._made, surrogate, problem.x, problem.y, problem.threat, keys))
+            x, y, threat = problem.x, problem.y, problem.threat
+            return State(perturb(self._made, surrogate, x, y, threat, keys, columns=problem.columns))
 
     def params(self) -> dict[str, Any]:
         told = super().params() | {"attack_params": self._made.params()}

@@ -42,6 +42,7 @@ class Foreign(Attack):
 
     library: ClassVar[str]
     gradients: ClassVar[bool] = False  # it asks for its own
+    knows_columns: ClassVar[bool] = False
 
     source: type
     """The library's class."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robustbench_lite.attacking.ascent import perturb
 from robustbench_lite.core import registry
+from robustbench_lite.core.columns import Columns
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.extras import library
 from robustbench_lite.core.parameters import PositiveInt
@@ -61,7 +62,7 @@ class PruneChannels(Step):
         x = few.fetch(range(len(few))).to(target.device, target.dtype)
         before = {name: shape for name, one in module.named_modules() if (shape := shape_of(one)) is not None}
         if self.by == "loss":
-            self._backward(artifact, target, x, few.labels.to(target.device))
+            self._backward(artifact, target, x, few.labels.to(target.device), few.columns)
         kind = tp.importance.GroupTaylorImportance if self.by == "loss" else tp.importance.GroupMagnitudeImportance
         try:
             tp.pruner.BasePruner(
@@ -92,14 +93,14 @@ class PruneChannels(Step):
         target.changes = (*target.changes, Resized(shapes=shapes))
         return artifact.after(target, StepRecord(name=context.name, params=dataclasses.asdict(self)))
 
-    def _backward(self, artifact: Artifact, target: Target, x: Tensor, y: Tensor) -> None:
+    def _backward(self, artifact: Artifact, target: Target, x: Tensor, y: Tensor, columns: Columns | None) -> None:
         """Leave the gradient of the adversarial loss in the parameters."""
         attack = registry.build("attacks", "pgd", {"steps": self.steps})
         threat = artifact.threat.model_copy(update={"goal": "untargeted"})
         target.module.zero_grad(set_to_none=True)
         for rows in torch.split(torch.arange(len(x), device=x.device), _BATCH):
             with target.attacking():
-                worst = perturb(attack, target, x[rows], y[rows], threat, rows)
+                worst = perturb(attack, target, x[rows], y[rows], threat, rows, columns=columns)
             loss = F.cross_entropy(target(worst), y[rows], reduction="sum") / len(x)
             loss.backward()  # type: ignore[no-untyped-call]
 

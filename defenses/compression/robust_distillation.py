@@ -12,7 +12,6 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from robustbench_lite.attacking.ascent import perturb
 from robustbench_lite.attacking.interface import Attack
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
@@ -112,7 +111,7 @@ class RobustDistillation(Defense):
     def _farthest(self, batch: Batch, stage: Stage, soft: Tensor) -> Tensor:
         start = batch.x + _START * Noise(batch.draw_keys).normal(tuple(batch.x.shape[1:]))
         with stage.target.attacking():
-            return perturb(self._attack, stage.target, batch.x, soft, stage.threat, batch.draw_keys, start)
+            return stage.perturb(self._attack, batch, soft, start)
 
 
 def _sized(student: Target, x: Tensor, seed: int) -> None:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from robustbench_lite.attacking.ascent import perturb
 from robustbench_lite.attacking.interface import Attack
 from robustbench_lite.core import registry
 from robustbench_lite.core.noise import Noise
@@ -63,7 +62,7 @@ class TRADES(Defense):
         with torch.no_grad():
             clean = stage.target(batch.x)
         start = batch.x + _START * Noise(batch.draw_keys).normal(tuple(batch.x.shape[1:]))
-        return perturb(self._attack, stage.target, batch.x, clean, stage.threat, batch.draw_keys, start)
+        return stage.perturb(self._attack, batch, clean, start)
 
 
 def _divergence(logits: Tensor, clean: Tensor, targeted: bool, rival: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustbench_lite.attacking.interface import Attack, Counted, Problem
 from robustbench_lite.attacking.query import Query
+from robustbench_lite.core.columns import Columns
 from robustbench_lite.core.cost import BudgetTracker
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.noise import Noise
@@ -25,6 +26,7 @@ def perturb(
     threat: ThreatModel,
     draw_keys: Tensor,
     start: Tensor | None = None,
+    columns: Columns | None = None,
 ) -> Tensor:
     """Take every sample through all steps of an attack, and return its last candidates.
 
@@ -39,6 +41,8 @@ def perturb(
         One int64 a sample, for its random draws, shape (B,).
     start
         First candidates, shape (B, *shape), in place of the attack's own.
+    columns
+        Of a table: what may be done to them.
 
     Raises
     ------
@@ -59,12 +63,14 @@ def perturb(
         noise=Noise(draw_keys),
         threat=threat,
         model=Counted(target),
+        columns=columns,
     )
     state: Any = attack.init(problem)
     state = state if start is None else state._replace(x=start)
     for _ in range(attack.steps):
         rival = attack.rival(problem, state)
-        output = query(problem.project(state.x), problem.target_class, rival, gradient=attack.gradients)
-        state = attack.step(problem, state, output)
+        x = problem.project(state.x)
+        output = query(problem.allowed(x), problem.target_class, rival, gradient=attack.gradients)
+        state = attack.step(problem, state, problem.straight_through(output, x))
         problem = replace(problem, step=problem.step + 1)
-    return problem.project(state.x).detach()
+    return problem.allowed(problem.project(state.x)).detach()

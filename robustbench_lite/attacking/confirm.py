@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustbench_lite.attacking.interface import ModelOutput
 from robustbench_lite.attacking.query import Query
+from robustbench_lite.core.columns import Columns
 from robustbench_lite.core.cost import BudgetTracker
 from robustbench_lite.core.losses import success
 from robustbench_lite.core.norms import GEOMETRIES
@@ -60,12 +61,20 @@ class SuccessCheck:
         Most samples at once in float64.
     name
         What the log calls the run.
+    columns
+        Of a table: what may be done to them.
     """
 
     def __init__(
-        self, query: Query, threat: ThreatModel, float64_model: Ask | None, batch_size: int, name: str
+        self,
+        query: Query,
+        threat: ThreatModel,
+        float64_model: Ask | None,
+        batch_size: int,
+        name: str,
+        columns: Columns | None = None,
     ) -> None:
-        self._query, self._threat, self._name = query, threat, name
+        self._query, self._threat, self._name, self._columns = query, threat, name, columns
         self._distance = GEOMETRIES[threat.norm].distance
         # With a memory limit of its own: what float64 takes says nothing of what the attack takes.
         self._float64_query = (
@@ -104,6 +113,8 @@ class SuccessCheck:
         distance = self._distance(x.double() - origin.double())
         inside = distance <= self._threat.reach
         allowed = ((x >= 0) & (x <= 1)).flatten(1).all(1) & (inside | anywhere)
+        if self._columns is not None:
+            allowed &= self._columns.kept(x, origin)
         logits = self._ask_again(x, target_class)
         forward = torch.ones_like(target_class)
         good = self._success(logits, target_class)

@@ -92,7 +92,7 @@ def run_attack(
     if threat.norm not in attack.norms:
         raise UserError(f"{options.name} can't be run under {threat}: it does {', '.join(attack.norms)}")
     shape = tuple(samples.data.shape)
-    if expected := attack.unfit(shape, threat):
+    if expected := attack.misfit(shape, threat, samples.data.columns):
         raise UserError(f"{options.name} can't be run under {threat} on inputs of shape {shape}: {expected}")
     return _Loop(attack, target, samples, threat, options).run(rows)
 
@@ -108,7 +108,9 @@ class _Loop:
         self.stream = Noise(samples.sample_keys).at(options.seed).at(zlib.crc32(f"{options.name}|{threat}".encode()))
         self.model = Counted(target)
         self.query = Query(target, attack.loss, threat.goal == "targeted", self.budget, options.batch_size)
-        self.check = SuccessCheck(self.query, threat, options.float64_model, options.batch_size, options.name)
+        self.check = SuccessCheck(
+            self.query, threat, options.float64_model, options.batch_size, options.name, samples.data.columns
+        )
         self.distance = GEOMETRIES[threat.norm].distance
         self.result = RunResult.empty(len(samples), attack.steps)
         self.queue: dict[int, int] = {}  # samples that wait for their next start, and which one it is
@@ -199,6 +201,7 @@ class _Loop:
             noise=Noise(batch.draw_keys),
             threat=self.threat,
             model=self.model,
+            columns=self.samples.data.columns,
         )
 
     def _advance(self) -> None:
@@ -234,7 +237,8 @@ class _Loop:
             x = torch.where(x.isfinite(), x, batch.x)
         problem = self._problem(batch)
         x = problem.project(x) if self.attack.confined else x.clamp(0.0, 1.0)
-        output = self.query(x, batch.target_class, self.attack.rival(problem, batch.state), gradient=gradient)
+        rival = self.attack.rival(problem, batch.state)
+        output = self.query(problem.allowed(x), batch.target_class, rival, gradient=gradient)
         margins = margin(output.logits, batch.target_class, problem.targeted)
         inside = self._inside(batch, output.x)
         hit, doubted = self.check.hits(output, batch.target_class, margins)
@@ -246,7 +250,7 @@ class _Loop:
             # Of what is out of the ball nothing is claimed.
             non_finite=batch.non_finite | (inside & ~output.logits.isfinite().all(1)),
             rounding_only=batch.rounding_only | (inside & doubted & ~hit),
-        ), output
+        ), problem.straight_through(output, x)
 
     def _inside(self, batch: ActiveBatch, x: Tensor) -> Tensor:
         """Which candidates are in the ball, shape (B,)."""

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.core.columns import Columns
 from robustbench_lite.core.cost import Passes
 from robustbench_lite.core.losses import Objective, success
 from robustbench_lite.core.noise import Noise
@@ -66,6 +67,8 @@ class Problem:
     threat: ThreatModel
     model: Counted
     """The target, for an attack that runs a loop of its own: every pass through it is counted."""
+    columns: Columns | None = None
+    """Of a table: what may be done to them."""
 
     @property
     def targeted(self) -> bool:
@@ -87,7 +90,15 @@ class Problem:
 
     def project(self, x: Tensor, radius: Tensor | None = None) -> Tensor:
         """Bring candidates into the box and the ball, or one of another radius for each, shape (B,)."""
-        return project(x, self.x, self.threat.norm, self.threat.eps if radius is None else radius)
+        return project(x, self.x, self.threat.norm, self.threat.eps if radius is None else radius, self.columns)
+
+    def allowed(self, x: Tensor) -> Tensor:
+        """What the model is asked about in the place of candidates: themselves, or the nearest allowed rows."""
+        return x if self.columns is None else self.columns.allowed(x, self.x)
+
+    def straight_through(self, output: ModelOutput, x: Tensor) -> ModelOutput:
+        """What the model said to allowed rows, as if it had been said to the candidates ``x``."""
+        return output if self.columns is None else output._replace(x=x, grad=self.columns.slope(output.grad))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +121,9 @@ class Attack(ABC):
     """What its examples are made on; those made elsewhere are only tried on the target."""
     gradients: ClassVar[bool] = True
     """Whether the engine is to compute the gradient of its loss at every candidate."""
+    knows_columns: ClassVar[bool] = True
+    """Whether the engine asks the model for it, so that it is told what becomes of its candidates in a table where some
+    columns are fixed or hold whole numbers. False: it has a loop of its own, and is left out there."""
     minimal: ClassVar[bool] = False
     """Whether it looks for the smallest perturbation, and not for the highest loss in the ball."""
 
@@ -159,6 +173,15 @@ class Attack(ABC):
     def unfit(self, shape: tuple[int, ...], threat: ThreatModel) -> str | None:
         """What it expects in place of inputs of this shape or of this threat model; None where it can be run."""
         return None
+
+    def misfit(self, shape: tuple[int, ...], threat: ThreatModel, columns: Columns | None) -> str | None:
+        """Why it can't be run on samples of this shape, of a table with these columns; None where it can."""
+        if columns is not None and not self.knows_columns:
+            return (
+                "asks the model in a loop of its own, which knows nothing of columns that are fixed or hold whole "
+                "numbers"
+            )
+        return self.unfit(shape, threat)
 
     def rival(self, problem: Problem, state: Any) -> Tensor | None:
         """The class for which the candidates are to leave ``problem.target_class``, shape (B,); None: any other."""

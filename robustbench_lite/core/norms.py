@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from robustbench_lite.core.columns import Columns
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.core.threat import Norm
 
@@ -233,7 +234,7 @@ GEOMETRIES: dict[Norm, Geometry] = {
 }
 
 
-def project(x: Tensor, origin: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
+def project(x: Tensor, origin: Tensor, norm: Norm, eps: float | Tensor, columns: Columns | None = None) -> Tensor:
     """Bring points into the ball around their origins, and into the box [0, 1].
 
     Parameters
@@ -242,6 +243,8 @@ def project(x: Tensor, origin: Tensor, norm: Norm, eps: float | Tensor) -> Tenso
         Points and centres, shape (B, *shape); the centres in [0, 1].
     norm, eps
         The ball; of each point one of its own where eps has the shape (B,).
+    columns
+        Of a table: the fixed ones are put back first, so that they take nothing of the ball.
 
     Returns
     -------
@@ -249,4 +252,5 @@ def project(x: Tensor, origin: Tensor, norm: Norm, eps: float | Tensor) -> Tenso
         Shape (B, *shape). In Linf, L1 and L0 the nearest point of ball and box; in L2 a point of both.
     """
     each = torch.as_tensor(eps, dtype=torch.float64, device=x.device).expand(len(x))
+    x = x if columns is None else columns.hold(x, origin)
     return GEOMETRIES[norm].project(x, origin, each)

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from robustbench_lite.core.columns import Columns
 from robustbench_lite.core.errors import UserError
 
 Split = Literal["train", "test"]
@@ -37,6 +38,8 @@ class Data:
     """File of each sample, by its position in the source; may be empty."""
     steady: bool = True
     """False where it was seen, when they were read, that another reading gives other samples."""
+    columns: Columns | None = None
+    """Of a table, what an adversary may do to them; None: it may change every value to any other."""
 
     def __len__(self) -> int:
         return len(self.labels)

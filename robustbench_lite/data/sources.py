@@ -21,7 +21,7 @@ from robustbench_lite.core.usercode import import_object, users_code
 from robustbench_lite.data.convert import Reading, convert, from_arrays, from_dataset
 from robustbench_lite.data.dataset import Data, Split
 from robustbench_lite.data.sizes import viewed
-from robustbench_lite.data.tables import read_table
+from robustbench_lite.data.tables import read_table, roles_of
 
 
 class Asked(NamedTuple):
@@ -299,12 +299,11 @@ def _npz(asked: Asked) -> Data:
 
 def _csv(asked: Asked) -> Data:
     """Numbers and a column of labels (csv:FILE, or csv:FILE@COLUMN), the first line names them; a fixed 70/30 split."""
-    path, at, column = asked.source.rpartition("@")
-    if not at or Path(asked.source).is_file():
-        path, column = asked.source, ""
+    path, roles = roles_of(asked.source)
     if asked.reading.view:
         raise UserError(f"csv:{path}: holds no pictures; leave --resize and --crop away")
-    return read_table(Path(path), asked.split, column)
+    data = read_table(path, asked.split, roles)
+    return data if data.columns is None else replace(data, name=f"csv:{asked.source}/{asked.split}")
 
 
 _BUILT_IN: dict[str, Callable[[Asked], Data]] = {

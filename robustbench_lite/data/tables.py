@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustbench_lite.core.columns import MOST_WHOLE, Columns
 from robustbench_lite.core.errors import UserError, unknown
 from robustbench_lite.core.files import NPZ_LIMIT
 from robustbench_lite.data.convert import from_arrays
@@ -21,7 +23,45 @@ _TEST_SHARE = 0.3
 _DELIMITERS = ",;\t"
 
 
-def read_table(path: Path, split: Split, column: str = "") -> Data:
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """What the columns of a table are, by their names."""
+
+    label: str = ""
+    """Which holds the labels; by default one called ``label``, ``class``, ``target`` or ``y``, else the last."""
+    immutable: tuple[str, ...] = ()
+    """Those that an adversary can't change."""
+    integer: tuple[str, ...] = ()
+    """Those that hold whole numbers, also after the adversary's change."""
+
+
+def roles_of(source: str) -> tuple[Path, Roles]:
+    """Read ``FILE``, ``FILE@LABEL``, or ``FILE?label=LABEL&immutable=A,B&integer=C``.
+
+    Raises
+    ------
+    UserError
+        For an unknown option, and one that is given twice or without a value.
+    """
+    name, asks, options = source.partition("?")
+    if not asks or Path(source).is_file():
+        path, at, label = source.rpartition("@")
+        return (Path(path), Roles(label=label)) if at and not Path(source).is_file() else (Path(source), Roles())
+    given: dict[str, Any] = {}
+    for part in options.split("&"):
+        key, _, value = part.partition("=")
+        if key not in ("label", "immutable", "integer"):
+            raise UserError(f"csv:{source}: {unknown('option', key, ('label', 'immutable', 'integer'))}")
+        if key in given or not value:
+            raise UserError(
+                f"csv:{source}: the option {key} {'is there twice' if key in given else 'has no value'}: expected "
+                f"{key}={'COLUMN' if key == 'label' else 'COLUMN,COLUMN'}"
+            )
+        given[key] = value if key == "label" else tuple(one.strip() for one in value.split(","))
+    return Path(name), Roles(**given)
+
+
+def read_table(path: Path, split: Split, roles: Roles = Roles()) -> Data:  # frozen
     """Read a split of a CSV file whose first line names the columns.
 
     The rows are split 70 to 30, stratified and always the same. Each feature goes from its range in the training part
@@ -33,13 +73,14 @@ def read_table(path: Path, split: Split, column: str = "") -> Data:
         The file; columns are parted by commas, semicolons or tabs.
     split
         ``train`` or ``test``.
-    column
-        Which column holds the labels; by default one called ``label``, ``class``, ``target`` or ``y``, else the last.
+    roles
+        What the columns are.
 
     Returns
     -------
     Data
         Samples of shape (features,), in the order of the columns; classes are numbered in the order of their names.
+        An attack keeps to what the roles allow.
 
     Raises
     ------
@@ -50,7 +91,7 @@ def read_table(path: Path, split: Split, column: str = "") -> Data:
 
     name = f"csv:{path}"
     head, rows = _read(path, name)
-    place = _label_place(head, column, name)
+    place = _label_place(head, roles.label, name)
     features = [one for number, one in enumerate(head) if number != place]
     if not features:
         raise UserError(f"{name}: holds the column {head[place]!r} alone: expected features beside the labels")
@@ -63,14 +104,61 @@ def read_table(path: Path, split: Split, column: str = "") -> Data:
     values = np.array([[*_numbers(line, row, head, place, name)] for line, row in rows])
     labels = np.array([classes.index(one) for one in told])
     train, test = from_arrays(values.astype(np.float32), labels, name).split(_TEST_SHARE, seed=0)
-    scaled, cut = _scaled(values, train.index.numpy(), test.index.numpy())
+    scaled, span, cut = _scaled(values, train.index.numpy(), test.index.numpy())
+    columns, told_of_roles = _columns(values, span, features, roles, [line for line, _ in rows], name)
     notes = [
         f"each feature goes from its range in the training part to [0, 1]; the label is the column {head[place]!r}"
     ]
     if cut:
         notes.append(f"{cut} of {len(test)} test rows hold values beyond the training part's range, which are cut off")
+    notes += told_of_roles
     whole = from_arrays(scaled.astype(np.float32), labels, f"{name}/{split}", classes, tuple(notes))
-    return whole.take((train if split == "train" else test).index)
+    return replace(whole.take((train if split == "train" else test).index), columns=columns)
+
+
+def _columns(
+    values: np.ndarray[Any, Any],
+    span: np.ndarray[Any, Any],
+    features: Sequence[str],
+    roles: Roles,
+    lines: Sequence[int],
+    name: str,
+) -> tuple[Columns | None, list[str]]:
+    """What an adversary may do to the features, and how that is told; None and nothing where it may do anything."""
+    import torch
+
+    for role, names in (("immutable", roles.immutable), ("integer", roles.integer)):
+        for one in names:
+            if one not in features:
+                raise UserError(f"{name}, option {role}: {unknown('column', one, features)}")
+    fixed, whole = ([one in names for one in features] for names in (roles.immutable, roles.integer))
+    if all(fixed):
+        raise UserError(f"{name}: all {len(fixed)} columns are immutable: expected one that an adversary can change")
+    for number in (number for number, one in enumerate(whole) if one):
+        broken = values[:, number] != values[:, number].round()
+        if broken.any():
+            row = int(broken.argmax())
+            raise UserError(
+                f"{name}, line {lines[row]}, column {features[number]!r}: holds {values[row, number]:g}: expected "
+                "whole numbers, as the option integer says; leave it out there"
+            )
+        if span[number] > MOST_WHOLE:
+            raise UserError(
+                f"{name}, column {features[number]!r}: its whole numbers range over {span[number]:,.0f}, more than "
+                f"{MOST_WHOLE:,}, which 32-bit numbers can't tell apart; leave it out of the option integer"
+            )
+    notes = []
+    if any(fixed):
+        notes.append(f"the adversary leaves {sum(fixed)} of {len(fixed)} columns as they are: {_few(roles.immutable)}")
+    if any(whole):
+        notes.append(f"{sum(whole)} of {len(whole)} columns take whole numbers alone: {_few(roles.integer)}")
+    steps = torch.from_numpy(span) * torch.tensor(whole)
+    return (Columns(fixed=torch.tensor(fixed), whole=steps) if notes else None), notes
+
+
+def _few(names: Sequence[str]) -> str:
+    told = ", ".join(dict.fromkeys(names[:6]))
+    return f"{told}, ..." if len(names) > 6 else told
 
 
 def _read(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -140,12 +228,14 @@ def _in_order(classes: set[str]) -> list[str]:
     return sorted(classes, key=float) if all(map(_is_number, classes)) else sorted(classes)
 
 
-def _scaled(values: np.ndarray[Any, Any], train: Any, test: Any) -> tuple[np.ndarray[Any, Any], int]:
-    """Values in [0, 1] by the range of the training rows, and how many test rows are beyond it."""
+def _scaled(
+    values: np.ndarray[Any, Any], train: Any, test: Any
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], int]:
+    """Values in [0, 1] by the range of the training rows, these ranges, and how many test rows are beyond them."""
     import numpy as np
 
     low, high = values[train].min(axis=0), values[train].max(axis=0)
     span = np.where(high > low, high - low, 1.0)
     scaled = (values - low) / span
     beyond = int(((scaled[test] < 0) | (scaled[test] > 1)).any(axis=1).sum())
-    return np.clip(scaled, 0.0, 1.0), beyond
+    return np.clip(scaled, 0.0, 1.0), span, beyond

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from robustbench_lite.attacking.interface import Attack
 from robustbench_lite.core import registry
+from robustbench_lite.core.columns import Columns
 from robustbench_lite.core.cost import Budget, BudgetTracker, Progress
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import Suite, load_suite, once_each
@@ -191,7 +192,7 @@ def fitting(suite: Suite, target: Target, data: Data) -> Fitting:
     _check_ball(suite, data)
     built = _build(suite)
     probe_passes = _introduce(target, data)
-    attacks, skipped = _select(built, target, suite, tuple(data.shape))
+    attacks, skipped = _select(built, target, suite, tuple(data.shape), data.columns)
     _check_curve(suite, attacks)
     return Fitting(attacks, skipped, probe_passes)
 
@@ -238,7 +239,11 @@ def _introduce(target: Target, data: Data) -> int:
 
 
 def _select(
-    attacks: tuple[PlannedAttack, ...], target: Target, suite: Suite, shape: tuple[int, ...]
+    attacks: tuple[PlannedAttack, ...],
+    target: Target,
+    suite: Suite,
+    shape: tuple[int, ...],
+    columns: Columns | None,
 ) -> tuple[tuple[PlannedAttack, ...], tuple[Skipped, ...]]:
     """Divide the attacks into those that see enough of the target and can be run on its inputs, and those left out."""
     if not any(enough(target.access, attack.access) for _, _, attack in attacks):
@@ -254,7 +259,7 @@ def _select(
     unseen = f"of the target only the {target.access} are seen"
     for threat in suite.threats:
         reasons = {
-            name: attack.unfit(shape, threat)
+            name: attack.misfit(shape, threat, columns)
             if enough(target.access, attack.access)
             else f"needs {attack.access}; {unseen}"
             for name, _, attack in attacks

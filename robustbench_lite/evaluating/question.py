@@ -46,6 +46,7 @@ def _question(plan: Plan) -> dict[str, Any]:
         "earlier": sum(map(len, plan.earlier.values())),  # the other entries determine which ones
         "suspect": plan.suspect,
         "data": plan.data.name,
+        **({} if plan.data.columns is None else {"columns": plan.data.columns.digest}),
         "samples": hashlib.sha256(keys_of(plan.data, plan.batch_size).tobytes()).hexdigest(),
         "limit": plan.limit,
         "suite": plan.suite.model_dump(mode="json", exclude={"budget"}),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustbench_lite.attacking.ascent import perturb
 from robustbench_lite.attacking.interface import Attack
+from robustbench_lite.core.columns import Columns
 from robustbench_lite.core.threat import Norm, ThreatModel
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.hardening.checkpoint import Checkpoint, Epoch, Kept
@@ -63,6 +64,8 @@ class Stage:
     """What `once` found for the batch of the moment, where the loop asks for its loss more than once."""
     count: Count | None = None
     """The passes so far."""
+    columns: Columns | None = None
+    """Of a table: what the adversary may do to them."""
 
     def spend(self, samples: int) -> None:
         """Count samples that go through the layers, there and back, past the network's own forward, as bounds do."""
@@ -80,7 +83,12 @@ class Stage:
         Tensor
             The last candidates, in ball and box, shape (B, *shape).
         """
-        return self.once(attack, lambda: perturb(attack, self.target, batch.x, batch.y, self.threat, batch.draw_keys))
+        return self.once(attack, lambda: self.perturb(attack, batch, batch.y))
+
+    def perturb(self, attack: Attack, batch: Batch, y: Tensor, start: Tensor | None = None) -> Tensor:
+        """The same with the network in the mode that it is in; ``y`` and ``start`` are as in `perturb`."""
+        x, keys = batch.x, batch.draw_keys
+        return perturb(attack, self.target, x, y, self.threat, keys, start, self.columns)
 
     def once(self, key: Hashable, find: Callable[[], Tensor]) -> Tensor:
         """Find something with the network in evaluation mode, its parameters frozen: once a batch.

@@ -350,6 +350,8 @@ def _digest(data: Data) -> str:
     digest = hashlib.sha256(data.labels.numpy().tobytes())
     if not change_seen(data):  # a training set's random transforms make another picture each time
         digest.update(data.fetch(few).numpy().tobytes())
+    if data.columns is not None:
+        digest.update(data.columns.digest.encode())
     return digest.hexdigest()[:16]
 
 

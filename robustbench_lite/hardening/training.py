@@ -104,7 +104,14 @@ def train(
     loop = Loop(defense, schedule, mixture, held_out, seed, place, checkpoint, on_progress, learn)
     trained: dict[str, Target] = {}
     for name in defense.stages:
-        stage = Stage(name=name, target=copy.deepcopy(target), trained=dict(trained), threat=threat, given=target)
+        stage = Stage(
+            name=name,
+            target=copy.deepcopy(target),
+            trained=dict(trained),
+            threat=threat,
+            given=target,
+            columns=mixture.own.columns,
+        )
         if f"{place}/{name}" not in checkpoint.done:
             frozen = frozen_names(stage.target.module, schedule.freeze, classes_of(target, loop.data.own))
             with freezing(stage.target.module, frozen):
@@ -142,7 +149,7 @@ def learn_alone(
         For a loss that is no longer finite.
     """
     loop = Loop(defense, schedule, Mixture(own=data), data, seed, "", Checkpoint())
-    stage = Stage(name=defense.stages[-1], target=target, trained={}, threat=threat)
+    stage = Stage(name=defense.stages[-1], target=target, trained={}, threat=threat, columns=data.columns)
     optimizer = make_optimizer(target, schedule)
     stay_zero(target, optimizer)
     if pull is not None:

@@ -85,3 +85,50 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
     source = write(tmp_path, TEXT)
     with pytest.raises(UserError, match="holds no pictures"):
         load_data(source, resize=8)
+
+
+def test_columns_have_roles(tmp_path: Path) -> None:
+    rows = "".join(f"{20 + a},{b / 3},{a % 4},{c}\n" for a, b, c in ROWS)
+    source = write(tmp_path, "age,height,visits,sick\n" + rows)
+    data = load_data(f"{source}?label=sick&immutable=age&integer=age,visits")
+    assert data.name == f"{source}?label=sick&immutable=age&integer=age,visits/test"
+    assert data.columns is not None
+    assert data.columns.fixed.tolist() == [True, False, False]
+    train = load_data(source, split="train").index
+    ages = [20 + ROWS[place][0] for place in train.tolist()]
+    assert data.columns.whole.tolist() == [max(ages) - min(ages), 0, 3]
+    x = data.fetch(range(len(data)))
+    assert data.columns.kept(x, torch.full_like(x, -1)).logical_not().all()  # age differs from that of another row
+    assert torch.equal(data.columns.allowed(x, x.roll(1, 0))[:, 2], x[:, 2])
+    told = " ".join(data.notes)
+    assert "leaves 1 of 3 columns as they are: age" in told
+    assert "2 of 3 columns take whole numbers alone: age, visits" in told
+    plain, free = load_data(source), load_data(f"{source}?label=sick")
+    assert (plain.columns, free.columns, plain.notes, plain.name) == (None, None, free.notes, free.name)
+    assert torch.equal(plain.fetch(range(len(plain))), x)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("immutable=agee", r"option immutable: unknown column 'agee': did you mean age\?"),
+        ("integer=label", r"option integer: unknown column 'label'"),
+        ("label=nothing", r"unknown column 'nothing'"),
+        ("immutable=age,height", "all 2 columns are immutable: expected one that an adversary can change"),
+        ("fixed=age", r"unknown option 'fixed'"),
+        ("immutable=", r"the option immutable has no value: expected immutable=COLUMN,COLUMN"),
+        ("immutable=age&immutable=height", "the option immutable is there twice"),
+    ],
+)
+def test_roles_of_no_columns_are_told(tmp_path: Path, options: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load_data(f"{write(tmp_path, TEXT)}?{options}")
+
+
+def test_a_column_of_whole_numbers_holds_them(tmp_path: Path) -> None:
+    source = write(tmp_path, "a,label\n1,x\n2.5,y\n3,x\n4,y\n")
+    with pytest.raises(UserError, match=r"line 3, column 'a': holds 2.5: expected whole numbers"):
+        load_data(f"{source}?integer=a")
+    source = write(tmp_path, "a,label\n1,x\n9999999,y\n3,x\n9999998,y\n2,x\n9999997,y\n")
+    with pytest.raises(UserError, match=r"range over 9,999,99\d, more than 1,000,000"):
+        load_data(f"{source}?integer=a")

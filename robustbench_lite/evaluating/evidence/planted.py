@@ -78,13 +78,13 @@ def planted(survivors: Survivors, climbed: ClimbResult) -> Iterator[Finding]:
 def _drawn(survivors: Survivors) -> Tensor:
     """Largest margin at random points of the ball, shape (n,)."""
     geometry, threat = GEOMETRIES[survivors.threat.norm], survivors.threat
+    columns = survivors.samples.data.columns
     noise = Noise(survivors.samples.sample_keys[survivors.rows].to(survivors.x.device)).at(survivors.model.seed)
     best = torch.full_like(survivors.start, -torch.inf)
     for draw in range(_DRAWS):
         delta = geometry.random(noise.at(draw), tuple(survivors.x.shape[1:]), threat.eps)
-        best = torch.maximum(
-            best, survivors.margins(project(survivors.x + delta, survivors.x, threat.norm, threat.eps))
-        )
+        x = project(survivors.x + delta, survivors.x, threat.norm, threat.eps)
+        best = torch.maximum(best, survivors.margins(x if columns is None else columns.allowed(x, survivors.x)))
     return best
 
 

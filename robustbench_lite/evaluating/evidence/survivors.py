@@ -87,20 +87,28 @@ class Survivors:
         target_classes = self.samples.target_classes[self.rows].to(x.device)
         return margin(self.model.logits(self.rows, x), target_classes, self.threat.goal == "targeted")
 
-    def climb(self, norm: Norm, eps: float, steps: int) -> ClimbResult:
-        """Climb the margin from the inputs, in steps that fall to zero along a cosine: a plain attack of our own."""
+    def climb(self, norm: Norm, eps: float, steps: int, *, anywhere: bool = False) -> ClimbResult:
+        """Climb the margin from the inputs, in steps that fall to zero along a cosine: a plain attack of our own.
+
+        The columns of a table change as an adversary may change them; ``anywhere``: as if any of them could.
+        """
         steepest, reach = stride(norm, eps)
+        columns = None if anywhere else self.samples.data.columns
         x, value, grad = self.x, self.start, self.grad
         best = ClimbResult(value, x)
         for step in range(steps):
             length = reach * (1 + math.cos(math.pi * step / steps))
-            x = project(x + length * steepest(grad), self.x, norm, eps)
+            grad = grad if columns is None else columns.slope(grad)
+            x = project(x + length * steepest(grad), self.x, norm, eps, columns)
+            seen = x if columns is None else columns.allowed(x, self.x)
             if step == steps - 1:
-                value = self.margins(x)
+                value = self.margins(seen)
             else:
-                value, grad = _asked(self.model, self.samples, self.rows, x, self.threat)
+                value, grad = _asked(self.model, self.samples, self.rows, seen, self.threat)
             higher = value > best.margin
-            best = ClimbResult(torch.where(higher, value, best.margin), torch.where(per_sample(higher, x), x, best.x))
+            best = ClimbResult(
+                torch.where(higher, value, best.margin), torch.where(per_sample(higher, x), seen, best.x)
+            )
         return best
 
     def run(
