@@ -31,6 +31,15 @@ def _short_probe(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the worker processes of `ProcessExecutor`, which as new interpreters take seconds each to load torch."""
+    from robustbench_lite.workers import processes
+    from tests.forked import ForkedWorker
+
+    monkeypatch.setattr(processes, "_interpreter", lambda *given: ForkedWorker(processes.PROGRAM, *given))
+
+
 @pytest.fixture(scope="session")
 def train_on_digits() -> Callable[..., Any]:
     """Train a small convolutional network on the first so many digits; return it, and all digits with their labels."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -44,9 +45,8 @@ HERE = "import sys; sys.path.insert(0, '')\n"
 """Code that lets modules be imported from the working directory, as ``python -c`` does."""
 
 PYTEST = f"""{HERE}
-import pytest
-for name in [name for name in sys.modules if name.partition(".")[0] == "robustbench_lite"]:
-    del sys.modules[name]  # pytest loads its plugins itself, so that their assertions say more
+import pytest, robustbench_lite
+robustbench_lite.__doc__ += "PYTEST_DONT_REWRITE"  # it is loaded, and a warning would say so
 sys.exit(pytest.main())
 """
 """Code of ``python -m pytest``."""
@@ -78,6 +78,8 @@ class Forked:
     ----------
     variables
         Its environment; by default a copy of ours.
+    folder
+        Its working directory; by default ours.
     terminal
         What its three streams are; by default nothing is read, and what is written is kept for `communicate`.
     ignoring
@@ -89,6 +91,7 @@ class Forked:
         code: str,
         *arguments: object,
         variables: Mapping[str, str] | None = None,
+        folder: Path | None = None,
         terminal: str = "",
         ignoring: bool = False,
     ) -> None:
@@ -98,15 +101,18 @@ class Forked:
         given = {
             "code": code,
             "arguments": ["rblite", *map(str, arguments)],
-            "folder": str(Path.cwd()),
+            "folder": str(folder or Path.cwd()),
             "variables": dict(os.environ if variables is None else variables),
-            "streams": [terminal] * 3 if terminal else [os.devnull, *map(str, self._written)],
+            "streams": [terminal] * 3 if terminal else self._streams(),
             "ignoring": ignoring,
         }
         self._process: BaseProcess = _CONTEXT.Process(target=exec, args=(_CHILD, given), daemon=True)
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
+
+    def _streams(self) -> list[str]:
+        return [os.devnull, *map(str, self._written)]
 
     @property
     def returncode(self) -> int | None:
@@ -115,7 +121,7 @@ class Forked:
     def poll(self) -> int | None:
         return self.returncode
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float | None = 120) -> int:
         self._process.join(timeout)
         if self.returncode is None:
             self.kill()
@@ -155,3 +161,24 @@ def ran(code: str, *arguments: object, variables: Mapping[str, str] | None = Non
     out, err = process.communicate()
     assert process.returncode is not None
     return subprocess.CompletedProcess([*map(str, arguments)], process.returncode, out, err)
+
+
+class ForkedWorker(Forked):
+    """A worker of `ProcessExecutor`, which takes its parts from a pipe and answers into another."""
+
+    def __init__(self, code: str, arguments: Sequence[str], variables: Mapping[str, str]) -> None:
+        self._pipes = tempfile.mkdtemp(prefix="rblite-pipes-")
+        weakref.finalize(self, shutil.rmtree, self._pipes)
+        super().__init__(f"import os; os.setsid()\n{code}", *arguments, variables=variables)
+        # Each waits until the process has opened its end.
+        self.stdin = Path(self._pipes, "parts").open("wb")  # noqa: SIM115 - the executor closes them
+        self.stdout = Path(self._pipes, "answers").open("rb")  # noqa: SIM115
+
+    def _streams(self) -> list[str]:
+        pipes = [f"{self._pipes}/{name}" for name in ("parts", "answers")]
+        for pipe in pipes:
+            os.mkfifo(pipe)
+        return [*pipes, str(self._written[1])]
+
+    def wait(self, timeout: float | None = None) -> int:
+        return super().wait(timeout)

@@ -28,6 +28,9 @@ from robustbench_lite.workers.ledger import FileLedger
 from robustbench_lite.workers.packing import packed, users_modules
 from robustbench_lite.workers.worker import RAISED
 
+PROGRAM = "import sys; sys.path[:] = sys.argv[3:]; from robustbench_lite.workers.worker import main; main()"
+"""Code of a worker; its arguments are the job's folder, the worker's place, and where modules are found."""
+
 _PATIENCE = 10.0  # seconds that an idle worker is given to end
 
 
@@ -210,17 +213,25 @@ class _Crew:
             Where it dies before.
         """
         threads = str(self.threads)
-        process = self._processes[place] = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(self.folder), str(place), *self._paths],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-            start_new_session=True,  # Ctrl-C in a terminal goes to this process alone
+        process = self._processes[place] = _interpreter(
+            [str(self.folder), str(place), *self._paths],
+            os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
         )
         kind, fault, _ = pickle.load(process.stdout)  # type: ignore[arg-type]
         if kind == RAISED:
             raise fault
         return process
+
+
+def _interpreter(arguments: list[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
+    """A new Python that runs `worker.main`."""
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=variables,
+        start_new_session=True,  # Ctrl-C in a terminal goes to this process alone
+    )
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int:
@@ -232,6 +243,3 @@ def _ended(process: subprocess.Popen[bytes]) -> int:
         return process.wait(_PATIENCE)
     process.kill()
     return process.wait()
-
-
-_PROGRAM = "import sys; sys.path[:] = sys.argv[3:]; from robustbench_lite.workers.worker import main; main()"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from robustbench_lite import ThreatModel, evaluate
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import NORMS
 from robustbench_lite.evaluating import corpus
+from tests.forked import Forked
 
 LINF = ThreatModel.parse("Linf 0.2")
 L2 = ThreatModel.parse("L2 0.5")
@@ -127,8 +127,9 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 ADD = """
 import sys, numpy as np
+from pathlib import Path
 from robustbench_lite import ThreatModel, corpus
-print("ready", flush=True)
+Path(sys.argv[2]).touch()
 for key in range(15):
     corpus.keep(sys.argv[1], ThreatModel.parse("Linf 0.2"), {key: np.full((1, 2, 2), key / 100, np.float32)})
 """
@@ -136,13 +137,12 @@ for key in range(15):
 
 def test_processes_that_add_at_once_lose_nothing(tmp_path: Path) -> None:
     added = 0
-    with subprocess.Popen([sys.executable, "-c", ADD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "ready\n"
-        while other.poll() is None:  # as long as the other one adds, so that they do meet
-            corpus.keep(tmp_path, LINF, {1000 + added: image(0.5)})
-            added += 1
-    assert other.returncode == 0
+    other = Forked(ADD, tmp_path, tmp_path / "ready")
+    other.wait_for((tmp_path / "ready").exists)
+    while other.poll() is None:  # as long as the other one adds, so that they do meet
+        corpus.keep(tmp_path, LINF, {1000 + added: image(0.5)})
+        added += 1
+    assert other.returncode == 0, other.communicate()
     assert added > 0
     assert sorted(corpus.load(tmp_path, LINF)) == [*range(15), *range(1000, 1000 + added)]
 

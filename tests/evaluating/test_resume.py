@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from robustbench_lite import Scorecard, load_data
+from tests.forked import HERE, Forked
 
 pytestmark = pytest.mark.evidence  # as in the processes that are killed
 
@@ -90,16 +89,10 @@ class Repo:
 
     folder: Path
 
-    def start(self, cache: str, out: str, pause: float = 0.0) -> subprocess.Popen[str]:
+    def start(self, cache: str, out: str, pause: float = 0.0) -> Forked:
         """Evaluate in a process of its own."""
         told = {**os.environ, "COUNTS": str(self.folder / f"{out}.counts"), "PAUSE": str(pause), "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [sys.executable, "-c", RUN, cache, f"{out}.json"],
-            cwd=self.folder,
-            env=told,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return Forked(HERE + RUN, cache, f"{out}.json", variables=told, folder=self.folder)
 
     def run(self, cache: str, out: str) -> Scorecard:
         """Evaluate to the end, in this process."""
@@ -180,14 +173,9 @@ def expect_same(card: Scorecard, other: Scorecard) -> None:
 def kill(repo: Repo, cache: str, attack: str, lines: int) -> int:
     """Start a run and kill it once an attack has written so many lines; its exit status."""
     process = repo.start(cache, cache, pause=0.02)
-    deadline = time.monotonic() + 90
-    while repo.journals(cache).get(attack, 0) < lines:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "it wrote no journal"
-        time.sleep(0.005)
+    process.wait_for(lambda: repo.journals(cache).get(attack, 0) >= lines)
     process.kill()
-    process.communicate(timeout=30)
-    return process.returncode
+    return process.wait()
 
 
 def test_the_undisturbed_run_is_worth_disturbing(repo: Repo, undisturbed: Scorecard) -> None:
@@ -238,11 +226,7 @@ def test_a_run_that_was_killed_near_its_end_goes_on(repo: Repo, undisturbed: Sco
 
 def test_two_that_ask_the_same_at_once_evaluate_once(repo: Repo, undisturbed: Scorecard) -> None:
     process = repo.start("both", "both-one", pause=0.005)
-    deadline = time.monotonic() + 90
-    while not repo.passed("both-one"):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "it didn't begin"
-        time.sleep(0.005)
+    process.wait_for(lambda: repo.passed("both-one") > 0)
     other = repo.run("both", "both-other")
     assert repo.passed("both-other") == 0
     _, errors = process.communicate(timeout=120)

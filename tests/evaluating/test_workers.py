@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from robustbench_lite import Scorecard, evaluate, load_data
 from robustbench_lite.core.cost import Progress
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.faces.cli import main
+from tests.forked import RBLITE, Forked
 
 SAMPLES = 40
 SUITE = ["fgsm", "pgd"]
@@ -66,6 +64,7 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_workers_find_the_same_also_where_one_is_killed(network: nn.Module, tmp_path: Path) -> None:
     marker = tmp_path / "killed"
     told: list[Progress] = []
@@ -90,6 +89,7 @@ class Deadly(nn.Module):
         return self.network(x)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_samples_that_kill_every_worker_are_told_and_the_rest_is_attacked(network: nn.Module) -> None:
     data = load_data("digits", split="test").stratified(SAMPLES, 0)
     right = network(data.fetch(range(SAMPLES))).argmax(1) == data.labels
@@ -143,15 +143,9 @@ def _command(folder: Path, cache: str, workers: int) -> list[str]:
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_with_another_number_of_workers(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "robustbench_lite", *_command(tmp_path, "killed", 2)]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "killed").glob("*/*.*.jsonl")):  # what a worker has settled
-        assert time.monotonic() < deadline
-        assert run.poll() is None
-        time.sleep(0.02)
+    run = Forked(RBLITE, *_command(tmp_path, "killed", 2))
+    run.wait_for(lambda: any((tmp_path / "killed").glob("*/*.*.jsonl")))  # what a worker has settled
     run.kill()
-    run.communicate()
     for cache in ("killed", "whole"):
         done = CliRunner().invoke(main, _command(tmp_path, cache, 1))
         assert done.exit_code == 0, done.output

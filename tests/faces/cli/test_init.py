@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -95,8 +94,8 @@ RESULTS = {
 }
 
 
-def test_what_each_ci_runs_is_yaml_and_passes(laid: Path) -> None:
-    """Their steps as a shell runs them, but for the installation; the results that are kept are there."""
+def test_what_each_ci_runs_is_yaml_and_passes(laid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their steps as a shell reads them, but for the installation; the results that are kept are there."""
     read = {name: yaml.safe_load((laid / path).read_text(encoding="utf-8")) for name, (path, _) in init.CI.items()}
     job = read["gitlab"]["robustness"]
     steps = {
@@ -107,9 +106,14 @@ def test_what_each_ci_runs_is_yaml_and_passes(laid: Path) -> None:
     assert steps["github"] == steps["gitlab"]
     install, test = steps["gitlab"]
     assert install == "python -m pip install robustbench_lite"
+    monkeypatch.chdir(laid)
     for step in (test, *steps["pre-commit"]):
-        done = run(laid, "bash", "-ec", f'python() {{ {shlex.quote(sys.executable)} "$@"; }}; {step}')
-        assert "1 passed" in done
+        said = run(laid, "bash", "-ec", f"python() {{ printf '%s\\n' \"$@\"; }}; {step}")
+        option, module, *arguments = said.splitlines()
+        assert (option, module) == ("-m", "pytest")
+        done = ran(PYTEST, *arguments, variables=told())
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "1 passed" in done.stdout
     assert (laid / job["artifacts"]["reports"]["junit"]).is_file()
     assert {one.name for one in (laid / job["artifacts"]["paths"][0]).iterdir()} == set(RESULTS.values())
     assert (laid / job["cache"]["paths"][0]).is_dir()

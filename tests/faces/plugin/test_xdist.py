@@ -26,7 +26,7 @@ def robust_data(): return "digits"
 def test_it(number, robustness): pass
 """
 
-SUITE = ("robustness.toml", "--data", "digits", "--limit", "40", "-p", "no:hypothesispytest")
+SUITE = ("robustness.toml", "--data", "digits", "--limit", "40")
 BOTH = (*SUITE, "--target", "models.py:plain", "--target", "models.py:weak")
 
 
@@ -37,7 +37,7 @@ def told(done):
 
 
 @pytest.mark.slow
-def test_each_evaluation_is_run_once_and_told_once(project, built):
+def test_each_evaluation_is_run_once_and_told_once(project, run, built):
     project.makepyfile(
         slow=SLOW,
         test_it="""
@@ -58,7 +58,7 @@ def test_each_evaluation_is_run_once_and_told_once(project, built):
     )
     project.makeini("[pytest]\npythonpath = .\n")
     files = ("--robustness-json", "out", "--robustness-sarif", "scan.sarif")
-    done = project.runpytest_subprocess(*BOTH, "test_it.py", "test_live.py", "-n", "2", *files)
+    done = run(*BOTH, "test_it.py", "test_live.py", "-n", "2", *files)
     done.assert_outcomes(passed=20)
     assert sorted(built()) == ["plain", "plain", "weak"]
     assert len(asked(project)) == 1, "live objects, too, are evaluated by one worker"
@@ -72,16 +72,16 @@ def test_each_evaluation_is_run_once_and_told_once(project, built):
 
 
 @pytest.mark.slow
-def test_nor_is_it_where_its_items_are_parted(project, built):
+def test_nor_is_it_where_its_items_are_parted(run, built):
     # By scope an evaluation's threat models go to one worker and the rest to another.
     models = ("--target", "models.py:plain", "--target", "models.py:broken")
-    done = project.runpytest_subprocess(*SUITE, *models, "-n", "2", "--dist", "loadscope", "-q")
+    done = run(*SUITE, *models, "-n", "2", "--dist", "loadscope", "-q")
     done.assert_outcomes(passed=5, failed=5)
     assert sorted(built()) == ["broken", "plain"]
     assert told(done) == [("MEASURED", "models.py:plain")]
 
 
-def test_wrong_marker_arguments_fail_the_test(project):
+def test_wrong_marker_arguments_fail_the_test(project, run):
     project.makepyfile(
         test_it="""
         import pytest
@@ -98,7 +98,7 @@ def test_wrong_marker_arguments_fail_the_test(project):
         def test_other(): pass
         """
     )
-    done = project.runpytest_subprocess("-n", "1", "-p", "no:hypothesispytest")
+    done = run("-n", "1")
     done.assert_outcomes(errors=1, passed=1)
     done.stdout.fnmatch_lines(["@pytest.mark.robustness: unknown argument 'threats': did you mean threat?"])
 
