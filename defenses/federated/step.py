@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from robustbench_lite.core import registry
+from robustbench_lite.core import launched, registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.parameters import Length, PositiveInt
 from robustbench_lite.data.dataset import Data
@@ -74,6 +74,8 @@ class Federated(Step):
     """A connection of Flower's configuration, to run on SuperNodes in the place of the simulation."""
 
     def unfit(self, artifact: Artifact) -> str | None:
+        if launched.processes() > 1:
+            return "trains at clients that share the work, so it runs in one process: start it without torchrun"
         try:
             importlib.import_module("flwr")
         except ImportError as fault:

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -24,7 +24,8 @@ from robustbench_lite.hardening.augment import Augment
 from robustbench_lite.hardening.checkpoint import Checkpoint, Epoch, Kept
 from robustbench_lite.hardening.choice import at_chance, better, collapsed, one_step_alone, why_kept
 from robustbench_lite.hardening.cost import counted
-from robustbench_lite.hardening.held_out import DivergedError, HeldOut
+from robustbench_lite.hardening.distributed import joint_statistics, team
+from robustbench_lite.hardening.held_out import Accuracies, DivergedError, HeldOut
 from robustbench_lite.hardening.interface import (
     Batch,
     Defense,
@@ -59,12 +60,18 @@ class Loop:
         self.seed, self.place, self.checkpoint, self.on_progress = seed, place, checkpoint, on_progress
         self.elsewhere, self.steps = learn, data.batches(schedule.batch_size)
         self.augment: Augment | None = None
+        self.team, self.share = team(), 1.0  # the share of the batch's samples that are here
+        if self.team.size > 1:
+            self._check_enough()
+            held_out = held_out.take(self.team.part(torch.arange(len(held_out))))
         self.probe = HeldOut(held_out, schedule.batch_size)
 
     def train(self, stage: Stage) -> None:
         """Train a stage to its end, from its checkpoint or from the given weights."""
         state, schedule, module = self.checkpoint.state, self.schedule, stage.target.module
-        optimizer, deployed, average = make_optimizer(stage.target, schedule), stage.target, None
+        self._same_start(module)
+        joined = self._joined if self.team.size > 1 else None
+        optimizer, deployed, average = make_optimizer(stage.target, schedule, joined), stage.target, None
         stay_zero(stage.target, optimizer)
         if state.epoch:
             module.load_state_dict(state.weights)
@@ -166,14 +173,17 @@ class Loop:
         if self.augment is None and (self.schedule.augment or self.schedule.label_smoothing):
             classes = classes_of(stage.target, self.data.own)  # asked before the passes are counted
             self.augment = Augment(self.schedule.augment, self.schedule.label_smoothing, classes)
-        with counted(stage.target.module) as count:
+        module = stage.target.module
+        with counted(module) as count, joint_statistics(module, self.team, lambda: self.share):
             loss, lr = self._epoch(dataclasses.replace(stage, count=count), optimizer, key)
-        return Learnt(loss, lr, count.total)
+        return Learnt(loss, lr, sum(self.team.gather(count.total)))
 
     def _epoch(self, stage: Stage, optimizer: torch.optim.Optimizer, key: int) -> tuple[float, float]:
         train_mode(stage.target.module)
         total, seen, lr, epoch = 0.0, 0, self.schedule.lr, self.checkpoint.state.epoch
-        for step, dealt in enumerate(self.data.deal(self.schedule.batch_size, key)):
+        # What is done to the samples of a batch draws from one generator, one after the other: so all are there.
+        wanted = self.team.part if self.augment is None else lambda rows: rows
+        for step, dealt in enumerate(self.data.deal(self.schedule.batch_size, key, wanted)):
             done = (epoch * self.steps + step + 0.5) / (self.schedule.epochs * self.steps)
             lr = learning_rate(self.schedule, done)
             for group in optimizer.param_groups:
@@ -181,14 +191,14 @@ class Loop:
             ball = grown(stage.threat, self.schedule.eps_ramp, done)
             at = dataclasses.replace(stage, threat=ball, grown=ball.eps / stage.threat.eps)
             loss = self._step(at, optimizer, self._batch(dealt, key, stage.target.device))
-            total, seen = total + loss * len(dealt.y), seen + len(dealt.y)
+            total, seen = total + loss * dealt.total, seen + dealt.total
             self._tell(stage, step + 1, loss)
         return total / seen, lr
 
     def _step(self, stage: Stage, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
         try:
             with torch.autocast(stage.target.device.type, torch.bfloat16, self.schedule.precision == "bfloat16"):
-                loss = self._update(stage, optimizer, batch).item()
+                loss = self.team.mean(self._update(stage, optimizer, batch), self.share).item()
         except (RuntimeError, MemoryError) as fault:
             if not out_of_memory(fault):
                 raise
@@ -208,21 +218,50 @@ class Loop:
         def loss() -> Tensor:
             return self.defense.loss(batch, stage)
 
-        with perturbed_weights(stage.target.module, loss, self.schedule.awp, optimizer):
+        with perturbed_weights(stage.target.module, loss, self.schedule.awp, optimizer, self._joined):
             return self.defense.update(batch, stage, optimizer)
 
     def _batch(self, dealt: Dealt, key: int, device: torch.device) -> Batch:
-        x, y, targets = dealt.x, dealt.y, None
+        x, y, origin, total = dealt
+        targets = None
         if self.augment is not None:
             x, targets = self.augment(x, y)
-            targets = None if targets is None else targets.to(device)
-        return Batch(x.to(device), y.to(device), Noise(dealt.origin).at(key).keys.to(device), targets)
+            x, y, origin = map(self.team.part, (x, y, origin))
+            targets = None if targets is None else self.team.part(targets).to(device)
+        self.share = len(y) / total
+        return Batch(x.to(device), y.to(device), Noise(origin).at(key).keys.to(device), targets)
+
+    def _joined(self, grads: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        return self.team.mean_each(grads, parameters, self.share)
+
+    def _check_enough(self) -> None:
+        """Refuse more processes than there are samples to share out."""
+        least = min(len(self.data) // self.steps, len(self.held_out))
+        if least < self.team.size:
+            raise UserError(
+                f"{self.team.size} processes have to share batches of {len(self.data) // self.steps} samples and "
+                f"{len(self.held_out)} held-out ones: start fewer processes, or give larger batches or more samples"
+            )
+
+    def _same_start(self, module: torch.nn.Module) -> None:
+        """Let every process begin where the first one does, whatever the steps before made in its arithmetic."""
+        if self.team.size > 1:
+            module.load_state_dict(self.team.first(lambda: copy.deepcopy(module).cpu().state_dict()))
 
     def _accuracies(self, stage: Stage) -> tuple[float, float, float | None]:
         """Clean and robust accuracy on the held-out samples, and what a single step leaves."""
-        found = self.probe.measure(stage.target, stage.threat, one_step=bool(self.defense.norms))
-        one_step = None if found.one_step is None else found.one_step / found.total
-        return found.clean / found.total, found.robust / found.total, one_step
+        found: Accuracies | str
+        try:
+            found = self.probe.measure(stage.target, stage.threat, one_step=bool(self.defense.norms))
+        except DivergedError as fault:
+            found = str(fault)
+        clean = robust = total = one_step = 0
+        for part in self.team.gather(found):
+            if isinstance(part, str):
+                raise DivergedError(part)
+            clean, robust, total = clean + part.clean, robust + part.robust, total + part.total
+            one_step += part.one_step or 0
+        return clean / total, robust / total, one_step / total if self.defense.norms else None
 
     def _tell(self, stage: Stage, step: int, loss: float) -> None:
         if self.on_progress is None:

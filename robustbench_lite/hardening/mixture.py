@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +23,8 @@ class Dealt(NamedTuple):
     """Labels, (B,)."""
     origin: Tensor
     """What the random draws of each sample are made from, (B,), int64: no two samples of the mixture share one."""
+    total: int
+    """Samples of the whole batch, of which these may be a part."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,18 +61,26 @@ class Mixture:
         share = self.share if self.extra is not None else 0.0
         return math.ceil(len(self.own) / max(1, round(batch_size * (1 - share))))
 
-    def deal(self, batch_size: int, key: int) -> Iterator[Dealt]:
-        """Go once through the samples, in an order drawn by a key."""
+    def deal(self, batch_size: int, key: int, part: Callable[[Tensor], Tensor] = lambda rows: rows) -> Iterator[Dealt]:
+        """Go once through the samples, in an order drawn by a key.
+
+        Parameters
+        ----------
+        part
+            Gives the rows that are wanted of a batch's; by default all.
+        """
         order = torch.randperm(len(self.own), generator=torch.Generator().manual_seed(key))
         others = _Turns(self.extra, key) if self.extra is not None else None
         # Parts that differ by one sample at most: no last batch too small for batch statistics, and no sample left out.
         for rows in order.tensor_split(self.batches(batch_size)):
-            dealt = _fetched(self.own, rows, self.own.index[rows])
+            mine, total = part(rows), len(rows)
+            tensors = _fetched(self.own, mine, self.own.index[mine])
             if others is not None and (more := round(len(rows) * self.share / (1 - self.share))):
-                drawn = others.next(more)
+                mine, total = part(others.next(more)), total + more
                 # From -1 down, so that none is one of the samples' own.
-                dealt = Dealt(*map(torch.cat, zip(dealt, _fetched(others.data, drawn, -1 - drawn), strict=True)))
-            yield dealt
+                tensors = tuple(map(torch.cat, zip(tensors, _fetched(others.data, mine, -1 - mine), strict=True)))
+            x, y, origin = tensors
+            yield Dealt(x, y, origin, total)
 
 
 class _Turns:
@@ -87,7 +97,7 @@ class _Turns:
         return drawn
 
 
-def _fetched(data: Data, rows: Tensor, origin: Tensor) -> Dealt:
+def _fetched(data: Data, rows: Tensor, origin: Tensor) -> tuple[Tensor, ...]:
     x = data.fetch(rows)
     check_inputs(x, data.name)
-    return Dealt(x, data.labels[rows], origin)
+    return x, data.labels[rows], origin

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -14,6 +14,9 @@ from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.hardening.checkpoint import Weights
 from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.model.target import Target
+
+Joined = Callable[[Sequence[Tensor | None], Sequence[Tensor]], Sequence[Tensor | None]]
+"""Makes the gradients of all processes of one's own; it is also given what they are gradients of."""
 
 
 class Average:
@@ -60,7 +63,11 @@ class Average:
 
 @contextmanager
 def perturbed_weights(
-    module: nn.Module, loss: Callable[[], Tensor], size: float, optimizer: torch.optim.Optimizer
+    module: nn.Module,
+    loss: Callable[[], Tensor],
+    size: float,
+    optimizer: torch.optim.Optimizer,
+    joined: Joined | None = None,
 ) -> Iterator[None]:
     """Move each layer's weights uphill along a loss, until the optimizer's next step, or the end of the block.
 
@@ -73,6 +80,8 @@ def perturbed_weights(
         Gives a scalar of the module's weights. Batch statistics don't move with it.
     size
         Length of the move, as a share of the norm of each layer's weights.
+    joined
+        Where other processes train with this one.
 
     References
     ----------
@@ -81,7 +90,9 @@ def perturbed_weights(
     """
     layers = [parameter for parameter in module.parameters() if parameter.requires_grad and parameter.ndim > 1]
     with kept_buffers(module):
-        slopes = torch.autograd.grad(loss(), layers, allow_unused=True)
+        slopes: Sequence[Tensor | None] = torch.autograd.grad(loss(), layers, allow_unused=True)
+    if joined is not None:
+        slopes = joined(slopes, layers)
     before = [layer.detach().clone() for layer in layers]
 
     def restore(*_: object) -> None:
@@ -122,8 +133,13 @@ def grown(threat: ThreatModel, ramp: float, done: float) -> ThreatModel:
     return threat.model_copy(update={"eps": eps, "eps_text": repr(eps)})
 
 
-def make_optimizer(target: Target, schedule: Schedule) -> torch.optim.Optimizer:
+def make_optimizer(target: Target, schedule: Schedule, joined: Joined | None = None) -> torch.optim.Optimizer:
     """The optimizer of a schedule; norms and biases, which have one dimension at most, know no weight decay.
+
+    Parameters
+    ----------
+    joined
+        Where other processes train with this one: asked before each step.
 
     Raises
     ------
@@ -142,6 +158,13 @@ def make_optimizer(target: Target, schedule: Schedule) -> torch.optim.Optimizer:
         optimizer = torch.optim.AdamW(groups, lr=schedule.lr)
     else:
         optimizer = torch.optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum, nesterov=schedule.momentum > 0)
+    if joined is not None:
+
+        def join(*_: object) -> None:
+            for parameter, grad in zip(trainable, joined([one.grad for one in trainable], trainable), strict=True):
+                parameter.grad = grad
+
+        optimizer.register_step_pre_hook(join)
     if schedule.clip is not None:
         most = schedule.clip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from robustbench_lite.data.dataset import Data
 from robustbench_lite.evaluating.pipeline import apply_gates, evaluate
 from robustbench_lite.hardening.checkpoint import CHECKPOINT_FILE, Checkpoint, Epoch
 from robustbench_lite.hardening.cost import training_cost
+from robustbench_lite.hardening.distributed import team
 from robustbench_lite.hardening.folder import (
     AFTER_FILE,
     BEFORE_FILE,
@@ -218,7 +220,8 @@ def run_plan(
     before
         The scorecard before the first step, where there is one already.
     """
-    with claimed(out, resume) as folder:
+    team().check_same(plan.fingerprint(), plan.target.device)
+    with claimed(out if team().rank == 0 else None, resume) as folder:
         run = _Run(plan, folder, resume, listeners)
         before = run.before(before)
         known = run.known_before()
@@ -277,7 +280,8 @@ class _Run:
 
     def __init__(self, plan: Plan, folder: Path | None, resume: bool, listeners: Listeners) -> None:
         self.plan, self.folder, self.listeners = plan, folder, listeners
-        self.checkpoint = Checkpoint.open(folder, plan.fingerprint(), resume=resume)
+        found = team().first(lambda: Checkpoint.open(folder, plan.fingerprint(), resume=resume))
+        self.checkpoint = dataclasses.replace(found, folder=folder)
         self.checkpoint.on_epoch = listeners.on_epoch
         self.resumed = folder is not None and (folder / CHECKPOINT_FILE).is_file()
 
@@ -365,7 +369,10 @@ class _Run:
         return self._kept(file, make)
 
     def _kept(self, file: str, make: Callable[[], Scorecard]) -> Scorecard:
-        """Make a scorecard and write it, or read it where the run that is resumed had made it."""
+        """Make a scorecard and write it, or read it where the run that is resumed had made it: in the first process."""
+        return team().first(lambda: self._kept_here(file, make))
+
+    def _kept_here(self, file: str, make: Callable[[], Scorecard]) -> Scorecard:
         path = None if self.folder is None else self.folder / file
         if path is not None and self.resumed and path.is_file():
             return Scorecard.load(path)

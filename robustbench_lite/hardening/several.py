@@ -19,6 +19,7 @@ from robustbench_lite.core.suite import Suite
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.load import as_data
 from robustbench_lite.hardening.checkpoint import CHECKPOINT_FILE, Epoch, check_settings
+from robustbench_lite.hardening.distributed import team
 from robustbench_lite.hardening.folder import AFTER_FILE, BEFORE_FILE
 from robustbench_lite.hardening.interface import TrainingProgress
 from robustbench_lite.hardening.pipeline import Listeners, judge, run_plan
@@ -131,6 +132,8 @@ def harden_all(
     ValueError
         For whatever was given wrong, and where every recipe fails.
     """
+    if team().size > 1:
+        raise UserError(f"{len(recipes)} recipes can't be run in {team().size} processes: run them one after the other")
     plans = _plans(model, data, recipes, given)
     folder = Path(out)
     _claim(folder, {name: plan.fingerprint() for name, plan in plans.items()}, resume)

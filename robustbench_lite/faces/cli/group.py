@@ -11,7 +11,7 @@ import click
 
 import robustbench_lite
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.faces.cli import signals
+from robustbench_lite.faces.cli import processes, signals
 from robustbench_lite.faces.cli.attest import attest
 from robustbench_lite.faces.cli.cache import cache
 from robustbench_lite.faces.cli.calibrate import calibrate
@@ -59,7 +59,10 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException:
+            processes.leave_it_to_the_first()
+            raise
+        except (click.exceptions.Exit, click.Abort):
             raise
         except UserError as fault:
             if ctx.params.get("debug") and (fault.__cause__ or fault.__context__):
@@ -89,8 +92,9 @@ class _Group(click.Group):
 @click.group(cls=_Group, help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(robustbench_lite.__version__, prog_name="rblite")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error, in your code too.")
-def main(debug: bool) -> None:  # noqa: D103 - _HELP says it
-    pass
+@click.pass_context
+def main(context: click.Context, debug: bool) -> None:  # noqa: D103 - _HELP says it
+    processes.check(context.invoked_subcommand)
 
 
 _COMMANDS = (

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from robustbench_lite.core import launched
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.faces.cli import output, signals
+from robustbench_lite.faces.cli import output, processes, signals
 from robustbench_lite.faces.cli.options import (
     data_options,
     data_words,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from robustbench_lite.results.scorecard import Scorecard
 
 _PASSED_ON = ("epochs", "lr", "batch_size", "freeze", "seed", "suite", "limit", "limit_train", "remember", "resume")
-_NOT_REPEATED = ("out", "tensorboard", "json_path", "resume", "quiet")
+_NOT_REPEATED = ("out", "tensorboard", "json_path", "resume", "quiet", "wait")
 """Where it is written, and how it is told: no part of what is asked."""
 _WIDTH = 80
 
@@ -84,14 +85,27 @@ training_options = together(
 @click.option(
     "--remember", type=click.IntRange(min=0), metavar="N", help="Keep N samples with the model, to rehearse later."
 )
+@click.option(
+    "--timeout",
+    "wait",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="Seconds that a process waits for the others, under torchrun.",
+)
 @training_options
-def harden(model: str, recipes: tuple[str, ...], **given: Any) -> None:
+def harden(model: str, recipes: tuple[str, ...], wait: float, **given: Any) -> None:
     """Train MODEL to withstand an adversary.
 
     With --weights it is fine-tuned from there, without from scratch. DIR then works as a MODEL of 'rblite evaluate';
     of several recipes each has a folder of its own in it.
+
+    'torchrun --nproc-per-node 2 -m robustbench_lite harden ...' trains in two processes, to the same weights.
     """
-    run(model, [name for given_name in recipes for name in _apart(given_name)], given)
+    names = [name for given_name in recipes for name in _apart(given_name)]
+    with processes.joined(given, wait):
+        run(model, names, given)
 
 
 def run(model: str, recipes: Sequence[str | Recipe], given: dict[str, Any]) -> None:
@@ -184,6 +198,8 @@ def _one(target: Target, data: Data, recipes: Sequence[str | Recipe], asked: dic
 
     with telling.listeners() as listeners:
         hardened = hardening.harden(target, data, recipes[0], **asked, **listeners)
+    if launched.rank():  # the first process tells
+        return
     output.keep_command(Path(asked["out"]), telling.again)
     repeatable = (card.model_copy(update={"command": telling.again}) for card in (hardened.before, hardened.after))
     cards = output.before_and_after(*repeatable)

@@ -12,6 +12,8 @@ import signal
 from types import FrameType
 from typing import NoReturn
 
+from robustbench_lite.core import launched
+
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 _received: list[int] = []
 _ours: list[bool] = []  # whether this process is the command line's own, so that its signals are ours to handle
@@ -37,7 +39,8 @@ def exit_code() -> int:
 
 
 def _leave(number: int, _: FrameType | None) -> NoReturn:
-    os.write(2, b"Interrupted.\n")
+    if not launched.rank():  # of several processes the first tells
+        os.write(2, b"Interrupted.\n")
     os._exit(128 + number)
 
 
