@@ -42,6 +42,16 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Proven:
+    """A certified accuracy at an eps: from the left in percent, from the top in pixels of the 200 of the chart."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class EpsChart:
     """Robust accuracy against eps, in a box of 100 by 100, with a histogram of the distances below it."""
 
@@ -53,6 +63,8 @@ class EpsChart:
     asked: tuple[Mark, ...]
     """The threat models of the card."""
     median: Mark | None
+    certified: tuple[Proven, ...]
+    """The certified side: what no attack can go below."""
     bars: tuple[tuple[float, float, int], ...]
     """Left end and height in percent, and samples, of each bin; all are as wide."""
     beyond: int
@@ -65,8 +77,11 @@ def eps_chart(found: Against) -> EpsChart:
     steps = [step for step in curve.steps() if step[0] <= end]
     stairs = [steps[place] for place, _ in _thin(range(len(steps)))]
 
+    def across(eps: float) -> float:
+        return round(100 * eps / end, 2)
+
     def mark(eps: float, text: str, line: int = 0) -> Mark:
-        x = round(100 * eps / end, 2)
+        x = across(eps)
         # Clear of the curve: above it or below, the texts of neighbours on lines of their own.
         top = 12 if curve.at(eps).value < 0.6 else 150
         return Mark(x, text, "start" if x < 75 else "end", top + 14 * (line % 4))
@@ -91,6 +106,11 @@ def eps_chart(found: Against) -> EpsChart:
         median=mark(curve.median, f"median {number(curve.median)}", len(found.asked))
         if curve.searched and curve.median is not None and curve.median <= end
         else None,
+        certified=tuple(
+            Proven(across(one.eps), *(round(200 - 200 * share, 1) for share in (sure.value, sure.low, sure.high)))
+            for one, sure in found.certified
+            if one.eps <= end
+        ),
         bars=tuple((100 * place / _BINS, 100 * size / max(counts), size) for place, size in enumerate(counts) if size),
         beyond=len(curve.distances) - len(near),
     )

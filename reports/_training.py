@@ -52,6 +52,13 @@ class Training:
     loss: Curve | None
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    kept: int | None
+    """The epoch whose weights were handed on; None where the log doesn't tell."""
+
+    @property
+    def kept_at(self) -> float:
+        """Where the kept epoch stands, in percent of the width."""
+        return round(100 * ((self.kept or 1) - 1) / max(self.epochs - 1, 1), 2)
 
 
 def trainings(log: Log) -> list[Training]:
@@ -76,7 +83,14 @@ def _training(step: str, stage: str, log: Log) -> Training:
         loss=curve_of([_or_nan(line.get("loss")) for line in log]),
         rows=rows,
         notes=tuple(f"epoch {row.epoch}: {row.note}" for row in rows if row.note),
+        kept=_kept(log),
     )
+
+
+def _kept(log: Log) -> int | None:
+    """What the last line says, counted among the lines, where it can be."""
+    kept = log[-1].get("kept")
+    return kept if isinstance(kept, int) and 1 <= kept <= len(log) else None
 
 
 def _lines(log: Log) -> Iterator[Line]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -23,6 +24,7 @@ from robustbench_lite.results.compare import (
 )
 from robustbench_lite.results.ranking import Ranking, rank
 from robustbench_lite.results.scorecard import AttackResult, Audit, Curve, Gate, Interval, Plot, Scorecard
+from robustbench_lite.results.scorecard.measured import CERTIFIED
 
 from ._format import count, gate_demand, gate_found, number, percent, plain, plural
 
@@ -47,6 +49,8 @@ class Against:
     """Round numbers from 0 to the end."""
     rows: tuple[tuple[str, Interval], ...]
     """Eps in words and the accuracy there: at the threat models and, where all between is known, at the ticks."""
+    certified: tuple[tuple[ThreatModel, Interval], ...]
+    """Balls of this norm that something is proven of, by rising eps: no attack can go below."""
 
     @property
     def statement(self) -> str:
@@ -104,10 +108,29 @@ def against_eps(card: Scorecard) -> list[Against]:
     for row in card.threats:
         families.setdefault(adversary(row.threat), []).append(row.threat)
     shown = ((sorted(asked, key=lambda one: one.eps), card.curve(asked[0])) for asked in families.values())
-    return [_against(asked, curve) for asked, curve in shown if curve.searched or len(asked) > 1]
+    return [
+        _against(asked, curve, tuple(_certified(card, asked)))
+        for asked, curve in shown
+        if curve.searched or len(asked) > 1
+    ]
 
 
-def _against(asked: Sequence[ThreatModel], curve: Curve) -> Against:
+def _certified(card: Scorecard, asked: Sequence[ThreatModel]) -> Iterator[tuple[ThreatModel, Interval]]:
+    """What was proven in balls of the norm of these threat models; they are given by rising eps."""
+    for one in card.measures:
+        name, _, radius = one.name.partition(":")
+        if name != CERTIFIED or one.count is None or one.total is None:
+            continue
+        if not radius:  # in the balls of all the threat models of the card
+            yield asked[-1], Interval.of(one.count, one.total)
+        elif asked[0].norm == card.threats[0].threat.norm:
+            with suppress(ValueError):
+                yield ThreatModel.parse(f"{asked[0].norm} {radius}"), Interval.of(one.count, one.total)
+
+
+def _against(
+    asked: Sequence[ThreatModel], curve: Curve, certified: tuple[tuple[ThreatModel, Interval], ...]
+) -> Against:
     broken = [eps for eps in curve.distances if math.isfinite(eps)]
     nearly_all = broken[int(0.99 * (len(broken) - 1))] if broken and curve.searched else 0.0
     ticks = _ticks(max(nearly_all, asked[-1].eps), whole=curve.threat.norm == "L0")
@@ -121,6 +144,7 @@ def _against(asked: Sequence[ThreatModel], curve: Curve) -> Against:
         end=ticks[-1],
         ticks=ticks,
         rows=tuple((places[eps], curve.at(eps)) for eps in sorted(places)),
+        certified=tuple(sorted(certified, key=lambda pair: pair[0].eps)),
     )
 
 

@@ -164,6 +164,11 @@ class Section:
         return len(self.card.gallery) - len(self.gallery)
 
     @property
+    def told_confidence(self) -> bool:
+        """Whether it is known how sure the model is of what it says."""
+        return any(one.example.confidence is not None for one in self.gallery)
+
+    @property
     def filters(self) -> list[tuple[str, str, list[str]]]:
         """By what the examples can be chosen: label, key and choices; nothing that has one choice alone."""
         told = (
@@ -247,11 +252,21 @@ def _exhibit(card: Scorecard, example: Example) -> Exhibit:
         example,
         _format.plain(card.class_name(example.label)),
         (
-            ("original", card.class_name(example.prediction), picture(example.original)),
+            ("original", _answer(card, example.prediction, example.confidence), picture(example.original)),
             ("perturbation", "scaled up", picture(example.perturbation)),
-            ("adversarial", card.class_name(example.adversarial_prediction), picture(example.adversarial)),
+            (
+                "adversarial",
+                _answer(card, example.adversarial_prediction, example.adversarial_confidence),
+                picture(example.adversarial),
+            ),
         ),
     )
+
+
+def _answer(card: Scorecard, prediction: int, confidence: float | None) -> str:
+    """What the model says, and how sure it is, where that is known."""
+    name = card.class_name(prediction)
+    return name if confidence is None else f"{name}, {_format.percent(confidence)}"
 
 
 def _course(result: AttackResult) -> Course:

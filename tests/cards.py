@@ -224,6 +224,8 @@ def _examples(rows: Sequence[Outcome], count: int, dice: random.Random) -> Itera
             threat=row.breaks[0].threat,
             adversarial_prediction=row.breaks[0].prediction,
             distance=row.breaks[0].distance,
+            confidence=0.978,
+            adversarial_confidence=0.61,
             original=png(clean),
             perturbation=png([[128 + 2 * value for value in line] for line in noise]),
             adversarial=png(

@@ -21,7 +21,7 @@ from robustbench_lite.evaluating.attack_run import AttackRun, searches_nearest
 from robustbench_lite.evaluating.clean_pass import Checked, CleanPass
 from robustbench_lite.evaluating.environment import environment
 from robustbench_lite.evaluating.evidence.collect import Evidence
-from robustbench_lite.evaluating.gallery import gallery, kept_witnesses
+from robustbench_lite.evaluating.gallery import chosen, gallery, kept_witnesses
 from robustbench_lite.evaluating.plan import Plan
 from robustbench_lite.model.wrapping import wrapped
 from robustbench_lite.results.scorecard import (
@@ -54,6 +54,8 @@ def assemble(plan: Plan, checked: Checked, evidence: Evidence) -> Scorecard:
         The runs of the attacks, with the evidence on what stood against them.
     """
     rows = evidence.rows
+    shown = tuple(chosen(plan.data, checked.clean, evidence.runs))
+    examples = gallery(plan.data, checked.clean, shown, checked.model)  # before the passes are added up
     data = plan.data.take(torch.from_numpy(rows))
     clean = checked.clean.take(rows)
     clean = clean._replace(
@@ -102,7 +104,7 @@ def assemble(plan: Plan, checked: Checked, evidence: Evidence) -> Scorecard:
         audit=evidence.audit,
         interrupted=stopped,
         outcomes=_outcomes(data, clean, plan.suite, runs),
-        gallery=tuple(gallery(data, clean, runs)),
+        gallery=examples,
     )
     return card.with_witnesses(kept_witnesses(data, runs)) if plan.keep_witnesses else card
 

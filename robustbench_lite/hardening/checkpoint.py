@@ -45,6 +45,8 @@ class Epoch(NamedTuple):
     """What is wrong with how the training goes."""
     passes: int = 0
     """Samples that went forward and backward to learn; not those that were measured."""
+    kept: int = 0
+    """The epoch whose weights would be handed on if the training ended here; 0 in a log of before it was told."""
 
 
 class Kept(NamedTuple):

@@ -124,7 +124,8 @@ class Loop:
         note = state.ended
         if not note and line.epoch == min(_FIRST_EPOCHS, self.schedule.epochs) and self._at_chance(line):
             note = f"at chance after {line.epoch} epochs: {line.clean:.1%} of {samples} held-out samples are right"
-        self.checkpoint.note(line._replace(note=note))
+        last = self.schedule.keep == "last" and not state.ended
+        self.checkpoint.note(line._replace(note=note, kept=line.epoch if last else state.kept_epoch))
 
     def _better(self, line: Epoch, before: list[Epoch], best: float) -> bool:
         kept = before[self.checkpoint.state.kept_epoch - 1]

@@ -181,6 +181,32 @@ def test_witnesses_are_kept_on_request_alone_and_a_few_shown_all_the_same(digits
     assert len({example.index for example in card.gallery}) == len(card.gallery)
 
 
+def test_the_gallery_says_how_sure_the_model_is(digits):
+    card = digits.evaluate(keep_witnesses=True)
+    kept = {(int(index), attack): x for index, attack, x in zip(*_columns(card.witnesses), strict=True)}
+    for one in card.gallery:
+        pair = torch.stack([digits.x[one.index], torch.from_numpy(kept[one.index, one.attack])])
+        with torch.no_grad():
+            sure = digits.model(pair).softmax(1)
+        assert one.confidence == pytest.approx(float(sure[0, one.prediction]), abs=1e-4)
+        assert one.adversarial_confidence == pytest.approx(float(sure[1, one.adversarial_prediction]), abs=1e-4)
+    assert sum((row.passes for row in card.outcomes), Passes()) == card.passes
+
+
+def _columns(witnesses):
+    return witnesses.index, witnesses.attack, witnesses.x
+
+
+def test_a_gallery_of_labels_alone_says_no_confidence(digits):
+    def labels(x):
+        with torch.no_grad():
+            return digits.model(torch.from_numpy(x)).argmax(1).numpy()
+
+    card = evaluate(Target.from_callable(labels), (digits.x[:40], digits.y[:40]), "black_box", "Linf 0.3", seed=0)
+    assert card.gallery
+    assert {(one.confidence, one.adversarial_confidence) for one in card.gallery} == {(None, None)}
+
+
 def test_independent_attacks_keep_a_witness_each(digits):
     card = digits.evaluate(independent=True, keep_witnesses=True)
     assert len(card.witnesses) == sum(len(row.breaks) for row in card.outcomes)

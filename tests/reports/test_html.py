@@ -13,7 +13,7 @@ import pytest
 
 from robustbench_lite.core.cost import Passes
 from robustbench_lite.reports import html
-from robustbench_lite.results.scorecard import Audit, Denied, Finding, Plot
+from robustbench_lite.results.scorecard import Audit, Denied, Finding, Measured, Plot
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>{{ 7*7 }}\x1b\u202e"""
 VOID = {"meta", "img", "br"}
@@ -185,6 +185,33 @@ def test_images_that_are_no_png_are_left_out(make_card, image):
     page = Page(html.render([card.model_copy(update={"gallery": (example,)})]))
     assert len(page.all("img")) == 2
     assert "no valid PNG" in page.text
+
+
+def test_a_prediction_has_its_confidence_beside_it(make_card):
+    card = make_card(gallery=1)
+    sure = card.gallery[0]
+    page = Page(html.render([card]))
+    assert f"{card.class_name(sure.prediction)}, 97.8%" in page.text
+    assert f"{card.class_name(sure.adversarial_prediction)}, 61.0%" in page.text
+    assert "the probability that the model gives it" in page.text
+    older = sure.model_copy(update={"confidence": None, "adversarial_confidence": None})
+    text = Page(html.render([card.model_copy(update={"gallery": (older,)})])).text
+    assert "the probability that the model gives it" not in text
+
+
+def test_the_certified_side_of_the_curve(make_card):
+    def proven(name, count):
+        words = {"unit": "share", "better": "higher", "definition": "proven"}
+        return Measured(name=name, value=count / 200, count=count, total=200, low=0.0, high=1.0, **words)
+
+    measures = (proven("certified_accuracy", 10), proven("certified_accuracy:0.1", 50))
+    card = make_card(threats=["L2 0.5", "Linf 0.1"], curve=True, measures=measures)
+    text = Page(html.render([card])).text
+    assert "certified 25.0%, interval [19.2, 31.6] percent at 0.1; certified 5.0%" in text
+    assert "certified: proven to stay right, 25.0% [19.2, 31.6] at 0.1, 5.0% [2.4, 9.0] at 0.5" in text
+    assert "certified: proven to stay right, 5.0% [2.4, 9.0] at 0.1" in text, "a radius is one of the first norm alone"
+    bare = make_card(threats=["L2 0.5"], curve=True)
+    assert "proven to stay" not in html.render([bare])
 
 
 def test_small_images_are_enlarged_by_pixels(make_card):

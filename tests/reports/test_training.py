@@ -29,6 +29,18 @@ def test_each_network_has_its_curves():
     assert _training.trainings([]) == []
 
 
+def test_the_epoch_that_was_kept_is_marked(make_card):
+    log = [line(epoch, kept=min(epoch, 2)) for epoch in (1, 2, 3)]
+    [one] = _training.trainings(log)
+    assert (one.kept, one.kept_at) == (2, 50.0)
+    text = html.render([make_card(), make_card("b")], log=log)
+    assert "epoch 2 was kept</title>" in text
+    assert ">kept: epoch 2</text>" in text
+    for unknown in (0, 4, None, "2"):
+        [one] = _training.trainings([line(1), line(2, kept=unknown)])
+        assert one.kept is None
+
+
 def test_a_log_of_anything_is_drawn_or_left_out(make_card):
     hostile = "<script>alert(1)</script>\x1b"
     log = [

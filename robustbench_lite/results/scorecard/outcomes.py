@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from robustbench_lite.core.cost import Passes
 from robustbench_lite.core.suite import EVIDENCE
@@ -106,7 +106,15 @@ class Example(Frozen):
     threat: str
     adversarial_prediction: int
     distance: float
+    confidence: float | None = Field(default=None, ge=0, le=1)
+    """Probability that the model gives to its prediction on the clean input; None where it shows labels alone."""
+    adversarial_confidence: float | None = Field(default=None, ge=0, le=1)
+    """Probability that it gives to its prediction on the adversarial input."""
     original: str
     perturbation: str
     """Difference, scaled so that its largest value spans the range; grey is no change."""
     adversarial: str
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if value is not None}
