@@ -71,7 +71,7 @@ def gallery(data: Data, clean: CleanPass, shown: Sequence[Shown], model: Counted
     rows = torch.tensor([one.row for one in shown])
     originals = data.fetch(rows)
     witnesses = torch.from_numpy(np.stack([one.adversarial for one in shown]))
-    said = [*clean.prediction[rows].tolist(), *(int(one.run.result.prediction[one.row]) for one in shown)]
+    said = [*clean.prediction[rows.numpy()].tolist(), *(int(one.run.result.prediction[one.row]) for one in shown)]
     x = torch.cat([originals, witnesses.to(originals.dtype)])
     sure = _confidences(model, rows.repeat(2), x, torch.tensor(said))
     pairs = zip(sure[: len(shown)], sure[len(shown) :], strict=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -55,8 +55,30 @@ def suggest(*steps: str) -> None:
 
 def json_alone(context: click.Context) -> None:
     """Keep the standard output for JSON: whatever else is printed, be it by the user's model, goes to stderr."""
-    context.meta[_STDOUT] = sys.stdout
+    context.meta[_STDOUT] = context.with_resource(_kept_stdout())
     context.with_resource(redirect_stdout(sys.stderr))
+
+
+@contextmanager
+def _kept_stdout() -> Iterator[IO[str]]:
+    """The standard output, which libraries below Python and programs that are started get another for."""
+    stream = sys.stdout
+    try:
+        real = stream.fileno() == 1
+    except OSError:  # of a stream in memory, as tests and notebooks have
+        real = False
+    if not real:
+        yield stream
+        return
+    stream.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(kept, "w", encoding="utf-8", closefd=False) as own:
+            yield own
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def write_json(place: str | None, text: str) -> None:

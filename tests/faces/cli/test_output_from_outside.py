@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -49,6 +50,33 @@ def rblite(*words: str) -> Result:
 
 
 ASKED = ["evaluate", "my model.py:net", "--data", "npz:my data.npz", "--suite", "my suite.toml"]
+
+
+# -- the standard output is for JSON alone ---------------------------------------------------------------------------
+
+LOUD = """
+import os
+class Loud(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = net()
+    def forward(self, x):
+        print("from Python")
+        os.write(1, b"from a library below it\\n")
+        os.system("echo from a program")
+        return self.inner(x)
+def loud(): return Loud()
+"""
+
+
+@pytest.mark.usefixtures("repo")
+def test_what_a_model_prints_stands_in_no_pipes_way() -> None:
+    Path("loud.py").write_text(MODEL + LOUD)
+    asked = ["evaluate", "loud.py:loud", *ASKED[2:], "--allow-invalid", "a test", "--json"]
+    alone = ran(RBLITE, *asked, "-")
+    assert json.loads(alone.stdout)["target"]["name"] == "loud.py:loud", alone.stdout[:200] + alone.stderr
+    for told in ("from Python", "from a library", "from a program"):
+        assert told in alone.stderr
 
 
 # -- the command that repeats a run ----------------------------------------------------------------------------------
