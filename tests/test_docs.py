@@ -49,6 +49,11 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(place), link
 
 
+def test_no_page_has_the_name_of_one_that_the_site_makes():
+    """The one would replace the other, without a warning."""
+    assert not {"search", "genindex", "modindex"} & {page.stem for page in DOCS.glob("*.md")}
+
+
 def test_every_page_is_in_the_site():
     listed = (DOCS / "index.md").read_text(encoding="utf-8")
     for page in PAGES:

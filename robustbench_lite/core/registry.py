@@ -91,6 +91,12 @@ def names(kind: str) -> list[str]:
     return list(seen)
 
 
+def known(kind: str, name: str) -> bool:
+    """Whether something bears a name, which may be of the form ``backend:rest``; nothing is loaded."""
+    prefix, colon, _ = name.partition(":")
+    return (f"{prefix}:*" if colon else name) in names(kind)
+
+
 def find(kind: str, name: str) -> Any:
     """Load the object that bears a name.
 

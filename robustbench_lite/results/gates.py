@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any, Literal, NamedTuple
 
+from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.core.registry import names, unknown
 from robustbench_lite.results.scorecard import Gate, Measured, Scorecard
 from robustbench_lite.results.statistics import clopper_pearson, last_look, samples_needed, sequential_interval
 
@@ -68,11 +68,9 @@ class Gates:
         """
         known = [item.name for item in fields(cls) if item.name != "measures"]
         others = {name: value for name, value in demands.items() if name not in known}
-        measured = names("measures") if others else []
-        if strange := [
-            unknown("gate", name, _near(name, known, measured)) for name in others if name[4:] not in measured
-        ]:
-            raise UserError("; ".join(strange))
+        if strange := [name for name in others if not registry.known("measures", name[4:])]:
+            measured = registry.names("measures")
+            raise UserError("; ".join(registry.unknown("gate", name, _near(name, known, measured)) for name in strange))
         own: dict[str, Any] = {name: value for name, value in demands.items() if name in known and name != "strict"}
         on_measures: dict[str, Any] = {name: value for name, value in others.items() if value is not None}
         return cls(**own, measures=on_measures, strict=bool(demands.get("strict", False)))

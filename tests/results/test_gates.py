@@ -313,3 +313,10 @@ def test_by_simulation_of_what_an_evaluation_does():
     exact, _, _ = _course(threshold, total, every, threshold)
     assert failed / 400 == pytest.approx(exact, abs=4 * (exact / 400) ** 0.5)
     assert stopped > 0
+
+
+def test_a_measure_with_a_parameter_is_demanded_by_its_whole_name():
+    gates = Gates.of({"min_certified_accuracy:0.25": 0.1})
+    assert gates.measured == ("certified_accuracy:0.25",)
+    with pytest.raises(ValueError, match="unknown gate 'min_parameters:3'"):
+        Gates.of({"min_parameters:3": 1.0})

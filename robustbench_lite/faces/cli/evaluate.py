@@ -100,7 +100,7 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
 
     MODEL is package.module:callable, path/to/file.py:callable, torchvision:NAME, or a folder that 'rblite harden'
     wrote; its code is run, so give only what you trust. Its inputs are in [0, 1], NCHW; normalisation is inside it, or
-    given by --normalize. arch:FILE is an architecture told in TOML (docs/search.md), which runs no code. What is no
+    given by --normalize. arch:FILE is an architecture told in TOML (docs/searching.md), which runs no code. What is no
     PyTorch module is a Target.from_callable(function) that the callable returns, or onnx:FILE, executorch:FILE,
     skops:FILE, or http://HOST/v2/models/NAME (docs/deployed.md).
     """

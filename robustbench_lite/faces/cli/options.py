@@ -185,7 +185,7 @@ def demanded(texts: Sequence[str]) -> dict[str, float]:
     """Gates on measures, as ``NAME >= X`` and ``NAME <= X``."""
     found: dict[str, float] = {}
     for text in texts:
-        parts = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*(>=|<=)\s*(\S+)\s*", text)
+        parts = re.fullmatch(r"\s*([A-Za-z_]\w*(?::[^\s<>]+)?)\s*(>=|<=)\s*(\S+)\s*", text)
         try:
             name, sign, number = parts.groups() if parts else ("", "", "")
             found[f"{'min' if sign == '>=' else 'max'}_{name}"] = float(number)

@@ -33,7 +33,7 @@ _CALLED = {
 
 
 @click.command()
-@click.argument("cards", nargs=-1, required=True, metavar="CARD.json...")
+@click.argument("cards", nargs=-1, metavar="CARD.json...")
 @click.option("--html", metavar="FILE", help="Write a page.")
 @click.option("--markdown", metavar="FILE", help="Write a summary for a pull request.")
 @click.option("--csv", metavar="FILE", help="Write a table, one row a sample.")
@@ -63,6 +63,8 @@ def report(
     that 'rblite tune' wrote, the search. Patterns such as 'cards/*.json' are expanded, quoted or not. Formats:
     terminal, html, markdown, csv, badge, github, annotations, sarif, mlbom, huggingface.
     """
+    if not cards:
+        raise UserError(f"no scorecard was named: {_what_there_is()}")
     asked = {name: Path(path) for name in _CALLED if (path := files[name]) is not None}
     if open_ and "html" not in asked and not (form == "html" and out):
         asked["html"] = output.fresh("report", ".html")
@@ -97,6 +99,14 @@ def report(
             click.echo(f"MLflow     {run}")
     if open_:
         _open(asked["html"] if "html" in asked else Path(out or ""))
+
+
+def _what_there_is() -> str:
+    """What can be shown, or how there comes to be something."""
+    if not (there := sorted(output.FOLDER.glob("*.json"), key=lambda path: path.stat().st_mtime)):
+        return f"there is none in {output.FOLDER} yet; make one by 'rblite evaluate MODEL --data D'"
+    more = f" ({len(there)} are in {output.FOLDER})" if len(there) > 1 else ""
+    return f"the newest is shown by 'rblite report {shlex.quote(str(there[-1]))}'{more}"
 
 
 def _is_search(path: str) -> bool:

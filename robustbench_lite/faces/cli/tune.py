@@ -46,7 +46,7 @@ class Duration(click.ParamType[float]):
 @data_options
 @run_options
 @click.option("--recipe", default="pgd_training", show_default=True, metavar="R", help="Name, or a TOML file.")
-@click.option("--space", required=True, metavar="FILE", help="TOML file of the settings to search (docs/search.md).")
+@click.option("--space", required=True, metavar="FILE", help="TOML file of the settings to search (docs/searching.md).")
 @click.option("--out", required=True, metavar="DIR", help="Folder of the search; new, or that of this very search.")
 @click.option("--trials", type=click.IntRange(min=1), metavar="N", help="Most trials, beside the recipe as it is.")
 @click.option("--budget", type=Duration(), metavar="T", help="No trial begins after it: 90s, 30m, 1.5h.")

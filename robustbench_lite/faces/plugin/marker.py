@@ -99,7 +99,7 @@ def read(item: pytest.Item) -> tuple[Arguments, dict[str, float]]:
             faults.append(f"takes no positional arguments, got {', '.join(map(repr, mark.args))}; give threat=, suite=")
         given.update(mark.kwargs)
     known = [*Arguments.model_fields, *GATES]
-    gates = {name: value for name, value in given.items() if name in GATES or name[4:] in registry.names("measures")}
+    gates = {name: value for name, value in given.items() if name in GATES or registry.known("measures", name[4:])}
     faults += [registry.unknown("argument", name, known) for name in given if name not in known and name not in gates]
     faults += gate_faults(gates)
     arguments = Arguments()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,17 @@ def test_an_own_report_is_found_by_name(make_card: Callable[..., Any]) -> None:
     make_card("lenet5").save("card.json")
     own_report('return ",".join(card.target.name for card in cards)')
     assert rblite("report", "card.json", "--format", "mine").output == "lenet5\n"
+
+
+def test_without_a_scorecard_it_says_which_there_are(
+    make_card: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    none = rblite("report")
+    assert none.exit_code == 2
+    assert "there is none in .robustbench yet; make one by 'rblite evaluate MODEL --data D'" in none.output
+    for place, name in enumerate(("old", "new")):
+        os.utime(make_card(name).save(tmp_path / ".robustbench" / f"{name}.json"), (place, place))
+    some = rblite("report")
+    assert some.exit_code == 2
+    assert "the newest is shown by 'rblite report .robustbench/new.json' (2 are in .robustbench)" in some.output
