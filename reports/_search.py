@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ _MARGIN = 3.0  # percent at both ends of an axis
 _ROW = 64  # pixels from one setting's axis to the next
 _NAMED = 6  # choices that are named on an axis
 _APART = 20.0  # a ratio from which an axis is logarithmic
+_OF_MODEL = "model."  # what the names of settings of the network begin with
 _TOP = 0.25  # share of the trials that is drawn as the best
 
 
@@ -110,9 +111,20 @@ def value(setting: Any) -> str:
     return f"{setting:.4g}" if isinstance(setting, float) else plain(str(setting))
 
 
-def settings(values: Mapping[str, Any]) -> str:
-    """All settings of a trial in a line."""
-    return ", ".join(f"{plain(key)} {value(one)}" for key, one in values.items()) or "the recipe as it is"
+def settings(one: Trial) -> str:
+    """All settings of a trial in a line; those of an architecture as it is written."""
+    told = one.settings
+    if one.architecture is not None:
+        told = {key: given for key, given in told.items() if not key.startswith(_OF_MODEL)}
+    parts = [f"{plain(key)} {value(given)}" for key, given in told.items()]
+    if one.architecture is not None:
+        parts.insert(0, plain(one.architecture))
+    return ", ".join(parts) or "the recipe as it is"
+
+
+def network(found: SearchResult) -> str | None:
+    """The winner's architecture, as it is written; None where none was searched, or the recipe as it is wins."""
+    return next((one.architecture for one in (*found.finals, *found.trials) if one.name == found.winner), None)
 
 
 def reasons(found: SearchResult) -> list[tuple[str, list[str]]]:

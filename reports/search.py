@@ -71,7 +71,7 @@ def _table(trials: Sequence[Trial]) -> Table:
     for head in ("", "trial", "settings", "robust", "clean", "passes"):
         drawn.add_column(head, overflow="fold", no_wrap=head in ("", "trial"))
     for place, one in enumerate(trials, 1):
-        told = _search.settings(one.settings)
+        told = _search.settings(one).replace("|+|", "|\n+|")  # a line for each node of a cell
         if one.can_not_win:
             what = "can't win" if one.state == "done" else one.state
             told += f"\n{what}: {plain(one.can_not_win)}"
@@ -111,6 +111,9 @@ def _importance(found: SearchResult) -> Iterator[RenderableType]:
 
 
 def _outcome(found: SearchResult) -> Iterator[str]:
+    if found.beforehand is not None:
+        told = found.beforehand
+        yield f"Beforehand {plain(told.told)}; {count(told.passes)} passes of training"
     if found.proxy is not None:
         yield _proxy(found.proxy)
     if found.fresh is None or found.fall is None:
@@ -121,6 +124,8 @@ def _outcome(found: SearchResult) -> Iterator[str]:
         f"Winner     {found.winner}: on fresh samples, by {plain(fresh.suite)}, {fresh.robust} robust and "
         f"{fresh.clean} clean"
     )
+    if (written := _search.network(found)) is not None:
+        yield f"Network    {plain(written)}"
     yield (
         f"Fall       {fall.by:+.1%} [{fall.low:+.1%}, {fall.high:+.1%}] from validation ({fall.validation}) to fresh "
         f"samples ({fall.fresh}), under the search's own attack"

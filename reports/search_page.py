@@ -8,7 +8,7 @@ from typing import Any
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.results.search import SearchResult
 
-from . import _search
+from . import _cell, _search
 from .html import environment
 
 
@@ -42,6 +42,7 @@ def render(
         raise UserError("search_page shows a search, not scorecards: rblite report DIR --html FILE, of 'rblite tune'")
     [search] = found
     kind, word, sentence = _search.verdict(search)
+    written = _search.network(search)
     page = environment().get_template("search.html")
     return page.render(
         title=title or _search.headline(search),
@@ -58,4 +59,6 @@ def render(
         parallel=_search.parallel(search),
         reasons=_search.reasons(search),
         told=_search.settings,
+        written=written,
+        cell=_cell.picture(written),
     )

@@ -40,7 +40,7 @@ def builder_arguments(target: Target) -> list[str] | None:
         return keywords(found)
 
 
-def rebuilt(target: Target, arguments: Mapping[str, Any], seed: int) -> Target:
+def rebuilt(target: Target, arguments: Mapping[str, Any], seed: int, *, spec: str | None = None) -> Target:
     """Make a target again with some other arguments of its builder.
 
     Parameters
@@ -51,6 +51,8 @@ def rebuilt(target: Target, arguments: Mapping[str, Any], seed: int) -> Target:
         By name.
     seed
         Of fresh weights. Where every weight of the target fits the new network, it starts from those.
+    spec
+        Of another builder, in the place of the target's own: then it starts from fresh weights in any case.
 
     Raises
     ------
@@ -58,17 +60,19 @@ def rebuilt(target: Target, arguments: Mapping[str, Any], seed: int) -> Target:
         For an argument that the builder doesn't take, and where it fails.
     """
     inner = bare(target)
-    assert inner.spec is not None  # `builder_arguments` refuses those
+    own = inner.spec if spec is None else spec
+    assert own is not None  # `builder_arguments` refuses those
     made = load_target(
-        inner.spec,
+        own,
         classes=inner.classes,
         device=str(inner.device),
         seed=seed,
-        arguments=inner.arguments | dict(arguments),
+        arguments=dict(arguments) if spec else inner.arguments | dict(arguments),
     )
     made = made.fed(mean=inner.mean, std=inner.std, preprocessing=inner.preprocessing)
     made.name, made.class_names = target.name, inner.class_names
-    state, own = inner.module.state_dict(), made.module.state_dict()
-    if {name: value.shape for name, value in state.items()} == {name: value.shape for name, value in own.items()}:
+    state, fresh = inner.module.state_dict(), made.module.state_dict()
+    fits = {name: value.shape for name, value in state.items()} == {name: value.shape for name, value in fresh.items()}
+    if fits and spec is None:
         made.module.load_state_dict(state)
     return rewrapped(made, wrappers_of(target), target.name)

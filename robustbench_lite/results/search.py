@@ -31,6 +31,8 @@ class Trial(_Part):
     """Of its folder: ``trial-7``; ``final-7``, run in full after a trial by the proxy; ``recipe``, as it is."""
     state: State
     settings: Mapping[str, Any] = {}
+    architecture: str | None = None
+    """In words, where architectures are searched: of cells as NAS-Bench-201 writes them."""
     robust: Interval | None = None
     """None where it came to no end, as of ``clean``."""
     clean: Interval | None = None
@@ -103,6 +105,15 @@ class ProxyResult(_Part):
     """What as many would have taken in full, at the finalists' mean; None without a finalist."""
 
 
+class Beforehand(_Part):
+    """What a sampler did once, before the first trial."""
+
+    told: str
+    passes: float
+    """Of training."""
+    seconds: float
+
+
 class SearchResult(_Part):
     """A search from its first trial to the judgement of its winner."""
 
@@ -138,6 +149,8 @@ class SearchResult(_Part):
     finals: tuple[Trial, ...] = ()
     """With a proxy: the best trials, run in full."""
     proxy: ProxyResult | None = None
+    beforehand: Beforehand | None = None
+    """What the sampler did before the first trial."""
     importance: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
     """By evaluator of Optuna's, the share of each setting in how robust accuracy varies; empty for too few trials."""
 

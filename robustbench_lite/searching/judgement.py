@@ -13,6 +13,7 @@ from robustbench_lite.core.suite import Suite
 from robustbench_lite.hardening.gain import Gain, weigh
 from robustbench_lite.hardening.pipeline import Listeners, judge
 from robustbench_lite.hardening.preparation import Plan
+from robustbench_lite.model.architectures.files import FILE as ARCHITECTURE_FILE
 from robustbench_lite.model.loading import load_target
 from robustbench_lite.model.target import Target
 from robustbench_lite.model.weights import WEIGHTS_FILE, load_weights
@@ -137,7 +138,7 @@ def _fresh(plan: Plan, folder: Path, file: str, listeners: Listeners) -> Scoreca
 
 def _hardened(start: Target, folder: Path) -> Target:
     """The model in a trial's folder."""
-    if bare(start).spec is not None:
+    if bare(start).spec is not None or (folder / ARCHITECTURE_FILE).is_file():
         return load_target(str(folder), device=str(start.device))
     target = copy.deepcopy(start)  # it was made by no name, so the folder knows the weights alone
     load_weights(target.module, folder / WEIGHTS_FILE)

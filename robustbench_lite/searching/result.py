@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import robustbench_lite
-from robustbench_lite.results.search import AgainstRecipe, Fall, Fresh, SearchResult, Trial
+from robustbench_lite.results.search import AgainstRecipe, Beforehand, Fall, Fresh, SearchResult, Trial
 from robustbench_lite.searching.judgement import FRESH_FILE, Judged
 from robustbench_lite.searching.proxy import agreement
 from robustbench_lite.searching.trials import RECIPE, Job, Tried
@@ -26,6 +26,7 @@ def result_of(
     judged: Judged | None,
     seconds: float,
     importance: Mapping[str, Mapping[str, float]],
+    beforehand: Mapping[str, Any] | None = None,
 ) -> SearchResult:
     """Put together what a search has found.
 
@@ -35,6 +36,8 @@ def result_of(
         The best first.
     importance
         As `importances` tells it.
+    beforehand
+        What the study keeps of what its strategy did before the first trial.
     """
     told = SearchResult(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -49,9 +52,10 @@ def result_of(
         seconds=seconds,
         tried=sum(one.name != RECIPE for one in trials),
         winner=None,
-        trials=tuple(map(_entry, trials)),
-        finals=tuple(map(_entry, finals)),
+        trials=tuple(_entry(job, one) for one in trials),
+        finals=tuple(_entry(job, one) for one in finals),
         importance=importance,
+        beforehand=beforehand and Beforehand(**{key: beforehand[key] for key in Beforehand.model_fields}),
     )
     if job.proxy is not None:
         by_proxy = {one.name: one for one in trials}
@@ -110,11 +114,12 @@ def _judged(judged: Judged) -> dict[str, object]:
     }
 
 
-def _entry(one: Tried) -> Trial:
+def _entry(job: Job, one: Tried) -> Trial:
     return Trial(
         name=one.name,
         state=one.state,
         settings=dict(one.values),
+        architecture=job.words(one.values),
         robust=one.robust,
         clean=one.clean,
         training_passes=one.passes,

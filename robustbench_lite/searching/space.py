@@ -15,6 +15,7 @@ from robustbench_lite.core.errors import UserError, unknown
 from robustbench_lite.core.parameters import number
 from robustbench_lite.core.toml import NamedFile, checked, read_toml
 from robustbench_lite.hardening.recipe import Recipe
+from robustbench_lite.searching.architectures import ArchitectureSpace
 from robustbench_lite.searching.proxy import Proxy
 from robustbench_lite.searching.settings import fault_of, known_settings, unknown_setting
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import Trial
 
+    from robustbench_lite.model.architectures.interface import Architecture
     from robustbench_lite.model.target import Target
 
 Number = Annotated[int | float, BeforeValidator(number), Field(allow_inf_nan=False)]
@@ -88,13 +90,18 @@ class Space(NamedFile):
     model: dict[str, Dimension] = Field(default_factory=dict)
     """By keyword argument of the function that makes the model: ``width``."""
 
+    architecture: ArchitectureSpace | None = None
+    """Which networks are tried; by default MODEL alone."""
+
     proxy: Proxy | None = None
     """What is cheaper in a trial; by default each is run in full."""
 
     @model_validator(mode="after")
     def _holds_one(self) -> Self:
-        if not self.params and not self.model:
-            raise ValueError("params holds no setting: expected one or more, there or in model")
+        if not self.params and not self.model and self.architecture is None:
+            raise ValueError("params holds no setting: expected one or more, there, in model or in architecture")
+        if self.model and self.architecture is not None:
+            raise ValueError("has model and architecture, and both make the network: give one of the two")
         return self
 
 
@@ -175,13 +182,20 @@ def load_space(space: str | Path | Space) -> Space:
     raw, where = read_toml("spaces", space)
     if isinstance(raw.get("params"), dict):
         raw["params"] = dict(_flat(raw["params"]))
-    elif isinstance(raw.get("model"), dict):
+    elif isinstance(raw.get("model"), dict) or isinstance(raw.get("architecture"), dict):
         raw.setdefault("params", {})
     return checked(Space, raw, where, [])
 
 
-def axes(space: Space, recipe: Recipe, target: Target | None = None) -> tuple[Axis, ...]:
-    """Find the settings of a space in a recipe, and in the function that makes the target.
+def axes(
+    space: Space, recipe: Recipe, target: Target | None = None, architecture: Architecture | None = None
+) -> tuple[Axis, ...]:
+    """Find the settings of a space in a recipe, and in what makes the target.
+
+    Parameters
+    ----------
+    architecture
+        Where architectures are searched, the one that the others are changes of.
 
     Raises
     ------
@@ -202,6 +216,12 @@ def axes(space: Space, recipe: Recipe, target: Target | None = None) -> tuple[Ax
         ends = (values.low, values.high, values.step or 1)
         whole = values.choices is None and all(isinstance(one, int) for one in ends)
         found.append(Axis(key=f"{MODEL}{name}", values=values, whole=whole))
+    if space.architecture is not None and architecture is not None:
+        wrong += [f"  {fault}" for fault in space.architecture.faults(architecture)]
+        found += [
+            Axis(key=f"{MODEL}{name}", values=Dimension.model_construct(choices=tuple(choices)), whole=False)
+            for name, choices in space.architecture.choices_of(architecture).items()
+        ]
     if wrong:
         raise UserError("\n".join([f"space {space.name!r} doesn't fit the recipe {recipe.name!r}", *wrong]))
     return tuple(found)

@@ -20,6 +20,8 @@ from robustbench_lite.hardening.folder import BEFORE_FILE
 from robustbench_lite.hardening.pipeline import Listeners, judge
 from robustbench_lite.hardening.preparation import Changes, Plan, Sampling, prepare
 from robustbench_lite.hardening.recipe import Recipe
+from robustbench_lite.model.architectures.files import FILE as ARCHITECTURE_FILE
+from robustbench_lite.model.architectures.files import save_architecture
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.scorecard import Scorecard
 from robustbench_lite.results.search import RESULT_FILE, SearchResult
@@ -29,7 +31,7 @@ from robustbench_lite.searching.result import importances, result_of
 from robustbench_lite.searching.running import run_finals, run_in_full, run_trials
 from robustbench_lite.searching.space import Space, axes, check_grid, load_space
 from robustbench_lite.searching.storage import Pruner
-from robustbench_lite.searching.strategies.interface import find_strategy
+from robustbench_lite.searching.strategies.interface import BEFOREHAND, find_strategy
 from robustbench_lite.searching.trials import RECIPE, Job, Tried, all_tried
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ class Search:
     seconds: float | None = None
     """Time after which no further trial begins."""
     sampler: str = "tpe"
-    """Name of a strategy: ``grid``, ``random``, ``tpe``, ``gp``, ``nsga2``, ``cmaes``, ``hyperopt``, or one's own."""
+    """Name of a strategy: ``grid``, ``random``, ``tpe``, ``gp``, ``nsga2``, ``cmaes``, ``hyperopt``,
+    ``evolution``, ``reinforce``, ``gradient``, or one's own."""
     pruner: Pruner = "none"
     """Ends trials that are behind the others: ``median`` of them at the same epoch, or ``hyperband``."""
     min_clean: float = 0.0
@@ -151,6 +154,9 @@ def tune(
     with claimed(job.folder, settings):
         study = job.study()
         _same_study(study, settings)
+        if job.architecture is not None:
+            save_architecture(job.architecture, job.folder / ARCHITECTURE_FILE)
+    _beforehand(job, study, listeners)
     before = _before(job, listeners)
     plain = None if job.proxy else run_in_full(job, RECIPE, {}, before, listeners)
 
@@ -168,7 +174,9 @@ def tune(
     trials = sorted((*([plain] if plain else []), *all_tried(study)), key=lambda one: one.order)
     with job.lock("judge"):
         judged = judge_winner(judging, job.suite, job.folder, finals or trials, listeners)
-        told = result_of(job, trials, finals, judged, time.time() - started, importances(study))
+        told = result_of(
+            job, trials, finals, judged, time.time() - started, importances(study), study.user_attrs.get(BEFOREHAND)
+        )
         told.save(job.folder / RESULT_FILE)
     return Tuned(trials=tuple(trials), finals=tuple(finals), judged=judged, folder=job.folder, result=told)
 
@@ -211,7 +219,11 @@ def _prepared(
         data = as_data(data, split="train")
     whole = Sampling(test_data=test_data, limit=sampling.limit, seed=sampling.seed)
     judging = prepare(model, data, recipe, changes, whole)
-    found = axes(space, judging.recipe, judging.target)
+    architecture = None
+    if space.architecture is not None:
+        classes = judging.target.classes or int(judging.known.labels.max()) + 1
+        architecture = space.architecture.start(tuple(judging.known.shape), classes, judging.target)
+    found = axes(space, judging.recipe, judging.target, architecture)
     limit = float("inf") if search.trials is None else float(search.trials)
     if strategy.in_order:
         limit = min(limit, check_grid(found, search.trials))
@@ -235,7 +247,10 @@ def _prepared(
         deadline=None if search.seconds is None else time.time() + search.seconds,
         min_clean=search.min_clean,
         proxy=space.proxy,
+        architecture=architecture,
     )
+    if strategy.unfit is not None and (fault := strategy.unfit(job)):
+        raise UserError(f"sampler {search.sampler}: {fault}")
     if space.proxy is not None:
         space.proxy.check(judging.recipe, [axis.key for axis in found])
         job.plan({})
@@ -248,6 +263,8 @@ def _prepared(
         "judged by": judging.fingerprint()["suite"],
         "judged on": judging.fingerprint()["test_data"],
     }
+    if architecture is not None:
+        own["architecture"] = architecture.toml()
     return judging, job, job.in_full.plan({}).fingerprint() | own
 
 
@@ -274,6 +291,16 @@ def _same_study(study: Study, settings: dict[str, str]) -> None:
         study.set_user_attr("settings", settings)
     else:
         check_settings(Path(f"study {study.study_name}"), known, settings)
+
+
+def _beforehand(job: Job, study: Study, listeners: Listeners) -> None:
+    """Do what the strategy does once, before the first trial."""
+    strategy = find_strategy(job.sampler)
+    if strategy.beforehand is None:
+        return
+    with job.lock(BEFOREHAND):
+        if BEFOREHAND not in study.user_attrs:
+            study.set_user_attr(BEFOREHAND, dict(strategy.beforehand(job, listeners)))
 
 
 def _before(job: Job, listeners: Listeners) -> Scorecard:

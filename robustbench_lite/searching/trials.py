@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import Suite
+from robustbench_lite.core.usercode import ARCHITECTURE
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.hardening.preparation import Changes, Plan, Sampling, prepare
 from robustbench_lite.hardening.recipe import Recipe
+from robustbench_lite.model.architectures.files import FILE as ARCHITECTURE_FILE
+from robustbench_lite.model.architectures.interface import Architecture
 from robustbench_lite.model.building import rebuilt
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.ranking import TRAINING_PASSES
@@ -95,6 +99,8 @@ class Job:
     """A run in full below it can't win."""
     proxy: Proxy | None = None
     """What is cheaper than in full."""
+    architecture: Architecture | None = None
+    """Where architectures are searched: what the trials' networks are changes of."""
 
     def plan(self, values: Mapping[str, Any]) -> Plan:
         """Prepare the recipe with some settings."""
@@ -115,8 +121,21 @@ class Job:
 
     def target_of(self, values: Mapping[str, Any]) -> Target:
         """The model that a trial with some settings starts from."""
-        arguments = of_model(values)
-        return rebuilt(self.target, arguments, self.sampling.seed) if arguments else self.target
+        arguments, spec = of_model(values), None
+        if not arguments:
+            return self.target
+        if self.architecture is not None:
+            spec = f"{ARCHITECTURE}{self.folder / ARCHITECTURE_FILE}"
+        return rebuilt(self.target, arguments, self.sampling.seed, spec=spec)
+
+    def words(self, values: Mapping[str, Any]) -> str | None:
+        """The architecture of some settings, in words; None where none is searched."""
+        if self.architecture is None or not of_model(values):
+            return None
+        try:
+            return self.architecture.changed(of_model(values)).words
+        except UserError:  # it failed for that
+            return None
 
     def study(self) -> Study:
         """Open the study, or make it."""

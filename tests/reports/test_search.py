@@ -11,7 +11,7 @@ from rich.console import Console
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.reports import search, search_page
-from robustbench_lite.results.search import SearchResult, Trial
+from robustbench_lite.results.search import Beforehand, SearchResult, Trial
 from tests.cards import make_card
 from tests.searches import make_search, trial
 
@@ -125,3 +125,22 @@ def test_scorecards_are_refused() -> None:
     for render in (search.render, search_page.render):
         with pytest.raises(UserError, match="not scorecards"):
             render([make_card()])
+
+
+def test_an_architecture_is_shown_as_it_is_written_and_the_winner_s_cell_is_drawn() -> None:
+    cell = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
+    settings = {"schedule.lr": 0.02, "model.edge_0_1": "nor_conv_3x3"}
+    one = trial("trial-5", 0.62, settings=settings, architecture=cell)
+    told = Beforehand(told="a supernet was trained for 2 epochs", passes=1234.0, seconds=5.0)
+    made = make_search(trials=(one,), winner="trial-5", sampler="gradient", beforehand=told)
+    shown = printed(made)
+    joined = "".join(shown.split())
+    assert cell in joined
+    assert "schedule.lr0.02" in joined
+    assert "model.edge" not in shown.partition("Importance")[0]
+    assert "Beforehand a supernet was trained for 2 epochs; 1,234 passes of training" in " ".join(shown.split())
+    page = search_page.render([made])
+    assert page.count("<path d=") >= 3
+    for words in ("The winner's cell", "conv 3x3", "pool 3x3", "1,234 passes of training", cell):
+        assert words in page
+    assert "The winner's cell" not in search_page.render([make_search()])

@@ -51,7 +51,11 @@ class Duration(click.ParamType[float]):
 @click.option("--trials", type=click.IntRange(min=1), metavar="N", help="Most trials, beside the recipe as it is.")
 @click.option("--budget", type=Duration(), metavar="T", help="No trial begins after it: 90s, 30m, 1.5h.")
 @click.option(
-    "--sampler", default="tpe", show_default=True, metavar="S", help="grid, random, tpe, gp, nsga2, cmaes or hyperopt."
+    "--sampler",
+    default="tpe",
+    show_default=True,
+    metavar="S",
+    help="grid, random, tpe, gp, nsga2, cmaes, hyperopt, evolution, reinforce or gradient.",
 )
 @click.option(
     "--jobs",
@@ -90,8 +94,10 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
     The same command goes on with a search that was stopped, and a second one beside it takes part.
     """
     from robustbench_lite.faces import progress
+    from robustbench_lite.hardening.folder import RECIPE_FILE
     from robustbench_lite.hardening.pipeline import Listeners
     from robustbench_lite.hardening.preparation import Changes, Sampling
+    from robustbench_lite.model.architectures.files import FILE as ARCHITECTURE_FILE
     from robustbench_lite.results.search import RESULT_FILE
     from robustbench_lite.searching import study
 
@@ -122,6 +128,10 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
         sys.exit(output.EXIT["INVALID"])
     winner = found.folder / found.judged.winner.name
     click.echo(f"Model      {winner}\nEvaluate   {shlex.join(['rblite', 'evaluate', str(winner), *data_words(given)])}")
+    if (winner / ARCHITECTURE_FILE).is_file():
+        made = ("--recipe", str(winner / RECIPE_FILE), "--out", "hardened")
+        again = ("rblite", "harden", f"arch:{winner / ARCHITECTURE_FILE}", *data_words(given), *made)
+        click.echo(f"Again      {shlex.join(again)}")
 
 
 def _begun(standing: Standing) -> None:

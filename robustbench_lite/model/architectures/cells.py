@@ -121,8 +121,11 @@ class CellNetwork(nn.Module):
         return logits
 
 
-def operation(name: str, channels: int) -> nn.Module:
-    """Make an operation of the cell; it keeps shape and channels."""
+def operation(name: str, channels: int, *, affine: bool = True) -> nn.Module:
+    """Make an operation of the cell; it keeps shape and channels.
+
+    Without ``affine`` what comes out of a convolution is of one scale, whatever is learnt.
+    """
     if name == "none":
         return _Nothing()
     if name == "skip_connect":
@@ -131,7 +134,7 @@ def operation(name: str, channels: int) -> nn.Module:
         return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
     side = 1 if name == "nor_conv_1x1" else 3
     convolution = nn.Conv2d(channels, channels, side, padding=side // 2, bias=False)
-    return nn.Sequential(nn.ReLU(), convolution, nn.BatchNorm2d(channels))
+    return nn.Sequential(nn.ReLU(), convolution, nn.BatchNorm2d(channels, affine=affine))
 
 
 class _Nothing(nn.Module):

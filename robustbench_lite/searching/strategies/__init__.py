@@ -12,4 +12,7 @@ CATALOGUE = {
     "nsga2": "optunas:NSGA2",
     "cmaes": "optunas:CMAES",
     "hyperopt": "hyperopts:HYPEROPT",
+    "evolution": "evolution:EVOLUTION",
+    "reinforce": "reinforce:REINFORCE",
+    "gradient": "gradient:GRADIENT",
 }

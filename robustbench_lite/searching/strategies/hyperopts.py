@@ -9,10 +9,10 @@ https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from robustbench_lite.searching.strategies.interface import STARTUP, Strategy
+from robustbench_lite.searching.strategies.proposals import Done, proposing
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -22,26 +22,10 @@ if TYPE_CHECKING:
 
 
 def _sampler(found: tuple[Axis, ...], seed: int) -> BaseSampler:
-    from optuna.samplers import BaseSampler, RandomSampler
-    from optuna.trial import TrialState
-
-    class Hyperopt(BaseSampler):
-        """It is told all the trials that came to their end, and asked for one more."""
-
-        def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
-            return {axis.key: axis.distribution for axis in found}
-
-        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
-            done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            return _proposal(found, done, seed)
-
-        def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-            return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
-
-    return Hyperopt()
+    return proposing(found, seed, lambda _, done, drawn: _proposal(found, done, drawn))
 
 
-def _proposal(found: tuple[Axis, ...], done: Sequence[FrozenTrial], seed: int) -> dict[str, Any]:
+def _proposal(found: tuple[Axis, ...], done: Done, seed: int) -> dict[str, Any]:
     """The settings that hyperopt proposes after some trials, as Optuna names them."""
     from hyperopt import Trials, tpe
     from hyperopt.base import Domain

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
@@ -14,7 +14,12 @@ from robustbench_lite.core.extras import library
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
+    from robustbench_lite.hardening.pipeline import Listeners
     from robustbench_lite.searching.space import Axis
+    from robustbench_lite.searching.trials import Job
+
+BEFOREHAND = "beforehand"
+"""Where a study keeps what a strategy did before the first trial."""
 
 STARTUP = 5
 """Trials at random before a model of them is made: a search of trainings has tens, and libraries count on hundreds."""
@@ -35,6 +40,11 @@ class Strategy:
     accuracy."""
     in_order: bool = False
     """Whether all trials share one order of points, as those of a grid do."""
+    unfit: Callable[[Job], str | None] | None = None
+    """Says why it can't do a search, None where it can; asked before anything runs."""
+    beforehand: Callable[[Job, Listeners], Mapping[str, Any]] | None = None
+    """What it does once, before the first trial. What comes of it is kept on the study, as ``beforehand``; ``passes``
+    and ``seconds`` in it are what it cost, and ``told`` what it was."""
 
     def sampler(self, found: tuple[Axis, ...], seed: int, number: int) -> BaseSampler:
         """Make the sampler for one trial.
