@@ -85,5 +85,7 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "Making $(VENV) with $$("$$python" --version)"; \
 		"$$python" -m venv --clear $(VENV); }
 	@echo 'Installing into $(VENV) (the first time several GB, most of it torch: minutes)'
-	@$(BIN)/python -m pip install $(PIP_OPTIONS) --constraint constraints.txt --editable '.[dev]'
+	@# Compiled by all cores afterwards, and without others' tests: pip would take one core for a minute.
+	@$(BIN)/python -m pip install $(PIP_OPTIONS) --no-compile --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -W ignore -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' $(VENV)/lib/python3*/site-packages || true
 	@echo '$(CURDIR)' > $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 
@@ -35,3 +36,17 @@ class Wrapped(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         return self.function(self.model, x, self.calls)
+
+
+class Linear(nn.Module):
+    """A linear model of 16 values and 3 classes, the same each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.linear = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.linear(x.flatten(1))
+        return answer

@@ -103,24 +103,3 @@ def test_finds_examples_no_farther_than_foolbox_with_as_many_steps(network):
     assert np.isfinite(ours.distance).all()
     assert np.median(ours.distance) <= 1.005 * np.median(theirs.distance)
     assert np.mean(ours.distance / theirs.distance) <= 1.005
-
-
-def test_a_flat_model_costs_nothing_but_time(flat):
-    found = flat.attack(DDN(steps=10), "L2 5")
-    assert not found.broken.any()
-    assert np.isinf(found.distance).all()
-
-
-def test_a_norm_that_it_does_not_do_is_refused(linear):
-    with pytest.raises(ValueError, match="can't be run under"):
-        linear().attack(DDN(), "Linf 0.1")
-
-
-@pytest.mark.parametrize(
-    "params",
-    [{"steps": 0}, {"gamma": 1.5}, {"last_gamma": -0.1}, {"first_length": 0}, {"step_size": "x"}, {"loss": "hinge"}],
-    ids=str,
-)
-def test_parameters_out_of_range_are_refused_by_name(params):
-    with pytest.raises(ValueError, match=next(iter(params))):
-        registry.build("attacks", "ddn", params)

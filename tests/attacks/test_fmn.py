@@ -131,23 +131,3 @@ def test_finds_examples_no_farther_than_foolbox_with_as_many_steps(network, norm
     theirs = network.attack(registry.build("attacks", name, {"steps": 100}), threat, early_stop=False)
     assert np.isfinite(ours.distance).all()
     assert np.median(ours.distance) <= 1.005 * np.median(theirs.distance)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_a_flat_model_costs_nothing_but_time(flat, norm):
-    found = flat.attack(FMN(steps=10), f"{norm} 1")
-    assert not found.broken.any()
-    assert np.isinf(found.distance).all()
-
-
-def test_a_norm_that_it_does_not_do_is_refused(linear):
-    with pytest.raises(ValueError, match="can't be run under"):
-        linear().attack(FMN(), "Spatial 10")
-
-
-@pytest.mark.parametrize(
-    "params", [{"steps": 0}, {"gamma": 1.5}, {"last_gamma": -0.1}, {"step_size": 0}, {"step_size": "x"}], ids=str
-)
-def test_parameters_out_of_range_are_refused_by_name(params):
-    with pytest.raises(ValueError, match=next(iter(params))):
-        registry.build("attacks", "fmn", params)

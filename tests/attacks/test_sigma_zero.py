@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from robustbench_lite.attacks.sigma_zero import SigmaZero
-from robustbench_lite.core import registry
 from robustbench_lite.core.threat import ThreatModel
 
 SHAPES = [(1, 6, 6), (3, 16, 16), (50,), (2, 3, 4, 5)]
@@ -98,22 +97,3 @@ def test_reaches_the_class_that_is_wanted(linear):
     np.testing.assert_array_equal(found.prediction, target_classes)
     assert (found.distance >= fewest(problem, target_classes)).all()
     assert np.median(found.distance) <= 3
-
-
-def test_a_flat_model_costs_nothing_but_time(flat):
-    found = flat.attack(SigmaZero(steps=10), "L0 5")
-    assert not found.broken.any()
-    assert np.isinf(found.distance).all()
-
-
-def test_a_norm_that_it_does_not_do_is_refused(linear):
-    with pytest.raises(ValueError, match="can't be run under"):
-        linear().attack(SigmaZero(), "L2 1")
-
-
-@pytest.mark.parametrize(
-    "params", [{"steps": 0}, {"lr": 0}, {"sigma": 0}, {"threshold": 1.5}, {"threshold_rate": -1}], ids=str
-)
-def test_parameters_out_of_range_are_refused_by_name(params):
-    with pytest.raises(ValueError, match=next(iter(params))):
-        registry.build("attacks", "sigma_zero", params)

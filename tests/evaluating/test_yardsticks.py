@@ -74,7 +74,7 @@ def plain_pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, le
 
 @pytest.mark.parametrize(("kind", "right"), [("clean", 9889), ("adv", 9864)])
 def test_clean_accuracy_is_the_published_one_to_the_sample(mnist, kind, right):
-    card = evaluate(lenet5(kind), mnist, ["fgsm"], "Linf 0.3", batch_size=500, budget=Budget(passes=1))
+    card = evaluate(lenet5(kind), mnist, ["fgsm"], "Linf 0.3", batch_size=100, budget=Budget(passes=1))
     assert (card.clean_accuracy.count, card.clean_accuracy.total) == (right, 10_000)
     assert card.passes.backward == 0
 
@@ -125,7 +125,7 @@ def test_no_attack_goes_below_what_was_proved(mnist):
 def boundary_distances(model: nn.Module, data: Data) -> Tensor:
     """How far each sample is from the boundary if the model were linear around it (Linf); below 0 where it is wrong."""
     found = []
-    for rows in torch.arange(len(data)).split(500):
+    for rows in torch.arange(len(data)).split(100):
         x, y = data.fetch(rows).requires_grad_(), data.labels[rows, None]
         logits = model(x)
         margin = (logits.gather(1, y) - logits.scatter(1, y, -torch.inf).amax(1, keepdim=True)).flatten()
@@ -141,7 +141,7 @@ def test_nothing_falls_on_all_images_that_was_proved_to_stand(mnist):
     """
     model = wong_kolter()
     near = boundary_distances(model, mnist).argsort()[:800].sort().values
-    card = evaluate(Target(model), mnist.take(near), ["sprints"], "Linf 0.1")
+    card = evaluate(Target(model), mnist.take(near), ["sprints"], "Linf 0.1", batch_size=100)
     assert card.clean_accuracy.total == 800
     assert 9562 <= 10_000 - 800 + card.robust_accuracy.count <= 9600
     assert card.verdict == "MEASURED"

@@ -12,6 +12,8 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.model import bounds, linear_bounds
 from robustbench_lite.model.target import Target
 
+from .conftest import drawn
+
 SHAPE = (2, 7, 6)
 
 
@@ -40,17 +42,7 @@ def networks() -> dict[str, nn.Module]:
 
 
 def target(name: str, seed: int) -> Target:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        module = networks()[name].double()
-        for part in module.modules():
-            if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
-                assert part.running_mean is not None
-                assert part.running_var is not None
-                part.running_mean.normal_()
-                part.running_var.uniform_(0.5, 2)
-                nn.init.normal_(part.weight)  # of both signs
-    return Target(module.eval(), mean=[0.4, 0.6], std=[0.2, 0.5])
+    return drawn(lambda: networks()[name], seed)
 
 
 @settings(max_examples=30, deadline=None)

@@ -27,6 +27,7 @@ from robustbench_lite.evaluating import corpus
 from robustbench_lite.evaluating.cache import Slot
 from robustbench_lite.faces.cli.group import main
 from robustbench_lite.results import baseline
+from tests.support import Linear
 
 THREAT = "Linf 0.3"
 THOROUGH = os.environ.get("ROBUSTBENCH_LITE_THOROUGH") == "1"
@@ -249,21 +250,14 @@ STOP = [0]
 """Forward passes until the model gives up, as at Ctrl-C; 0 for never."""
 
 
-class Interrupted(nn.Module):
+class Interrupted(Linear):
     """A linear model that is interrupted once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.linear = nn.Linear(16, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         STOP[0] -= 1
         if STOP[0] == 0:
             raise KeyboardInterrupt
-        out: torch.Tensor = self.linear(x.flatten(1))
-        return out
+        return super().forward(x)
 
 
 def ask(cache: Path, stop: int = 0) -> Scorecard:

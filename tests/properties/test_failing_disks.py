@@ -22,12 +22,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from torch import nn
 
 from robustbench_lite import Scorecard, evaluate
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.evaluating import corpus
+from tests.support import Linear
 
 THREAT = "Linf 0.3"
 THOROUGH = os.environ.get("ROBUSTBENCH_LITE_THOROUGH") == "1"
@@ -82,19 +82,12 @@ def disk(folder: Path, refused: range = range(0)) -> Iterator[FailingDisk]:
 PASSED: list[int] = []
 
 
-class Net(nn.Module):
+class Net(Linear):
     """A linear model that counts what goes through it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.linear = nn.Linear(16, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         PASSED.append(len(x))
-        out: torch.Tensor = self.linear(x.flatten(1))
-        return out
+        return super().forward(x)
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:
@@ -297,8 +290,8 @@ def test_a_slot_that_is_a_link_is_not_entered(tmp_path: Path) -> None:
 REAL = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-import test_failing_disks as these
+sys.path.insert(0, {root!r})
+from tests.properties import test_failing_disks as these
 for folder in sys.argv[1:]:
     card = these.ask(Path(folder))
     print(card.verdict, card.robust_accuracy, flush=True)
@@ -312,7 +305,7 @@ def in_a_namespace(mounts: dict[Path, str]) -> subprocess.CompletedProcess[str]:
     )
     if tried is None or tried.returncode:
         pytest.skip("no mount namespace of its own is allowed here (unshare -m)")
-    code = REAL.format(tests=str(Path(__file__).parent))
+    code = REAL.format(root=str(Path(__file__).parents[2]))
     mounted = " && ".join(f"mount -t tmpfs -o {options} tmpfs {folder / 'cache'}" for folder, options in mounts.items())
     script = f'{mounted} && exec "$@"'
     return subprocess.run(

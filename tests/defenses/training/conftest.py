@@ -12,9 +12,25 @@ from robustbench_lite.core import registry
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.load import load_data
 from robustbench_lite.evaluating.pipeline import evaluate
+from robustbench_lite.hardening.interface import Stage
 from robustbench_lite.hardening.recipe import Schedule
 from robustbench_lite.hardening.training import train
 from robustbench_lite.model.target import Target
+
+EPS = 0.1
+
+
+def stage(module: nn.Module, threat: str = f"Linf {EPS}") -> Stage:
+    """The only stage of a training."""
+    return Stage(name="model", target=Target(module.train()), trained={}, threat=ThreatModel.parse(threat))
+
+
+def linear() -> nn.Linear:
+    """Two classes; their margin has the slopes 2, -3 and 2.5."""
+    module = nn.Linear(3, 2, bias=False)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[1.0, -2.0, 3.0], [-1.0, 1.0, 0.5]]))
+    return module
 
 
 class Accuracies(NamedTuple):

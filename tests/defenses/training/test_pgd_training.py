@@ -9,29 +9,14 @@ from torch import Tensor, nn
 
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.core.threat import ThreatModel
-from robustbench_lite.hardening.interface import Batch, Defense, Stage
-from robustbench_lite.model.target import Target
+from robustbench_lite.hardening.interface import Batch, Defense
 
-from .conftest import on_digits
-
-EPS = 0.1
+from .conftest import EPS, linear, on_digits, stage
 
 
 def defense(**params: Any) -> Defense:
     built: Defense = registry.build("defenses", "pgd_training", params)
     return built
-
-
-def stage(module: nn.Module, threat: str = f"Linf {EPS}") -> Stage:
-    return Stage(name="model", target=Target(module.train()), trained={}, threat=ThreatModel.parse(threat))
-
-
-def linear() -> nn.Linear:
-    module = nn.Linear(3, 2, bias=False)
-    with torch.no_grad():
-        module.weight.copy_(torch.tensor([[1.0, -2.0, 3.0], [-1.0, 1.0, 0.5]]))
-    return module
 
 
 def batch() -> Batch:

@@ -13,31 +13,17 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.load import load_data
 from robustbench_lite.defenses.training.trades import divergence
-from robustbench_lite.hardening.interface import Artifact, Batch, Defense, Stage
+from robustbench_lite.hardening.interface import Artifact, Batch, Defense
 from robustbench_lite.hardening.recipe import Schedule
 from robustbench_lite.hardening.training import train
 from robustbench_lite.model.target import Target
 
-from .conftest import on_digits
-
-EPS = 0.1
+from .conftest import EPS, linear, on_digits, stage
 
 
 def defense(**params: Any) -> Defense:
     built: Defense = registry.build("defenses", "trades", params)
     return built
-
-
-def stage(module: nn.Module, threat: str = f"Linf {EPS}") -> Stage:
-    return Stage(name="model", target=Target(module.train()), trained={}, threat=ThreatModel.parse(threat))
-
-
-def linear() -> nn.Linear:
-    """Two classes; their margin has the slopes 2, -3 and 2.5."""
-    module = nn.Linear(3, 2, bias=False)
-    with torch.no_grad():
-        module.weight.copy_(torch.tensor([[1.0, -2.0, 3.0], [-1.0, 1.0, 0.5]]))
-    return module
 
 
 def batch() -> Batch:
