@@ -8,6 +8,7 @@ CATALOGUE = {
     "apgd": "apgd:APGD",
     "apgd_targeted": "apgd_targeted:APGDTargeted",
     "square": "square:Square",
+    "column_search": "column_search:ColumnSearch",
     "square_ascent": "square_ascent:SquareAscent",
     "carlini_wagner": "carlini_wagner:CarliniWagner",
     "carlini_wagner_linf": "carlini_wagner:CarliniWagnerLinf",

@@ -13,7 +13,7 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.results.scorecard import Interval
 from robustbench_lite.results.search import RECIPE, ProxyResult, SearchResult, Trial
 
-from . import _search
+from . import _board, _search
 from ._format import count, interval, percent, plain
 
 _SHOWN = 20  # trials in the table; the file has all
@@ -51,6 +51,7 @@ def render(
         parts += _trials(search)
         parts += _course(search)
         parts += _importance(search)
+        parts += _rivals(search)
     return Group(*parts, *(Text(line) for line in _outcome(search)))
 
 
@@ -108,6 +109,21 @@ def _importance(found: SearchResult) -> Iterator[RenderableType]:
         yield Text(f"Importance by {plain(evaluator)}; of few trials a hint and no more", style="dim")
         yield drawn
         yield Text()
+
+
+def _rivals(found: SearchResult) -> Iterator[RenderableType]:
+    """The board of ``rblite auto``."""
+    if not found.board:
+        return
+    drawn = Table(box=None, pad_edge=False, show_edge=False)
+    for head in ("", "model", "robust", "clean"):
+        drawn.add_column(head, overflow="fold")
+    for place, one in enumerate(found.board, 1):
+        who = f"{plain(one.name)}\n{plain(_board.told(found, one))}".rstrip()
+        cells = (str(place), who, _share(one.robust), _share(one.clean))
+        drawn.add_row(*map(Text, cells), style="" if one.robust else "dim")
+    yield drawn
+    yield Text(f"\n{_board.note(found)}\n", style="dim")
 
 
 def _outcome(found: SearchResult) -> Iterator[str]:

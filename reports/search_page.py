@@ -8,7 +8,7 @@ from typing import Any
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.results.search import SearchResult
 
-from . import _cell, _search
+from . import _board, _cell, _search
 from .html import environment
 
 
@@ -61,4 +61,5 @@ def render(
         told=_search.settings,
         written=written,
         cell=_cell.picture(written),
+        board=_board,
     )

@@ -114,6 +114,25 @@ class Beforehand(_Part):
     seconds: float
 
 
+class Entrant(_Part):
+    """A model on the board of ``rblite auto``: all of them are judged by one suite, which sees no gradient."""
+
+    name: str
+    own: bool
+    """Whether the search made it: its winner, or the recipe as it is."""
+    clean: Interval | None = None
+    """None where it couldn't be judged, as of ``robust``."""
+    robust: Interval | None = None
+    suite: str = ""
+    verdict: str = ""
+    seconds: float | None = None
+    """To make it, where another library does, and to judge it."""
+    card: str = ""
+    """The scorecard's file, from the folder of the search."""
+    fault: str | None = None
+    """Why it couldn't be judged."""
+
+
 class SearchResult(_Part):
     """A search from its first trial to the judgement of its winner."""
 
@@ -151,6 +170,8 @@ class SearchResult(_Part):
     proxy: ProxyResult | None = None
     beforehand: Beforehand | None = None
     """What the sampler did before the first trial."""
+    board: tuple[Entrant, ...] = ()
+    """Of ``rblite auto``: the winner, the recipe as it is and their rivals, the best first."""
     importance: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
     """By evaluator of Optuna's, the share of each setting in how robust accuracy varies; empty for too few trials."""
 

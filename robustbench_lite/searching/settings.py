@@ -13,6 +13,10 @@ from robustbench_lite.core.errors import UserError, faults, unknown
 from robustbench_lite.hardening.recipe import Recipe, RecipeStep, trains
 from robustbench_lite.hardening.schedule import Schedule
 
+DEFENSE = "defense"
+"""Exchanges the defense of a recipe of one step. The parameters that the other one has as well stay; those that it
+doesn't have are left out."""
+
 
 def known_settings(recipe: Recipe) -> list[str]:
     """Every setting of a recipe: of its steps, counted from 1, and of its schedules."""
@@ -22,6 +26,7 @@ def known_settings(recipe: Recipe) -> list[str]:
 def _settings(recipe: Recipe) -> Iterator[str]:
     schedule = list(Schedule.model_fields)
     if not recipe.steps:
+        yield DEFENSE
         yield from (f"params.{name}" for name in parameters_of(recipe.defense))
     for number, step in enumerate(recipe.steps, 1):
         yield from (f"steps.{number}.{name}" for name in parameters_of(step.name))
@@ -64,8 +69,13 @@ def with_settings(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
             own = _rescheduled(own or schedule, changes)
         params = step.params | given.get(f"steps.{number}", {})
         steps.append(RecipeStep(name=step.name, params=params, schedule=own, scorecard=step.scorecard))
-    params = recipe.params | given.get("params", {})
-    return recipe.model_copy(update={"schedule": schedule, "steps": tuple(steps), "params": params})
+    params, defense = recipe.params | given.get("params", {}), recipe.defense
+    if (other := given.get("", {}).get(DEFENSE)) is not None:
+        if not isinstance(other, str) or not trains(other):
+            raise UserError(f"defense is {other!r}: expected the name of one that trains, such as trades")
+        known = parameters_of(other)
+        params, defense = {name: value for name, value in params.items() if name in known}, other
+    return recipe.model_copy(update={"schedule": schedule, "steps": tuple(steps), "params": params, "defense": defense})
 
 
 def fault_of(recipe: Recipe, key: str, value: Any) -> str | None:

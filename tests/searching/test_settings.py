@@ -60,3 +60,16 @@ def test_a_recipe_is_left_as_it_was() -> None:
     assert ONE.model_dump() == before
     with pytest.raises(UserError, match="lr"):
         with_settings(ONE, {"schedule.lr": "fast"})
+
+
+def test_another_defense_takes_the_parameters_that_it_has() -> None:
+    recipe = load_recipe("pgd_training").model_copy(update={"params": {"steps": 7}})
+    assert "defense" in known_settings(recipe)
+    assert "defense" not in known_settings(PRUNED)
+    trades = with_settings(recipe, {"defense": "trades", "schedule.lr": 0.5})
+    assert (trades.defense, trades.params, trades.schedule.lr) == ("trades", {"steps": 7}, 0.5)
+    assert with_settings(recipe, {"defense": "n_fgsm"}).params == {}
+    assert with_settings(recipe, {"params.steps": 3}).defense == "pgd_training"
+    assert fault_of(recipe, "defense", "trades") is None
+    for wrong in ("quantize", "tradess", 3):
+        assert fault_of(recipe, "defense", wrong) is not None

@@ -13,6 +13,7 @@ import robustbench_lite
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.faces.cli import processes, signals
 from robustbench_lite.faces.cli.attest import attest
+from robustbench_lite.faces.cli.auto import auto
 from robustbench_lite.faces.cli.cache import cache
 from robustbench_lite.faces.cli.calibrate import calibrate
 from robustbench_lite.faces.cli.compare import compare
@@ -98,7 +99,7 @@ def main(context: click.Context, debug: bool) -> None:  # noqa: D103 - _HELP say
 
 
 _COMMANDS = (
-    *(demo, evaluate, explain, doctor, calibrate, harden, federate, tune),
+    *(demo, evaluate, explain, doctor, calibrate, harden, federate, tune, auto),
     *(export, report, compare, attest),
     *(list_, init, cache, completion),
 )

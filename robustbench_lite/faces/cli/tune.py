@@ -117,7 +117,7 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
             changes=Changes(**{name: given[name] for name in ("threat", "suite", "epochs")}),
             sampling=sampling,
             listeners=Listeners(on_progress=progress.training_bars(bars), on_attack=progress.attack_bars(bars)),
-            on_trial=None if quiet else _begun,
+            on_trial=None if quiet else begun,
             jobs=given["jobs"],
         )
     output.print_rendered(registry.find("reports", "search")([found.result], quiet=quiet))
@@ -134,7 +134,7 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
         click.echo(f"Again      {shlex.join(again)}")
 
 
-def _begun(standing: Standing) -> None:
+def begun(standing: Standing) -> None:
     """Tell where the search stands as a trial begins."""
     from robustbench_lite.faces.progress import duration
 

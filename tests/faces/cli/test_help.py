@@ -29,6 +29,7 @@ COMMANDS = [
         "harden",
         "federate",
         "tune",
+        "auto",
         "export",
         "report",
         "compare",

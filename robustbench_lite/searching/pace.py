@@ -1,0 +1,122 @@
+"""How long a training and a judgement take here, measured on a few samples: by it a budget of time is divided."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from robustbench_lite.core import registry
+from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.suite import Suite
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.dataset import Data
+from robustbench_lite.evaluating.pipeline import evaluate
+from robustbench_lite.hardening.recipe import Recipe
+from robustbench_lite.hardening.training import train
+from robustbench_lite.model.target import Target
+
+_FEW_TRAIN, _FEW_TEST = 256, (12, 48)
+_ROBUST = 2.0  # times as long as the judgement of a network that has learnt for one epoch
+_LARGER = 1.5  # times as long as the first network's trainings, on average, as the search tries larger ones
+_LEAST_TRAIN, _LEAST_TEST = 100, 100  # samples: with fewer, no number is worth its time
+_TRAININGS, _JUDGEMENTS = 0.15, 0.15  # of the time: a training at most, and a judgement
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds."""
+
+    train: float
+    """Of a sample, in a whole training."""
+    judge: float
+    """Of a sample, in a judgement by the suite."""
+    checks: float
+    """Of a judgement, however many samples there are."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How a budget is divided."""
+
+    limit_train: int | None
+    """Samples to learn from; None: all."""
+    limit: int | None
+    """Samples that judge; None: all."""
+    training: float
+    """Seconds that a training takes, as far as is known."""
+    judgement: float
+    """Seconds that judging a model takes."""
+
+    @property
+    def at_the_end(self) -> float:
+        """Seconds to keep for the trial that is under way when the time is over, and for what is judged then."""
+        return _LARGER * self.training + 2.5 * self.judgement
+
+
+def measure(target: Target, recipe: Recipe, suite: Suite, threat: ThreatModel, known: Data, test: Data) -> Pace:
+    """Train for an epoch on a few samples, and judge what came out on a few.
+
+    Parameters
+    ----------
+    target, recipe
+        What is trained, and how; of the recipe the last step that trains counts.
+    suite, threat
+        What judges.
+    """
+    few = known.stratified(_FEW_TRAIN, 0)
+    spec = recipe.chain[-1]
+    schedule = (spec.schedule or recipe.schedule).model_copy(update={"epochs": 1})
+    learn, probe = few.split(schedule.held_out, 0)
+    defense = registry.build("defenses", spec.name, spec.params)
+    epochs = (spec.schedule or recipe.schedule).epochs
+    for _ in range(2):  # the first one is slower than all that follow
+        started = time.perf_counter()
+        trained = train(target, defense, schedule, threat, learn, probe).target
+        took = time.perf_counter() - started
+    times = []
+    for size in _FEW_TEST:
+        started = time.perf_counter()
+        evaluate(trained, test.stratified(size, 0), suite, threat)
+        times.append(time.perf_counter() - started)
+    each = max(0.0, times[1] - times[0]) / (_FEW_TEST[1] - _FEW_TEST[0])
+    return Pace(took * epochs / len(few), _ROBUST * each, max(0.0, times[0] - _FEW_TEST[0] * each))
+
+
+def divide(seconds: float, pace: Pace, learnt: int, judged: int, chosen: tuple[int | None, int | None]) -> Shares:
+    """Divide a budget: as many samples as it has time for.
+
+    Parameters
+    ----------
+    seconds
+        Of the search, its judgements included.
+    learnt, judged
+        Samples that there are to learn from, and to judge by.
+    chosen
+        How many of both the caller wants; None: as many as the time allows.
+
+    Raises
+    ------
+    UserError
+        Where the time isn't enough for the recipe as it is and one trial.
+    """
+    wanted = min(learnt, chosen[0] or learnt), min(judged, chosen[1] or judged)
+    fit = (int(_TRAININGS * seconds / pace.train), int((_JUDGEMENTS * seconds - pace.checks) / max(pace.judge, 1e-6)))
+    trained, tested = (
+        want if given is not None else min(want, max(least, able))
+        for want, given, least, able in zip(wanted, chosen, (_LEAST_TRAIN, _LEAST_TEST), fit, strict=True)
+    )
+    shares = Shares(
+        limit_train=trained if trained < learnt else None,
+        limit=tested if tested < judged else None,
+        training=pace.train * trained,
+        judgement=pace.checks + pace.judge * tested,
+    )
+    needed = shares.training + shares.at_the_end
+    if needed > seconds:
+        raise UserError(
+            f"budget: {seconds:.0f} s are too short for one trial: to train the recipe as it is and a trial takes "
+            f"about {(1 + _LARGER) * shares.training:.0f} s on {trained} samples, and to judge both about "
+            f"{2.5 * shares.judgement:.0f} s on {tested}; give {needed / 60 + 0.5:.0f}m or more"
+            + ("" if chosen == (None, None) else ", or smaller --limit-train and --limit")
+        )
+    return shares
