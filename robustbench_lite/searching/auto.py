@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from robustbench_lite.core import registry
-from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.errors import ModelError, UserError
 from robustbench_lite.core.files import read_json, write_atomically
 from robustbench_lite.core.suite import Suite, load_suite
 from robustbench_lite.core.threat import ThreatModel
@@ -173,6 +173,8 @@ class _Clock:
             if new:
                 for name in (STATE_FILE, START_FILE):
                     (self.folder / name).unlink(missing_ok=True)
+                with suppress(OSError):  # what stands in it stays
+                    self.folder.rmdir()
             raise
 
     @property
@@ -302,7 +304,7 @@ def _row(
             path.parent.mkdir(exist_ok=True)
             card.save(path)
         card = Scorecard.load(path)
-    except UserError as fault:
+    except (UserError, ModelError) as fault:
         return Entrant(name=name, own=own, fault=str(fault))
     return Entrant(
         name=name,

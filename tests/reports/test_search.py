@@ -11,7 +11,7 @@ from rich.console import Console
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.reports import search, search_page
-from robustbench_lite.results.search import Beforehand, SearchResult, Trial
+from robustbench_lite.results.search import Beforehand, Entrant, SearchResult, Trial
 from tests.cards import make_card
 from tests.searches import make_search, trial
 
@@ -46,6 +46,27 @@ def test_the_terminal_tells_a_proxy_and_its_finalists() -> None:
     assert "In full, on the validation samples." in told
     assert "correlation of its order with that of 2 full runs is +1.00 [-1.00, +1.00]" in told
     assert "72,000 passes of training in the place of about 2.4M" in told
+
+
+def test_the_board_tells_the_rivals_and_those_that_could_not_be_judged() -> None:
+    found = make_search()
+    share = found.trials[0].robust
+    of = {"robust": share, "clean": share, "suite": "black_box_quick", "verdict": "MEASURED"}
+    rows = (
+        Entrant(name="trial-5", own=True, **of),
+        Entrant(name="flaml", own=False, **of | {"verdict": "INVALID"}),
+        Entrant(name="recipe", own=True, **of),
+        Entrant(name="http://localhost/v2/models/a<b>", own=False, fault="can't be reached"),
+    )
+    board = found.model_copy(update={"board": rows})
+    told = printed(board)
+    assert max(map(len, told.splitlines())) <= 80
+    for words in ("the winner", "INVALID", "the recipe as it is", "can't be reached", "All by black_box_quick"):
+        assert words in told, words
+    page = search_page.render([board])
+    assert "<h2>Board</h2>" in page
+    assert "a&lt;b&gt;" in page
+    assert "<h2>Board</h2>" not in search_page.render([found])
 
 
 NONE = {"winner": None, "fresh": None, "fall": None, "against_recipe": None, "found_better": False}
