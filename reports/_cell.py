@@ -12,7 +12,7 @@ _SHORT = {
     "avg_pool_3x3": "pool 3x3",
 }
 _APART = 150  # pixels from node to node
-_LEFT, _LINE = 60, 170  # of the first node
+_LEFT, _LINE = 30, 120  # of the first node
 _RISE = 44  # of an arc, for each node that it goes over
 _OUT = "none"
 

@@ -72,7 +72,7 @@ def _table(trials: Sequence[Trial]) -> Table:
     for head in ("", "trial", "settings", "robust", "clean", "passes"):
         drawn.add_column(head, overflow="fold", no_wrap=head in ("", "trial"))
     for place, one in enumerate(trials, 1):
-        told = _search.settings(one).replace("|+|", "|\n+|")  # a line for each node of a cell
+        told = _search.settings(one).replace("|+|", "|\n+|").replace("|, ", "|\n")  # a line for each node of a cell
         if one.can_not_win:
             what = "can't win" if one.state == "done" else one.state
             told += f"\n{what}: {plain(one.can_not_win)}"

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from optuna import load_study
 from torch import nn
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import Suite
+from robustbench_lite.hardening.interface import TrainingProgress
+from robustbench_lite.hardening.pipeline import Listeners
 from robustbench_lite.hardening.preparation import Changes, Sampling
 from robustbench_lite.hardening.recipe import Recipe
 from robustbench_lite.model.architectures.cells import OPERATIONS, Cells
@@ -22,6 +25,8 @@ from robustbench_lite.model.target import Target
 from robustbench_lite.results.search import SearchResult
 from robustbench_lite.searching.architectures import ArchitectureSpace
 from robustbench_lite.searching.space import Space, load_space
+from robustbench_lite.searching.storage import _storage
+from robustbench_lite.searching.strategies.interface import BEFOREHAND
 from robustbench_lite.searching.study import Search, Tuned, tune
 
 SUITE = Suite.model_validate({"name": "short", "threats": ["Linf 0.05"], "attacks": [{"attack": "fgsm"}]})
@@ -45,6 +50,8 @@ def run(
     model: Any = LINEAR,
     trials: int = 2,
     limit_train: int = 300,
+    epochs: int | None = None,
+    on_progress: Any = None,
 ) -> Tuned:
     return tune(
         model,
@@ -53,7 +60,8 @@ def run(
         Space.model_validate({"params": {}} | space),
         out=out,
         search=Search(trials=trials, suite=SUITE, sampler=sampler),
-        changes=Changes(suite=SUITE),
+        changes=Changes(suite=SUITE, epochs=epochs),
+        listeners=Listeners(on_progress=on_progress),
         sampling=Sampling(limit=40, limit_train=limit_train),
     )
 
@@ -184,18 +192,34 @@ def test_trials_start_from_fresh_weights_whatever_the_model_has_learnt(tmp_path:
     assert weights["0.weights.weight"].abs().min() > 1e-6  # from zeros no gradient would have moved them
 
 
-def test_the_gradient_s_supernet_is_trained_once_and_its_passes_are_told(tmp_path: Path) -> None:
-    fixed = {"channels": 2, "stages": 1, **{f"edge_{one}": "none" for one in ("0_1", "0_2", "1_2", "1_3", "2_3")}}
-    space = {"architecture": {"space": "cells", "fixed": fixed}}
-    made = run(tmp_path / "out", space, sampler="gradient", trials=1, limit_train=100)
+ONE_EDGE = {
+    "space": "cells",
+    "fixed": {"channels": 2, "stages": 1, **{f"edge_{one}": "none" for one in ("0_1", "0_2", "1_2", "1_3", "2_3")}},
+}
+
+
+def test_the_gradient_s_supernet_is_trained_once_and_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    def stop(at: TrainingProgress) -> None:
+        if (at.epoch, at.step) == (2, 2):
+            raise KeyboardInterrupt
+
+    def search(out: str, on_progress: Any = None) -> Tuned:
+        space = {"architecture": ONE_EDGE}
+        return run(tmp_path / out, space, "gradient", trials=1, limit_train=100, epochs=2, on_progress=on_progress)
+
+    with pytest.raises(KeyboardInterrupt):
+        search("stopped", stop)
+    assert not list((tmp_path / "stopped").glob("trial-*"))
+    made, whole = search("stopped"), search("whole")
     told = made.result.beforehand
     assert told is not None
     # Learnt from 90 of 100 samples: half to learn, half to choose, each with one step of PGD and the loss.
-    assert told.passes == 4 * 2 * 45
-    [trial] = [one for one in made.trials if one.name == "trial-0"]
-    assert trial.values["model.edge_0_3"] in OPERATIONS
+    assert told.passes == 2 * 4 * 90
+    assert made.trials == whole.trials
+    kept = [load_study(study_name=out, storage=_storage(None, tmp_path / out)) for out in ("stopped", "whole")]
+    first, other = (one.user_attrs[BEFOREHAND]["probabilities"] for one in kept)
+    assert first == other
     log = made.folder / "supernet/log.jsonl"
     written = log.stat().st_mtime_ns
-    again = run(tmp_path / "out", space, sampler="gradient", trials=1, limit_train=100)
+    assert search("stopped").result.beforehand == told
     assert log.stat().st_mtime_ns == written
-    assert again.result.beforehand == told
