@@ -107,8 +107,9 @@ def test_the_tutorial_works(here, capsys):
     assert ended.value.code == 3  # its weights were drawn at random: INVALID, and so it says
     assert "RB114" in capsys.readouterr().out
 
-    demand = "min_robust_accuracy=0.3, limit=200"
+    demand = "min_robust_accuracy=0.1, limit=200"
     test = _block("# test_robustness.py").replace(demand, 'min_robust_accuracy=0.0, allow_invalid="untrained"')
+    test = test.replace('return "hardened"', 'return "my_model.py:build"')
     (here / "test_robustness.py").write_text(test)
     done = ran(PYTEST, "-q", "-p", "no:cacheprovider")
     assert "1 passed" in done.stdout, done.stdout + done.stderr
