@@ -1,4 +1,4 @@
-"""Running the trials of a search, in this process or in several on this machine."""
+"""Running the trials of a search, in this process or in others, on this machine or on those of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Ended:
 
 
 def run_trials(
-    job: Job, before: Scorecard, jobs: int, listeners: Listeners, on_begin: Callable[[str], None]
+    job: Job, before: Scorecard, executor: Executor, listeners: Listeners, on_begin: Callable[[str], None]
 ) -> Iterator[Ended]:
     """Run trials until there are enough, or the time is spent; tell each that has ended.
 
@@ -51,10 +51,10 @@ def run_trials(
     ----------
     before
         The scorecard of the model that the trials start from.
-    jobs
-        Processes that run them. One that dies is followed by another, which goes on with the trial that it ran.
+    executor
+        Who runs them. A process that dies is followed by another, which goes on with the trial that it ran.
     listeners, on_begin
-        Told of the trials that run in this process: of those of one process alone.
+        Told of the trials that run in this process.
 
     Raises
     ------
@@ -64,8 +64,8 @@ def run_trials(
         At Ctrl-C.
     """
     budget = BudgetTracker()
-    executor, heard = _workers(jobs, budget, listeners, on_begin)
-    slots = range(int(min(job.limit, _ENDLESS)) + jobs)
+    heard = _heard(executor, budget, listeners, on_begin)
+    slots = range(int(min(job.limit, _ENDLESS)) + executor.workers)
     failures: list[str] = []
     for ended in executor.map(partial(_one, job, before, budget, *heard), slots, budget, _is_last):
         if budget.interrupted:
@@ -82,13 +82,18 @@ def run_trials(
             )
 
 
-def _workers(
-    jobs: int, budget: BudgetTracker, listeners: Listeners, on_begin: Callable[[str], None]
-) -> tuple[Executor, tuple[Listeners, Callable[[str], None]]]:
-    """Who runs the trials, and who hears of them: where other processes run them, nobody but what ends them."""
-    if jobs == 1:
-        return LocalExecutor(), (listeners, on_begin)
-    return ProcessExecutor(jobs), (_stopping(budget), _nobody)
+def executor_of(jobs: int | Executor) -> Executor:
+    """Who runs the trials: this process where there is one job, several on this machine, or whoever is given."""
+    if not isinstance(jobs, int):
+        return jobs
+    return LocalExecutor() if jobs == 1 else ProcessExecutor(jobs)
+
+
+def _heard(
+    executor: Executor, budget: BudgetTracker, listeners: Listeners, on_begin: Callable[[str], None]
+) -> tuple[Listeners, Callable[[str], None]]:
+    """Who hears of the trials: where other processes run them, nobody but what ends them."""
+    return (listeners, on_begin) if isinstance(executor, LocalExecutor) else (_stopping(budget), _nobody)
 
 
 def _one(
@@ -130,13 +135,13 @@ def run_finals(
     job: Job,
     before: Scorecard,
     finals: Mapping[str, Mapping[str, Any]],
-    jobs: int,
+    executor: Executor,
     listeners: Listeners,
     on_begin: Callable[[str], None],
 ) -> Iterator[Tried]:
     """Run settings in full, each under a name; the arguments are those of `run_trials`."""
     budget = BudgetTracker()
-    executor, heard = _workers(jobs, budget, listeners, on_begin)
+    heard = _heard(executor, budget, listeners, on_begin)
     parts = list(finals.items())
     for (name, values), ended in zip(
         parts, executor.map(partial(_final, job, before, *heard), parts, budget, _never), strict=True

@@ -28,11 +28,12 @@ from robustbench_lite.results.search import RESULT_FILE, SearchResult
 from robustbench_lite.searching.folder import claimed
 from robustbench_lite.searching.judgement import Judged, judge_winner
 from robustbench_lite.searching.result import importances, result_of
-from robustbench_lite.searching.running import run_finals, run_in_full, run_trials
+from robustbench_lite.searching.running import executor_of, run_finals, run_in_full, run_trials
 from robustbench_lite.searching.space import Space, axes, check_grid, load_space
 from robustbench_lite.searching.storage import Pruner
 from robustbench_lite.searching.strategies.interface import BEFOREHAND, find_strategy
 from robustbench_lite.searching.trials import RECIPE, Job, Tried, all_tried
+from robustbench_lite.workers import Executor
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -113,7 +114,7 @@ def tune(
     sampling: Sampling = _ALL_SAMPLES,
     listeners: Listeners = _NOBODY,
     on_trial: Callable[[Standing], None] | None = None,
-    jobs: int = 1,
+    jobs: int | Executor = 1,
 ) -> Tuned:
     """Search for the settings of a recipe that make a model most robust.
 
@@ -139,7 +140,8 @@ def tune(
     on_trial
         Called as each trial begins, and after the last; with several jobs, as each ends.
     jobs
-        Processes on this machine that run the trials; of those nothing is told but by ``on_trial``.
+        Processes on this machine that run the trials; of those nothing is told but by ``on_trial``. Or who runs them,
+        such as `workers.cluster.RayExecutor`: its machines must all see ``out``, and keep locks on its files.
 
     Raises
     ------
@@ -150,7 +152,9 @@ def tune(
     """
     started = time.time()
     _check_limits(search, jobs)
-    judging, job, settings = _prepared(model, data, recipe, load_space(space), Path(out), search, changes, sampling)
+    executor = executor_of(jobs)
+    folder = Path(out) if isinstance(jobs, int) else Path(out).absolute()  # elsewhere one stands in another folder
+    judging, job, settings = _prepared(model, data, recipe, load_space(space), folder, search, changes, sampling)
     with claimed(job.folder, settings):
         study = job.study()
         _same_study(study, settings)
@@ -162,15 +166,15 @@ def tune(
 
     def tell(running: tuple[str, ...]) -> None:
         if on_trial is not None:
-            on_trial(_standing(job, study, plain, running, jobs))
+            on_trial(_standing(job, study, plain, running, executor.workers))
 
-    if jobs > 1:
-        tell((f"{jobs} jobs",))
-    for _ in run_trials(job, before, jobs, listeners, lambda name: tell((name,))):
-        if jobs > 1 and (running := tuple(one.name for one in all_tried(study) if one.state == "running")):
+    if executor.workers > 1:
+        tell((f"{executor.workers} jobs",))
+    for _ in run_trials(job, before, executor, listeners, lambda name: tell((name,))):
+        if executor.workers > 1 and (running := tuple(one.name for one in all_tried(study) if one.state == "running")):
             tell(running)
     tell(())
-    finals = _finals(job, study, jobs, listeners, tell)
+    finals = _finals(job, study, executor, listeners, tell)
     trials = sorted((*([plain] if plain else []), *all_tried(study)), key=lambda one: one.order)
     with job.lock("judge"):
         judged = judge_winner(judging, job.suite, job.folder, finals or trials, listeners)
@@ -182,7 +186,7 @@ def tune(
 
 
 def _finals(
-    job: Job, study: Study, jobs: int, listeners: Listeners, tell: Callable[[tuple[str, ...]], None]
+    job: Job, study: Study, executor: Executor, listeners: Listeners, tell: Callable[[tuple[str, ...]], None]
 ) -> list[Tried]:
     """With a proxy: the best trials and the recipe as it is, run in full, the best first."""
     if job.proxy is None:
@@ -194,9 +198,9 @@ def _finals(
         asked[one.name.replace("trial", "final")] = values
     before = _before(job.in_full, listeners)
     found: list[Tried] = []
-    for one in run_finals(job, before, asked, jobs, listeners, lambda name: tell((name,))):
+    for one in run_finals(job, before, asked, executor, listeners, lambda name: tell((name,))):
         found.append(one)
-        if jobs > 1 and (left := [name for name in asked if name not in {each.name for each in found}]):
+        if executor.workers > 1 and (left := [name for name in asked if name not in {each.name for each in found}]):
             tell(tuple(left))
     return sorted(found, key=lambda one: one.order)
 
@@ -268,12 +272,12 @@ def _prepared(
     return judging, job, job.in_full.plan({}).fingerprint() | own
 
 
-def _check_limits(search: Search, jobs: int) -> None:
+def _check_limits(search: Search, jobs: int | Executor) -> None:
     if search.trials is None and search.seconds is None:
         raise UserError("a search needs an end: give trials, or a budget of time")
     if search.trials is not None and search.trials < 1:
         raise UserError(f"trials is {search.trials}: expected 1 or more")
-    if jobs < 1:
+    if isinstance(jobs, int) and jobs < 1:
         raise UserError(f"jobs is {jobs}: expected the number of processes, 1 or more")
     if not 0 <= search.min_clean < 1:
         raise UserError(f"min_clean is {search.min_clean:g}: expected a share from 0 to below 1, such as 0.8")

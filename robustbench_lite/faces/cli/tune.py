@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,6 +24,7 @@ from robustbench_lite.faces.cli.options import (
 
 if TYPE_CHECKING:
     from robustbench_lite.searching.study import Standing
+    from robustbench_lite.workers import Executor
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
@@ -60,10 +62,15 @@ class Duration(click.ParamType[float]):
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
     metavar="N",
-    help="Processes that run trials.",
+    help="Processes that run trials.  [default: 1; with --ray one a core]",
+)
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="local",
+    metavar="ADDRESS",
+    help="Run them on a Ray cluster whose machines all see DIR; without an address Ray is started here.",
 )
 @click.option(
     "--pruner",
@@ -118,7 +125,7 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
             sampling=sampling,
             listeners=Listeners(on_progress=progress.training_bars(bars), on_attack=progress.attack_bars(bars)),
             on_trial=None if quiet else begun,
-            jobs=given["jobs"],
+            jobs=_jobs(given),
         )
     output.print_rendered(registry.find("reports", "search")([found.result], quiet=quiet))
     page = output.write_search(found.folder, found.result)
@@ -132,6 +139,14 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
         made = ("--recipe", str(winner / RECIPE_FILE), "--out", "hardened")
         again = ("rblite", "harden", f"arch:{winner / ARCHITECTURE_FILE}", *data_words(given), *made)
         click.echo(f"Again      {shlex.join(again)}")
+
+
+def _jobs(given: Mapping[str, Any]) -> int | Executor:
+    if given["ray"] is None:
+        return given["jobs"] or 1
+    from robustbench_lite.workers.cluster import RayExecutor
+
+    return RayExecutor(given["ray"], given["jobs"])
 
 
 def begun(standing: Standing) -> None:
