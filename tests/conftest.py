@@ -32,12 +32,22 @@ def _short_probe(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fork the worker processes of `ProcessExecutor`, which as new interpreters take seconds each to load torch."""
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Fork the worker processes of `ProcessExecutor`, which as new interpreters take seconds each to load torch.
+
+    Those that were started are in the list.
+    """
     from robustbench_lite.workers import processes
     from tests.forked import ForkedWorker
 
-    monkeypatch.setattr(processes, "_interpreter", lambda *given: ForkedWorker(processes.PROGRAM, *given))
+    started: list[Any] = []
+
+    def start(arguments: list[str], variables: dict[str, str]) -> ForkedWorker:
+        started.append(ForkedWorker(processes.PROGRAM, arguments, variables))
+        return started[-1]  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(processes, "_interpreter", start)
+    return started
 
 
 @pytest.fixture(scope="session")

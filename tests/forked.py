@@ -2,7 +2,8 @@
 
 A new interpreter takes seconds of processor time to load torch. These processes are forked from a server that has
 loaded it: the "forkserver" of `multiprocessing`, one a session. Each is a process as any other: it has its own folder,
-variables, streams, signals and exit code, and can be killed. A test of the start of the program itself needs a new
+variables, streams, signals and exit code, and can be killed. The probes of the evidence are as long in it as they are
+here (see ``conftest.py``). A test of the start of the program itself needs a new
 interpreter all the same.
 """
 
@@ -18,6 +19,8 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+from robustbench_lite.evaluating.evidence import probes
 
 ROOT = Path(__file__).parents[1]
 """The checkout: code that imports a test module puts it into its path."""
@@ -60,6 +63,8 @@ for stream, path in enumerate(streams):
     os.dup2(os.open(path, (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)[stream]), stream)
 sys.stdout, sys.stderr = (open(stream, "w", encoding="utf-8", buffering=1, closefd=False) for stream in (1, 2))
 signal.signal(signal.SIGINT, signal.SIG_IGN if ignoring else signal.default_int_handler)
+from robustbench_lite.evaluating.evidence import probes
+probes.SQUARE_STEPS = square_steps
 sys.argv = arguments
 exec(code, {"__name__": "__main__"})
 """
@@ -105,6 +110,7 @@ class Forked:
             "variables": dict(os.environ if variables is None else variables),
             "streams": [terminal] * 3 if terminal else self._streams(),
             "ignoring": ignoring,
+            "square_steps": probes.SQUARE_STEPS,
         }
         self._process: BaseProcess = _CONTEXT.Process(target=exec, args=(_CHILD, given), daemon=True)
         self._process.start()

@@ -18,8 +18,6 @@ from torch import nn
 from robustbench_lite import Scorecard, load_data
 from tests.forked import HERE, Forked
 
-pytestmark = pytest.mark.evidence  # as in the processes that are killed
-
 SAMPLES, BATCH = 96, 16
 STEPS = 12
 """Of the attack that takes most."""

@@ -253,14 +253,13 @@ def test_two_processes_on_one_study_run_no_trial_twice(tmp_path: Path) -> None:
     assert all((folder / "after.json").is_file() and not (folder / "checkpoint.pt").is_file() for folder in folders)
 
 
-def test_jobs_share_a_search_and_survive_a_kill(made: Tuned, tmp_path: Path) -> None:
+def test_jobs_share_a_search_and_survive_a_kill(made: Tuned, tmp_path: Path, forked_workers: list[Any]) -> None:
     told: list[Standing] = []
     killed: list[int] = []
-    others = _children()
 
     def hear(now: Standing) -> None:
         told.append(now)
-        workers = [child for child in _children() if child not in others]
+        workers = [worker.pid for worker in forked_workers if worker.poll() is None]
         if not killed and now.done and workers:
             killed.append(workers[0])
             os.kill(workers[0], signal.SIGKILL)
@@ -273,11 +272,6 @@ def test_jobs_share_a_search_and_survive_a_kill(made: Tuned, tmp_path: Path) -> 
     firsts = sorted((one.name, one.values, one.robust) for one in found.trials if one.name < "trial-3")
     assert firsts == sorted((one.name, one.values, one.robust) for one in made.trials)
     assert found.judged is not None
-
-
-def _children() -> list[int]:
-    """Processes that any thread of this one has started."""
-    return [int(one) for task in Path("/proc/self/task").glob("*/children") for one in task.read_text().split()]
 
 
 BUILDER = """
