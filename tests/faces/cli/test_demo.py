@@ -17,8 +17,6 @@ from robustbench_lite.faces.cli import demo, main
 from robustbench_lite.hardening import pipeline
 from robustbench_lite.results.scorecard import Finding
 
-pytestmark = pytest.mark.evidence
-
 EPOCHS = {"standard": 3, "distillation": 16, "pgd_training": 5}  # the real ones take over a minute
 FILES = {
     "plain training": "plain-training.json",
