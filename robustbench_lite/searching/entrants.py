@@ -44,7 +44,9 @@ def check_entrant(name: str) -> None:
         For an unknown name, a library that is missing, and H2O without Java.
     """
     if name in PEERS:
-        library(PEERS[name].module, f"the entrant {name}", PEERS[name].cure)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a library's own, about its own
+            library(PEERS[name].module, f"the entrant {name}", PEERS[name].cure)
         if name == "h2o" and shutil.which("java") is None:
             raise UserError("the entrant h2o needs Java, and no java is on the PATH: install it, or leave h2o out")
     elif ":" not in name and "/" not in name:
@@ -117,7 +119,7 @@ def _tpot(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], seconds: float, seed
         scorers=["accuracy"],
         scorers_weights=[1],
         max_time_mins=minutes,
-        max_eval_time_mins=minutes / 3,
+        max_eval_time_mins=minutes,
         population_size=10,
         n_jobs=1,
         random_state=seed,
