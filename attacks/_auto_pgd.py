@@ -72,8 +72,16 @@ def begin(problem: Problem, noise: Noise | None, ranking: Tensor) -> State:
     )
 
 
-def climb(problem: Problem, state: State, output: ModelOutput, done: Tensor, steps: int, rho: float) -> State:
-    """Take a step in a climb of ``steps``, of which ``done`` were taken, shape (B,)."""
+def climb(
+    problem: Problem,
+    state: State,
+    output: ModelOutput,
+    done: Tensor,
+    steps: int,
+    rho: float,
+    published: bool = False,
+) -> State:
+    """Take a step in a climb of ``steps``, of which ``done`` were taken, shape (B,); in L1 perhaps as published."""
     norm = problem.threat.norm
     better = output.loss > state.best_loss
     state = state._replace(
@@ -86,12 +94,13 @@ def climb(problem: Problem, state: State, output: ModelOutput, done: Tensor, ste
     x, grad = output.x, output.grad
     span = _spans(steps, norm == "L1", done.device)[done.clamp_max(steps)]
     if bool((span > 0).any()):
-        state, back = _sparser(problem, state, span > 0) if norm == "L1" else _shorter(state, span, rho)
+        state, back = _sparser(problem, state, span > 0, published) if norm == "L1" else _shorter(state, span, rho)
         x = torch.where(per_sample(back, x), state.best, x)
         grad = torch.where(per_sample(back, x), state.best_grad, grad)
     size = per_sample(state.size, x)
     if norm == "L1":
-        return state._replace(x=x + size * sparse(x, problem.x, grad, state.width), previous=x)
+        step = _steepest(grad, state.width) if published else sparse(x, problem.x, grad, state.width)
+        return state._replace(x=x + size * step, previous=x)
     ahead = problem.project(x + size * GEOMETRIES[norm].steepest(grad))
     share = per_sample(torch.where(done == 0, 1.0, _MOMENTUM), x)
     return state._replace(x=x + share * (ahead - x) + (1 - share) * (x - state.previous), previous=x)
@@ -113,7 +122,16 @@ def _shorter(state: State, span: Tensor, rho: float) -> tuple[State, Tensor]:
     ), halve
 
 
-def _sparser(problem: Problem, state: State, due: Tensor) -> tuple[State, Tensor]:
+def _steepest(grad: Tensor, width: Tensor) -> Tensor:
+    """The paper's step in L1, of length 1: the signs of the largest gradients, their number rounded up."""
+    slopes = grad.flatten(1)
+    place = width.ceil().long().clamp(1, slopes.shape[1]) - 1
+    least = slopes.abs().topk(int(place.amax()) + 1, dim=1).values.gather(1, place[:, None])
+    signs = slopes.sign() * (slopes.abs() >= least)
+    return (signs / (signs.abs().sum(1, keepdim=True) + 1e-10)).reshape(grad.shape)
+
+
+def _sparser(problem: Problem, state: State, due: Tensor, published: bool) -> tuple[State, Tensor]:
     """At a checkpoint in L1, set how many values a step changes by how many the best candidate changed.
 
     Where those got fewer the step is as long as the radius again, else it is shortened, down to a tenth of that.
@@ -121,7 +139,8 @@ def _sparser(problem: Problem, state: State, due: Tensor) -> tuple[State, Tensor
     eps = problem.threat.eps
     change = (state.best - problem.x).flatten(1).abs()
     # Not what a projection's rounding left above 0: it would hold the width where it is for good.
-    support = (change > 1e-3 * change.amax(1, keepdim=True)).sum(1).to(state.support.dtype)
+    least = 0.0 if published else 1e-3
+    support = (change > least * change.amax(1, keepdim=True)).sum(1).to(state.support.dtype)
     fewer = support < 0.95 * state.support
     size = torch.where(fewer, eps, (state.size / 1.5).clamp_min(eps / 10))
     return state._replace(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -20,9 +21,10 @@ class APGD(Attack):
     The checkpoints come sooner and sooner. Where the step is halved, the climb goes on from the best point so far.
 
     In L1 a step changes the values with the largest gradients alone, and fewer of them as the best perturbation gets
-    sparser. Other than in the paper, values that can't move are left out, what rounding left of a change is not
-    counted, and the number of values is rounded down, so that it comes to one: on linear models it is within 2 % of the
-    optimum, of which the paper's form falls short by up to 20 %.
+    sparser. By default, other than in the paper, values that can't move are left out, what rounding left of a change is
+    not counted, and the number of values is rounded down, so that it comes to one: on linear models it is within 2 % of
+    the optimum, of which the paper's form, ``form = "published"``, falls short by up to 20 %. In Linf and L2 the two
+    forms are one. The larger radii that AutoAttack starts with in L1 are no part of either.
 
     References
     ----------
@@ -33,6 +35,7 @@ class APGD(Attack):
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2003.01690"
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1")
+    published: ClassVar[Mapping[str, Any]] = {"form": "published"}
 
     steps: PositiveInt = 100
     """Number of steps; the checkpoints follow from it."""
@@ -44,6 +47,8 @@ class APGD(Attack):
     """Start from a uniform draw of the ball rather than from the input."""
     rho: Share = 0.75
     """Share of the steps since the last checkpoint that must have raised the loss, or the step size is halved."""
+    form: Literal["free", "published"] = "free"
+    """In L1. ``free``: a step changes the values that can move alone. ``published``: it is the paper's."""
 
     def __post_init__(self) -> None:
         refuse_repeats(self.restarts, self.random_start)
@@ -54,4 +59,4 @@ class APGD(Attack):
         )
 
     def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
-        return climb(problem, state, output, problem.step, self.steps, self.rho)
+        return climb(problem, state, output, problem.step, self.steps, self.rho, self.form == "published")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -13,6 +14,7 @@ from robustbench_lite.core.losses import LossName
 from robustbench_lite.core.norms import GEOMETRIES, per_sample
 from robustbench_lite.core.parameters import Length, PositiveInt
 
+from ._bisection import Bisection
 from ._weighted_search import LARGEST_C, WeightedSearch
 
 _C = 1.5  # over the least c that holds the boundary
@@ -55,11 +57,26 @@ class State(NamedTuple):
     """Whether this start found a nearer one."""
 
 
+class PublishedState(NamedTuple):
+    """Of the paper's own algorithm: the candidate, Adam under the change of variable, and the bisection of c."""
+
+    x: Tensor
+    w: Tensor
+    mean: Tensor
+    square: Tensor
+    c: Tensor
+    low: Tensor
+    high: Tensor
+    found: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class CarliniWagner(WeightedSearch):
     """Smallest L2 perturbation across the margin: Adam on ``|x' - x|^2 + c * margin``, started again with another c.
 
-    Other than in the paper:
+    With ``form = "published"`` it is the paper's own algorithm, with the numbers of its authors' code: a bisection of
+    c, each start from the input, under the change of variable ``x' = (tanh(w) + 1) / 2``. By default, other than in the
+    paper:
 
     - a start is made from the nearest example so far, and c follows from the gradient there: on a hardened model, flat
       around the input, the c that crosses the plateau is a thousand times the one that holds the boundary, and no
@@ -77,17 +94,28 @@ class CarliniWagner(WeightedSearch):
 
     paper: ClassVar[str] = _PAPER
     norms: ClassVar[tuple[str, ...]] = ("L2",)
+    published: ClassVar[Mapping[str, Any]] = {"form": "published", "search_steps": 9, "iterations": 10_000, "lr": 0.01}
 
     lr: Length = 3.0
-    """Adam's first step size, over the change of a value were the distance spread evenly over all of them."""
+    """Adam's first step size, over the change of a value were the distance spread evenly over all of them; in the
+    published form its step size, in the units of w."""
+    form: Literal["restarted", "published"] = "restarted"
+    """``restarted``: each start goes on from the nearest example. ``published``: the paper's bisection of c."""
+    first_c: Length = 1e-3
+    """In the published form: c of the first start."""
 
-    def init(self, problem: Problem) -> State:
+    def init(self, problem: Problem) -> State | PublishedState:
+        if self.form == "published":
+            w = _published_w(problem.x)
+            return PublishedState(_squash(w), *Adam.at(w), *Bisection.at(self.first_c, problem.x))
         x = problem.x
         nothing, unknown = torch.zeros_like(x), torch.zeros(len(x), dtype=x.dtype, device=x.device)
         return State(x, nothing, nothing, unknown, unknown, x, unknown + torch.inf, unknown == 0)
 
-    def step(self, problem: Problem, state: State, output: ModelOutput) -> State:
+    def step(self, problem: Problem, state: State | PublishedState, output: ModelOutput) -> State | PublishedState:
         done, starts, ends = self._place(problem)
+        if isinstance(state, PublishedState):
+            return self._published_step(problem, state, output, done, ends)
         if bool(starts.any()):
             state = self._weigh(state, output, starts)
         change = output.x - problem.x
@@ -107,6 +135,19 @@ class CarliniWagner(WeightedSearch):
             distance=found.distance,
             gained=state.gained | found.nearer,
         )
+
+    def _published_step(
+        self, problem: Problem, state: PublishedState, output: ModelOutput, done: Tensor, ends: Tensor
+    ) -> PublishedState:
+        won = output.loss > self.confidence
+        pull = 2 * (output.x - problem.x) - per_sample(state.c * ~won, output.x) * output.grad
+        slope = (1 - state.w.tanh() ** 2) / 2
+        lr = torch.full_like(slope, self.lr)
+        adam = Adam(state.w, state.mean, state.square).step(pull * slope, lr, done + 1)
+        first, again = Adam.at(_published_w(problem.x)), per_sample(ends, output.x)
+        adam = Adam(*(torch.where(again, new, old) for new, old in zip(first, adam, strict=True)))
+        bisection = Bisection(state.c, state.low, state.high, state.found).after(won, ends)
+        return PublishedState(_squash(adam.w), *adam, *bisection)
 
     def _weigh(self, state: State, output: ModelOutput, starts: Tensor) -> State:
         """Choose c and the step size of a start from the distance, and from the gradient where it starts.
@@ -184,6 +225,11 @@ class CarliniWagnerLinf(Attack):
 def _walls(problem: Problem) -> tuple[Tensor, Tensor]:
     eps = problem.threat.eps
     return (problem.x - eps).clamp_min(0.0), (problem.x + eps).clamp_max(1.0)
+
+
+def _published_w(x: Tensor) -> Tensor:
+    """The paper's variable, with its authors' way to keep 0 and 1 finite."""
+    return ((2 * x - 1) * 0.999999).atanh()
 
 
 def _squash(w: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import unicodedata
 from datetime import datetime
 
 from robustbench_lite.core.cost import Passes
+from robustbench_lite.core.names import plural as plural
 from robustbench_lite.results.ranking import TRAINING_SECONDS, Rank
 from robustbench_lite.results.scorecard import (
     AttackResult,
@@ -77,11 +78,6 @@ def count(value: float) -> str:
         if value >= size:
             return f"{value / size:.1f}{unit}"
     return f"{value:,.0f}"
-
-
-def plural(value: int, noun: str) -> str:
-    """A count and its noun, such as ``1 sample`` or ``12 samples``."""
-    return f"{value:,} {noun}{'' if value == 1 else 's'}"
 
 
 def per_sample(passes: Passes, samples: int) -> str:

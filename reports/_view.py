@@ -353,6 +353,9 @@ def _adapted(card: Scorecard) -> Iterator[str]:
 
 
 def _stopped(card: Scorecard) -> Iterator[str]:
+    if card.interrupted == "invalid":
+        yield "No attack was run, as the evaluation is INVALID already: what is right when clean is told, and no more."
+        return
     cut = [plain(result.name) for result in card.attacks if not result.finished]
     if card.interrupted or cut:
         why = f"The run stopped early ({plain(card.interrupted)})" if card.interrupted else f"{_and(cut)} stopped early"

@@ -183,7 +183,9 @@ def _against(found: view.Against) -> RenderableType:
     return Group(head, grid, Text(found.statement, style="dim"))
 
 
-def _attacks(card: Scorecard) -> RenderableType:
+def _attacks(card: Scorecard) -> RenderableType | None:
+    if not card.attacks:
+        return None
     table = _table()
     table.add_column("attack", overflow="fold")
     for head in ("tried", "broken", "robust\nafter", "alone", "median\ndistance", "passes\n/sample", "time"):

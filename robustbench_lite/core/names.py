@@ -1,4 +1,4 @@
-"""Names in lines of a terminal: broken after what parts their words, never inside one where that can be."""
+"""Words: names in lines of a terminal, broken after what parts their words where that can be; and nouns with counts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import re
 from collections.abc import Callable
 
 _WORDS = re.compile(r"[^\s:./_-]+[\s:./_-]*|[\s:./_-]+")
+
+
+def plural(value: int, noun: str) -> str:
+    """A count and its noun, such as ``1 sample`` or ``12 samples``."""
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
 
 
 def name_parts(text: str) -> list[str]:

@@ -71,7 +71,6 @@ def assemble(plan: Plan, checked: Checked, evidence: Evidence) -> Scorecard:
     told = (
         *checked.findings,
         *evidence.findings,
-        *validity.unstable(clean.changed, clean.asked),
         *validity.check(results, plan.suite.independent),
         *_still_falling(plan.suite, runs),
         *validity.stopped(

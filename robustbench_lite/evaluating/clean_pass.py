@@ -142,6 +142,7 @@ def check_target(plan: Plan) -> Checked:
     silent = int((clean.prediction == clean.classes - 1).sum()) if any(one.abstains for one in around) else None
     findings = (
         *checks.findings,
+        *validity.unstable(clean.changed, clean.asked),
         *validity.nan_weights(plan.target.nan_weights()),
         *validity.around([one.note() for one in around], silent, len(clean.prediction)),
     )

@@ -22,12 +22,13 @@ from robustbench_lite.core.usercode import no_exit
 from robustbench_lite.data.load import as_data
 from robustbench_lite.evaluating import corpus as witness_corpus
 from robustbench_lite.evaluating import validity
+from robustbench_lite.evaluating.adapt import curable
 from robustbench_lite.evaluating.adapt.passed_over import along_other_ways
 from robustbench_lite.evaluating.adapt.reevaluate import adaptively, advised
 from robustbench_lite.evaluating.adapt.twin import with_twin
 from robustbench_lite.evaluating.assemble import assemble
-from robustbench_lite.evaluating.clean_pass import check_target
-from robustbench_lite.evaluating.evidence.collect import collect_evidence
+from robustbench_lite.evaluating.clean_pass import Checked, check_target
+from robustbench_lite.evaluating.evidence.collect import Evidence, collect_evidence
 from robustbench_lite.evaluating.forecast import forecast
 from robustbench_lite.evaluating.measures.interface import Subject
 from robustbench_lite.evaluating.measures.take import take_measures
@@ -61,6 +62,7 @@ def evaluate(
     cache: str | Path | None = None,
     corpus: str | Path | None = None,
     adapt: bool = False,
+    anyway: bool = False,
     twin: nn.Module | Target | None = None,
     measures: Sequence[str] = (),
     reference: nn.Module | Target | Callable[..., Any] | None = None,
@@ -114,6 +116,9 @@ def evaluate(
         Whether it is evaluated once more, adaptively, where a finding has a cure (`adapt`): random answers averaged,
         masked gradients replaced, saturated losses rescaled. The card is then that of the second evaluation, with what
         the first one found under ``Scorecard.adaptation``. A budget holds for each of them.
+    anyway
+        Whether the attacks are run also where the checks before the first of them make the evaluation INVALID. By
+        default it ends there, with the clean accuracy: no attack could make it valid, but for what ``adapt`` cures.
     twin
         The model of floats that an artefact (quantised, exported, served) came from. The artefact is evaluated alone
         and then, again, with attacks that follow the twin's gradient; its own answers decide. The card is that of the
@@ -154,6 +159,7 @@ def evaluate(
         cache=cache,
         corpus=corpus,
         adapt=adapt or twin is not None,
+        anyway=anyway,
         measures=tuple(measures),
         reference=reference,
         workers=workers,
@@ -193,15 +199,27 @@ def evaluate_plan(plan: Plan) -> Scorecard:
         if card is None:
             plan = replace(plan, slot=slot)
             checked = check_target(plan)
-            plan.budget.forecast = forecast(plan, int(checked.clean.correct.sum()))
-            attacked = run_suite(plan, checked)
-            evidence = collect_evidence(plan, checked, attacked)
-            remember_witnesses(plan, checked, evidence.runs)
+            evidence = Evidence.none(len(plan.data)) if _futile(plan, checked) else _attack(plan, checked)
             card = assemble(plan, checked, evidence)
             slot.close(card, witness_corpus.digest(plan.corpus))
     subject = Subject(card, plan.target, plan.data, plan.reference)
     card = take_measures(plan.measures, subject, plan.gates)
     return apply_gates(card, plan.gates)
+
+
+def _attack(plan: Plan, checked: Checked) -> Evidence:
+    plan.budget.forecast = forecast(plan, int(checked.clean.correct.sum()))
+    attacked = run_suite(plan, checked)
+    evidence = collect_evidence(plan, checked, attacked)
+    remember_witnesses(plan, checked, evidence.runs)
+    return evidence
+
+
+def _futile(plan: Plan, checked: Checked) -> bool:
+    """Whether the evaluation is INVALID already, and no evaluation after it would cure that."""
+    errors = [finding for finding in checked.findings if finding.severity == "error"]
+    cured = plan.adapt and all(curable(finding, plan.target) for finding in errors)
+    return not (checked.trusted or plan.anyway or cured)
 
 
 def apply_gates(card: Scorecard, gates: Gates) -> Scorecard:

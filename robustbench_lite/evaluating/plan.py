@@ -60,6 +60,7 @@ class Options:
     cache: str | Path | None = None
     corpus: str | Path | None = None
     adapt: bool = False
+    anyway: bool = False
     measures: tuple[str, ...] = ()
     reference: Any = None
     workers: int | Executor = 1
@@ -99,6 +100,10 @@ class Plan:
     """By threat model and sample key, witnesses of an evaluation before this one, to be tried first."""
     suspect: bool = False
     """Whether that one couldn't be trusted, so that more survivors are asked."""
+    adapt: bool = False
+    """Whether another evaluation follows, which works around what has a cure."""
+    anyway: bool = False
+    """Whether the attacks are run also where the checks before them make the evaluation INVALID."""
 
 
 def make_plan(model: Any, data: Any, suite: Any, threat: Any, options: Options) -> Plan:
@@ -145,6 +150,8 @@ def make_plan(model: Any, data: Any, suite: Any, threat: Any, options: Options) 
         corpus=None if options.corpus is None else Path(options.corpus),
         budget=BudgetTracker(asked.budget, options.on_progress),
         executor=_executor(options.workers),
+        adapt=options.adapt,
+        anyway=options.anyway,
     )
 
 

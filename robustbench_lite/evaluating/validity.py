@@ -312,6 +312,16 @@ def stopped(why: str | None, attacked: Iterable[str], planned: int, standing: in
     """Finding where the evaluation ended before its end."""
     if why is None:
         return
+    if why == "invalid":
+        yield Finding(
+            code=CUT_SHORT,
+            severity="info",
+            message="no attack was run, as what was found before the first one makes the evaluation INVALID already: "
+            "what is called robust here is what is right when clean",
+            cure="mend what was found; to run the attacks all the same, give a reason (--allow-invalid REASON, "
+            "--robustness-allow-invalid REASON; anyway=True in Python)",
+        )
+        return
     reason = {"interrupt": "interrupted", "seconds": "out of time", "passes": "out of passes"}[why]
     done = list(attacked)
     if len(done) >= planned:

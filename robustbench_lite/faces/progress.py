@@ -137,6 +137,10 @@ def _attack_lines(console: Console) -> Callable[[AttackProgress], None]:
         done = event.done == event.total
         if not done and now - told[0] < _SECONDS:
             return
+        if not event.total:
+            _line(console, f"{event.name} · {event.threat}: no sample is left for it")
+            begun.pop(key)
+            return
         left = passed * (event.total - event.done) / event.done if event.done else None
         when = f"in {duration(passed)}" if done else "" if left is None else f"about {duration(left)} left"
         _line(
@@ -172,7 +176,8 @@ def _training_lines(console: Console) -> Callable[[TrainingProgress], None]:
                     _line(console, f"{_stage(event)}: {batches}, {when}, and the held-out samples after each")
             return
         told.add(event.stage)
-        measured = f", held out: {_accuracies(event)}" if _accuracies(event) else ""
+        held_out = "held out" if event.held_out is None else f"{event.held_out} held out"
+        measured = f", {held_out}: {_accuracies(event)}" if _accuracies(event) else ""
         when = f"about {duration(passed * (total - done) / (done - first))} left" if done < total else "done"
         _line(console, f"{_stage(event)}: epoch {event.epoch}/{event.epochs}, {_loss(event)}{measured}, {when}")
         if done == total:

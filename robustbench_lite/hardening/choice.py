@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from robustbench_lite.core.names import plural
 from robustbench_lite.hardening.checkpoint import Epoch
 from robustbench_lite.results.statistics import clopper_pearson
 
@@ -36,10 +37,11 @@ def better(new: Epoch, kept: Epoch, best: float, samples: int) -> bool:
 def why_kept(kept: Epoch, epochs: Sequence[Epoch], samples: int) -> str:
     """Say why an epoch was kept among those of its stage, with the numbers that decided."""
     best = max(epochs, key=lambda one: (one.robust, one.epoch))
+    asked = plural(samples, "held-out sample")
     if kept.robust == best.robust:
-        return f"the best robust accuracy of {samples} held-out samples, {kept.robust:.1%} (clean {kept.clean:.1%})"
+        return f"the best robust accuracy of {asked}, {kept.robust:.1%} (clean {kept.clean:.1%})"
     return (
-        f"on {samples} held-out samples its robust accuracy, {kept.robust:.1%}, can't be told from the best, "
+        f"on {asked} its robust accuracy, {kept.robust:.1%}, can't be told from the best, "
         f"{best.robust:.1%} in epoch {best.epoch}, and its clean accuracy is {kept.clean:.1%} against {best.clean:.1%}"
     )
 
@@ -66,6 +68,11 @@ def at_chance(epoch: Epoch, most_common: int, samples: int) -> bool:
     many.
     """  # noqa: D205
     return clopper_pearson(round(epoch.clean * samples), samples)[0] <= most_common / samples
+
+
+def tells(most_common: int, samples: int) -> bool:
+    """Whether so many samples could tell a model that is right from one that always gives the same answer."""
+    return clopper_pearson(samples, samples)[0] > most_common / samples
 
 
 def _standard_error(share: float, samples: int) -> float:

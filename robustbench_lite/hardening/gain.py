@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from robustbench_lite.core.names import plural
 from robustbench_lite.results.compare import Change, compare
 from robustbench_lite.results.scorecard import Scorecard
 
@@ -43,7 +44,7 @@ def weigh(before: Scorecard, after: Scorecard) -> Gain:
         word = "lost"
         why = f"clean accuracy fell and robust accuracy isn't shown to have risen: {numbers}"
     else:
-        why = f"robust accuracy isn't shown to have changed on {compared.samples} samples: {numbers}"
+        why = f"robust accuracy isn't shown to have changed on {plural(compared.samples, 'sample')}: {numbers}"
     return Gain(word, why, clean, robust)
 
 

@@ -125,6 +125,8 @@ class TrainingProgress(NamedTuple):
     clean: float | None
     """Held-out accuracies after the stage's last epoch; None in its first."""
     robust: float | None
+    held_out: int | None = None
+    """Samples that they are of."""
 
 
 class Learnt(NamedTuple):

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.core.errors import UserError, out_of_memory
+from robustbench_lite.core.names import plural
 from robustbench_lite.core.noise import Noise
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.hardening.augment import Augment
 from robustbench_lite.hardening.checkpoint import Checkpoint, Epoch, Kept
-from robustbench_lite.hardening.choice import at_chance, better, collapsed, one_step_alone, why_kept
+from robustbench_lite.hardening.choice import at_chance, better, collapsed, one_step_alone, tells, why_kept
 from robustbench_lite.hardening.cost import counted
 from robustbench_lite.hardening.distributed import joint_statistics, team
 from robustbench_lite.hardening.held_out import Accuracies, DivergedError, HeldOut
@@ -143,11 +144,16 @@ class Loop:
             why = why_kept(epochs[state.kept_epoch - 1], epochs, len(self.held_out))
         kept = epochs[state.kept_epoch - 1]
         notes = [state.ended] if state.ended else []
-        if self._at_chance(kept):
+        if not tells(self._most_common, len(self.held_out)):
+            notes.append(
+                f"whether the {stage.name} learnt can't be told from {plural(len(self.held_out), 'held-out sample')}, "
+                "nor which epoch is the best: give more samples (--limit-train), or hold out a larger share"
+            )
+        elif self._at_chance(kept):
             notes.append(
                 f"the {stage.name} never learnt: {kept.clean:.1%} of {len(self.held_out)} held-out samples are right "
-                f"after {len(epochs)} epochs, no more than by chance; a learning rate of {self.schedule.lr:g} may be "
-                "too large or too small for it"
+                f"after {plural(len(epochs), 'epoch')}, no more than by chance; a learning rate of "
+                f"{self.schedule.lr:g} may be too large or too small for it"
             )
         elif not state.ended and one_step_alone(kept, len(self.held_out)):
             notes.append(
@@ -163,7 +169,11 @@ class Loop:
         return [one for one in self.checkpoint.log if (one.step, one.stage) == (self.place, stage.name)]
 
     def _at_chance(self, line: Epoch) -> bool:
-        return at_chance(line, int(self.held_out.labels.bincount().max()), len(self.held_out))
+        return at_chance(line, self._most_common, len(self.held_out))
+
+    @property
+    def _most_common(self) -> int:
+        return int(self.held_out.labels.bincount().max())
 
     def learn(self, stage: Stage, optimizer: torch.optim.Optimizer, key: int) -> Learnt:
         """Go once through the data, here or elsewhere."""
@@ -270,7 +280,9 @@ class Loop:
         epoch, log = self.checkpoint.state.epoch, self.checkpoint.log
         clean, robust = (log[-1].clean, log[-1].robust) if epoch else (None, None)
         self.on_progress(
-            TrainingProgress(stage.name, epoch + 1, self.schedule.epochs, step, self.steps, loss, clean, robust)
+            TrainingProgress(
+                stage.name, epoch + 1, self.schedule.epochs, step, self.steps, loss, clean, robust, len(self.held_out)
+            )
         )
 
     def _diverged(self, stage: Stage, what: str) -> str:

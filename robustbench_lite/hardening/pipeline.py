@@ -267,6 +267,7 @@ def judge(plan: Plan, target: Target, listeners: Listeners, measures: Sequence[s
         plan.recipe.threat,
         seed=sampling.seed,
         limit=sampling.limit,
+        anyway=True,  # one that is at chance before it learns has its number, too
         measures=(*plan.recipe.measures, *measures),
         on_progress=listeners.on_attack,
     )
@@ -347,7 +348,9 @@ class _Run:
 
         def score(number: int, task: Task, data: Data) -> Score:
             def make() -> Scorecard:
-                return evaluate(target, data, task.suite, task.threat, seed=seed, on_progress=listeners.on_attack)
+                return evaluate(
+                    target, data, task.suite, task.threat, seed=seed, anyway=True, on_progress=listeners.on_attack
+                )
 
             return Score.of(self._kept(task_file(number, when), make))
 

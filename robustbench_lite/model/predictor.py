@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
 from robustbench_lite.core.cost import Stop
 from robustbench_lite.core.errors import ModelError, UserError, out_of_memory
@@ -237,8 +238,31 @@ class ModulePredictor(Predictor):
 
 
 def predictor_of(module: nn.Module, output: str | int | None = None) -> Predictor:
-    """Find who answers for a module."""
-    return FunctionPredictor(module) if isinstance(module, BlackBox) else ModulePredictor(module, output)
+    """Find who answers for a module.
+
+    Raises
+    ------
+    UserError
+        For a module whose parameters or buffers hold no numbers.
+    """
+    if isinstance(module, BlackBox):
+        return FunctionPredictor(module)
+    _refuse_empty(module)
+    return ModulePredictor(module, output)
+
+
+def _refuse_empty(module: nn.Module) -> None:
+    for name, value in itertools.chain(module.named_parameters(), module.named_buffers()):
+        if is_lazy(value):
+            raise UserError(
+                f"{type(module).__name__}: {name} has no shape yet, as in a lazy module that was never called; call "
+                "the model once, on inputs such as the data's, where it is built"
+            )
+        if value.is_meta:
+            raise UserError(
+                f"{type(module).__name__}: {name} holds no numbers: it is on the device meta; build the model on the "
+                "CPU or a GPU, or give it memory (to_empty) and load its weights, before it is handed over"
+            )
 
 
 def _told(module: nn.Module, x: Tensor, state: Mapping[str, Tensor] | None = None) -> Any:

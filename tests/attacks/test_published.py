@@ -184,6 +184,101 @@ def fab(problem, norm, alpha_max=0.1, eta=1.05, beta=0.9):
     return torch.stack(seen)
 
 
+def bisected(c, low, high, found):
+    """The next weight of section VI of Carlini and Wagner 2017, for samples of which one was found or wasn't."""
+    for row, hit in enumerate(found.tolist()):
+        if hit:
+            high[row] = min(high[row], c[row])
+        else:
+            low[row] = max(low[row], c[row])
+        c[row] = (low[row] + high[row]) / 2 if high[row] < 1e10 else c[row] * 10
+    return c
+
+
+def carlini_wagner(problem, starts, iterations, lr, first_c):
+    """Section V-B of Carlini and Wagner 2017 in L2, with Adam and the numbers of its authors' code."""
+    x, loss, seen = problem.x, margins(problem), []
+    c, low, high = torch.full((len(x),), first_c), torch.zeros(len(x)), torch.full((len(x),), 1e10)
+    for _ in range(starts):
+        w = torch.atanh((x - 0.5) / 0.5 * 0.999999).requires_grad_()
+        adam, found = torch.optim.Adam([w], lr=lr), torch.zeros(len(x), dtype=torch.bool)
+        for _ in range(iterations):
+            at = w.tanh() * 0.5 + 0.5
+            seen.append(at.detach())
+            margin = loss(at)
+            found |= margin > 0
+            total = ((at - x) ** 2).flatten(1).sum(1) + c * (-margin).clamp_min(0)
+            adam.zero_grad()
+            total.sum().backward()
+            adam.step()
+        c = bisected(c, low, high, found)
+    return torch.stack(seen)
+
+
+def ead(problem, starts, iterations, lr, beta, first_c):
+    """Algorithm 1 of Chen et al. 2018: points whose gradient is taken, and iterates, in turn."""
+    x, loss, seen = problem.x, margins(problem), []
+    c, low, high = torch.full((len(x),), first_c), torch.zeros(len(x)), torch.full((len(x),), 1e10)
+    for _ in range(starts):
+        iterate, ahead, found = x, x, torch.zeros(len(x), dtype=torch.bool)
+        for k in range(iterations):
+            _, slope = gradient(lambda at, c=c: ((at - x) ** 2).flatten(1).sum(1) + c * (-loss(at)).clamp_min(0), ahead)
+            moved = ahead - lr * math.sqrt(1 - k / iterations) * slope
+            larger, smaller = (moved - beta).clamp_max(1), (moved + beta).clamp_min(0)
+            following = torch.where(moved - x > beta, larger, torch.where(moved - x < -beta, smaller, x))
+            seen += [ahead, following]
+            ahead, iterate = (
+                (following + k / (k + 3) * (following - iterate)).clamp(0, 1),
+                following,
+            )  # as the engine asks
+            found |= loss(iterate) > 0
+        c = bisected(c, low, high, found)
+    return torch.stack(seen)
+
+
+def within(x, delta, eps):
+    """The nearest change in the L1 ball and the box, by bisection over how much every value is shortened."""
+    room = torch.where(delta > 0, 1 - x, x)
+    low, high = torch.zeros(len(x)), delta.flatten(1).abs().amax(1)
+
+    def shortened(by):
+        return (delta.abs() - spread(by)).clamp_min(0).minimum(room)
+
+    for _ in range(60):
+        middle = (low + high) / 2
+        long = shortened(middle).flatten(1).sum(1) > eps
+        low, high = torch.where(long, middle, low), torch.where(long, high, middle)
+    return delta.sign() * torch.where(
+        spread(shortened(low * 0).flatten(1).sum(1) > eps), shortened(high), shortened(low * 0)
+    )
+
+
+def apgd_l1(problem, eps, steps):
+    """Algorithm 1 of Croce and Hein 2021, one radius, from the input."""
+    x, y = problem.x, problem.y
+    values, moved, seen = x[0].numel(), x, [x]
+    share, before, size = torch.full((len(x),), 0.2), torch.full((len(x),), float(values)), torch.full((len(x),), eps)
+    best, best_loss, best_grad = x, torch.full((len(x),), -math.inf), x
+    for step in range(STEPS + 1):
+        value, grad = gradient(lambda at: F.cross_entropy(problem.model(at), y, reduction="none"), moved)
+        better = value > best_loss
+        best, best_grad = (torch.where(spread(better), new, old) for new, old in ((moved, best), (grad, best_grad)))
+        best_loss = torch.maximum(value, best_loss)
+        if step and step % (steps // 25) == 0:
+            changed = (best != x).flatten(1).sum(1).float()
+            fewer = changed / before < 0.95
+            share, before = changed / values / 1.5, changed
+            size = torch.where(fewer, eps, size / 1.5).clamp(eps / 10, eps)
+            moved, grad = (torch.where(spread(fewer), new, old) for new, old in ((best, moved), (best_grad, grad)))
+        flat = grad.flatten(1)
+        least = flat.abs().sort(1).values.gather(1, ((1 - share) * values).long().clamp(0, values - 1)[:, None])
+        signs = flat.sign() * (flat.abs() >= least)
+        ahead = moved + spread(size) * (signs / (signs.abs().sum(1, keepdim=True) + 1e-10)).reshape(x.shape)
+        moved = x + within(x, ahead - x, eps)
+        seen.append(moved)
+    return torch.stack(seen[: STEPS + 1])
+
+
 def agree(ours: torch.Tensor, papers: torch.Tensor, share: float = 1.0) -> None:
     """Candidates are alike at every step; of a share of the samples, where rounding may turn a comparison."""
     alike = (ours - papers).abs().flatten(2).amax(2).amax(0) <= 2e-3
@@ -208,13 +303,43 @@ def test_fab(network, norm):
     agree(candidates(network, attack, f"{norm} 1"), fab(network, norm), share=0.9)
 
 
+def test_carlini_wagner(network):
+    asked = {"search_steps": 3, "iterations": 10, "lr": 0.01, "first_c": 10.0}
+    attack = registry.build("attacks", "carlini_wagner", {"form": "published", **asked})
+    ours = candidates(network, attack, "L2 5")[:STEPS]
+    agree(ours, carlini_wagner(network, *asked.values()), share=0.9)
+
+
+def test_ead(network):
+    asked = {"search_steps": 3, "iterations": 5, "lr": 0.01, "beta": 0.001, "first_c": 10.0}
+    attack = registry.build("attacks", "ead", {"form": "published", **asked})
+    agree(candidates(network, attack, "L1 20")[:STEPS], ead(network, *asked.values()), share=0.9)
+
+
+def test_apgd_l1(network):
+    attack = registry.build("attacks", "apgd", {"form": "published", "steps": 100, "random_start": False})
+    agree(candidates(network, attack, "L1 3"), apgd_l1(network, 3.0, 100), share=0.9)
+
+
 def test_sigma_zero(network):
     agree(candidates(network, built("sigma_zero"), "L0 64"), sigma_zero(network), share=0.9)
 
 
-@pytest.mark.parametrize("name", ["ddn", "fmn", "sigma_zero"])
+OTHERWISE = {
+    "ddn": "L2 5",
+    "fmn": "L2 1",
+    "sigma_zero": "L0 64",
+    "apgd": "L1 3",
+    "carlini_wagner": "L2 5",
+    "ead": "L1 9",
+}
+"""Attacks whose defaults differ from their papers, each with a threat model under which it shows."""
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
 def test_the_defaults_are_not_the_papers(network, name):
-    norm = {"ddn": "L2 5", "fmn": "L2 1", "sigma_zero": "L0 64"}[name]
-    plain = registry.build("attacks", name, {"steps": STEPS})
-    ours, published = (candidates(network, attack, norm) for attack in (plain, built(name)))
+    few = {"iterations": STEPS} if name in ("carlini_wagner", "ead") else {"steps": STEPS}
+    plain = registry.build("attacks", name, few)
+    papers = registry.build("attacks", name, {**plain.published, **few})
+    ours, published = (candidates(network, attack, OTHERWISE[name]) for attack in (plain, papers))
     assert (ours - published).abs().amax() > 0.01

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_lite import Target, load_data
+from robustbench_lite import Target, evaluate, load_data
 from robustbench_lite.data.convert import from_arrays
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.data.label_map import relabelled
@@ -152,3 +152,13 @@ def test_a_sample_that_is_too_small_says_so(colours: tuple[Data, nn.Module]) -> 
                 assert "samples are too few to tell (p = 0.0" in one.message
                 assert "x.flip(1)" in one.cure
     assert told == {("RB115", "info")}
+
+
+def test_an_evaluation_of_few_samples_says_what_they_cannot_tell(model: nn.Module, three: Data) -> None:
+    card = evaluate(model, three.take(torch.arange(9)), ["fgsm"], "Linf 0.01")
+    assert (card.verdict, card.clean_accuracy.count) == ("MEASURED", 0)
+    [told] = [one for one in card.validity if one.code == "RB116"]
+    assert told.severity == "info"
+    assert told.message.startswith("9 samples can't tell whether the model is better than guessing, and whether the")
+    enough = evaluate(model, relabelled(three, dict(enumerate(OURS))).take(torch.arange(30)), ["fgsm"], "Linf 0.01")
+    assert not [one for one in enough.validity if one.code == "RB116"]

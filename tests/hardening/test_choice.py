@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from robustbench_lite.hardening.checkpoint import Epoch
-from robustbench_lite.hardening.choice import at_chance, better, collapsed, why_kept
+from robustbench_lite.hardening.choice import at_chance, better, collapsed, tells, why_kept
 
 
 def epoch(robust: float, clean: float = 0.9, one_step: float | None = 0.5, number: int = 1) -> Epoch:
@@ -56,6 +56,13 @@ def test_at_chance() -> None:
     assert at_chance(epoch(0.0, clean=0.12), 10, 100)
     assert at_chance(epoch(0.0, clean=0.85), 85, 100)  # of imbalanced data
     assert not at_chance(epoch(0.0, clean=0.3), 10, 100)
+
+
+def test_so_few_samples_tell_nothing_of_chance() -> None:
+    assert not tells(1, 1)
+    assert not tells(2, 4)
+    assert tells(3, 30)
+    assert why_kept(epoch(1.0), [epoch(1.0)], 1).startswith("the best robust accuracy of 1 held-out sample, ")
 
 
 def test_the_reason_names_the_numbers() -> None:

@@ -58,6 +58,33 @@ def others(value: Any) -> list[Any]:
     return [value * 1.01 + 1e-4, value * 0.98 - 1e-4] if isinstance(value, float) else []
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("attacks", 0, "trace", "samples", 0), -1),
+        (("attacks", 0, "trace", "broken", 0), -1),
+        (("attacks", 0, "trace", "broken", 0), 10**6),
+        (("attacks", 0, "trace", "zero_gradient", 0), 10**6),
+        (("attacks", 0, "trace", "stood"), -1),
+        (("attacks", 0, "trace", "flat"), 10**6),
+        (("attacks", 0, "trace", "restarts_broke"), 10**6),
+        (("attacks", 0, "trace", "restarted"), -1),
+        (("attacks", 0, "finished"), False),
+        (("outcomes", 0, "passes", "forward"), 10**9),
+        (("outcomes", 0, "breaks", 0, "prediction"), -1),
+        (("passes", "forward"), 0),
+        (("seed",), -1),
+        (("data", "limit"), -1),
+    ],
+)
+def test_a_count_that_can_not_be_is_refused(make_card, tmp_path: Path, place: tuple[Any, ...], value: Any) -> None:
+    path = make_card(samples=20, breaks={"pgd": 1.0}).save(tmp_path / "card.json")
+    written = unsealed(path)
+    path.write_text(json.dumps(changed(written, place, value)))
+    with pytest.raises(UserError, match=re.escape(".".join(map(str, place[:1])))):
+        Scorecard.load(path)
+
+
 def test_every_number_that_can_be_counted_anew_is(make_card, tmp_path: Path) -> None:
     card = make_card(samples=20, breaks={"pgd": 0.4, "square": 0.2})
     path = card.save(tmp_path / "card.json")

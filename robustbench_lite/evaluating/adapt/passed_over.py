@@ -62,6 +62,6 @@ def along_other_ways(
         measures.append(Countermeasure(name="search", setting="square_ascent", reason=_NO_GRADIENT))
         attacks.append(PlannedAttack("square_ascent", "square_ascent", search))
     card = evaluate_plan(
-        replace(plan, target=target, attacks=tuple(attacks), budget=spent, earlier=witnesses_of(plain))
+        replace(plan, target=target, attacks=tuple(attacks), budget=spent, earlier=witnesses_of(plain), anyway=True)
     )
     return card.model_copy(update={"target": plain.target, "adaptation": adaptation_of(plain, tuple(measures))})

@@ -61,7 +61,9 @@ def adaptively(
         told = taken if helper is None else (*taken, helper.measure)
         attacks = plan.attacks if helper is None else (*plan.attacks, helper.planned)
         card = evaluate_plan(
-            replace(plan, target=found.target, attacks=attacks, budget=spent, earlier=earlier, suspect=True)
+            replace(
+                plan, target=found.target, attacks=attacks, budget=spent, earlier=earlier, suspect=True, anyway=True
+            )
         )
         card = card.model_copy(update={"target": plain.target, "adaptation": adaptation_of(plain, told)})
         findings = (*findings, *card.validity)

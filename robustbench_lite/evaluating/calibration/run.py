@@ -137,6 +137,7 @@ def _run(
         case.threat,
         curve=case.curve,
         limit=limit,
+        anyway=True,
         on_progress=on_progress,
     )
 

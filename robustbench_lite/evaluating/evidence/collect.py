@@ -40,6 +40,11 @@ class Evidence(NamedTuple):
     stopped: str | None
     """Why it didn't come to its end."""
 
+    @classmethod
+    def none(cls, samples: int) -> Evidence:
+        """Where no attack is run, as the evaluation is INVALID already."""
+        return cls(np.arange(samples), [], (), None, "invalid")
+
 
 def collect_evidence(plan: Plan, checked: Checked, attacked: SuiteResult) -> Evidence:
     """Ask a few survivors, and round witnesses to images. Whatever fails here, what the attacks found stays."""

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from robustbench_lite.core.names import plural
 from robustbench_lite.evaluating.preflight.check import Check, CountedModel, check, found
 from robustbench_lite.evaluating.preflight.feeding import other_way
-from robustbench_lite.evaluating.preflight.numbering import numbering
+from robustbench_lite.evaluating.preflight.numbering import Numbering, numbering
 from robustbench_lite.results.scorecard import Finding
 from robustbench_lite.results.statistics import clopper_pearson
 
@@ -50,7 +51,19 @@ def fit(model: CountedModel, known: Tensor, prediction: Tensor, sample: Tensor) 
     elif above or chance:
         yield check(name, saw, chance)
     else:
-        yield Check(name, f"can't be told: {saw}", asked=False)
+        yield Check(name, f"can't be told: {saw}", (_too_few(len(labels), order),), asked=False)
+
+
+def _too_few(total: int, order: Numbering) -> Finding:
+    """What to tell where it is neither clearly better than guessing nor clearly at chance."""
+    asked = "" if order.settled else ", and whether the labels are its classes"
+    saw = order.saw.removeprefix("can't be told: ")
+    return found(
+        "RB116",
+        "info",
+        f"{plural(total, 'sample')} can't tell whether the model is better than guessing{asked}: {saw}",
+        "look at it with more samples (rblite doctor, --limit)",
+    )
 
 
 def _against_chance(right: int, labels: Tensor, classes: int) -> tuple[bool, str, Finding | None]:

@@ -82,7 +82,7 @@ _NOT_REPEATED = ("json_path", "html_path", "markdown_path", "mlflow", "quiet", "
 @click.option("--measure", "measures", multiple=True, metavar="NAME", help="A further number on the card; repeatable.")
 @click.option("--reference", metavar="MODEL", help="Model that the measure slowdown compares with.  [default: --twin]")
 @click.option("--strict", is_flag=True, help="A gate fails where it is undecided, too.")
-@click.option("--allow-invalid", metavar="REASON", help="Let an INVALID evaluation through, and say why on the card.")
+@click.option("--allow-invalid", metavar="REASON", help="Run and let through what is INVALID; why stands on the card.")
 @click.option("--sequential", is_flag=True, help="End as soon as every gate is settled.")
 @click.option("--cache", metavar="DIR", help="Answer an unchanged question from here; go on after a kill.")
 @click.option("--corpus", metavar="DIR", help="Replay the witnesses kept here first, and keep new ones.")
@@ -140,6 +140,7 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
             threats or None,
             **{name: given[name] for name in _PASSED_ON},
             keep_witnesses=given["keep_witnesses"] or given["explain"],
+            anyway=given["allow_invalid"] is not None,
             gates=gates,
             budget=budget,
             twin=twin,

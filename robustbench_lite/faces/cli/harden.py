@@ -261,7 +261,10 @@ def _memory_of(model: str) -> str | None:
 
 def _apart(recipes: str) -> list[str]:
     """Names that commas part; a file's name may hold some."""
-    return [recipes] if Path(recipes).is_file() else [name.strip() for name in recipes.split(",") if name.strip()]
+    names = [recipes] if Path(recipes).is_file() else [name.strip() for name in recipes.split(",")]
+    if "" in names:
+        raise UserError(f"--recipe {recipes!r} holds an empty name: expected names with a comma between each two")
+    return names
 
 
 def _say(name: str, text: str) -> None:

@@ -36,6 +36,8 @@ class Classes(click.ParamType[Any]):
             return int(text)
         if "," in text:
             names = [name.strip() for name in text.split(",")]
+            if "" in names:
+                self.fail(f"{text!r} holds an empty name: expected one for each output", param, ctx)
         else:
             try:
                 names = [line.strip() for line in Path(text).read_text(encoding="utf-8-sig").splitlines()]

@@ -179,6 +179,7 @@ def evaluate(
         gates={**counted, "strict": plan.strict},
         sequential=_may_end_early(plan, gates),
         adapt=plan.adapt if adapt is None else adapt,
+        anyway=bool(allow_invalid),
         cache=plan.cache,
         corpus=plan.corpus,
         workers=plan.workers,

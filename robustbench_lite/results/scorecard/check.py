@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from robustbench_lite.core.suite import adversary
 from robustbench_lite.core.threat import NORMS
-from robustbench_lite.results.scorecard.attacks import AttackResult
+from robustbench_lite.results.scorecard.attacks import AttackResult, Trace
 from robustbench_lite.results.scorecard.contents import Contents
 from robustbench_lite.results.scorecard.gate import Gate
 from robustbench_lite.results.scorecard.measured import CERTIFIED
@@ -31,6 +31,10 @@ def impossible(card: Contents) -> Iterator[str]:
     yield from _accuracies(card)
     yield from _attacks(card)
     yield from _rows(card)
+    for place, result in enumerate(card.attacks):
+        yield from (f"  attacks.{place}.{fault}" for fault in _trace(result.trace))
+        if not (result.finished or result.fault or card.interrupted):
+            yield f"  attacks.{place}.finished: it came to no end, and the card says neither that it failed nor why"
     yield from _costs(card)
     yield from _counts(card)
     yield from _audit(card)
@@ -184,8 +188,23 @@ def _row(row: Outcome, eps: Mapping[str, float]) -> Iterator[str]:
         yield "a distance is below 0"
     if row.breaks and not row.correct:
         yield "is wrong when clean, and broken all the same"
+    if any(one.prediction < 0 for one in row.breaks):
+        yield "a prediction is below 0"
     if min(row.passes.forward, row.passes.backward, row.label, row.index) < 0:
         yield "holds a number below 0"
+
+
+def _trace(trace: Trace) -> Iterator[str]:
+    for key in ("broken", "zero_gradient"):
+        for step, (count, samples) in enumerate(zip(getattr(trace, key), trace.samples, strict=False)):
+            if not 0 <= count <= samples:
+                yield f"trace.{key}.{step}: is {count} of {samples} samples"
+    for part, whole in (("flat", "stood"), ("restarts_broke", "restarted")):
+        count, total = getattr(trace, part), getattr(trace, whole)
+        if not 0 <= count <= total:
+            yield f"trace.{part}: is {count} of {total} starts"
+    if min(trace.samples, default=0) < 0 or not math.isfinite(trace.late):
+        yield "trace: holds what is no count of samples, or no share"
 
 
 def _costs(card: Contents) -> Iterator[str]:
@@ -199,12 +218,19 @@ def _costs(card: Contents) -> Iterator[str]:
     for key, taken in seconds.items():
         if not taken >= 0:
             yield f"  {key}: is {taken}: expected 0 or more"
+    for kind in ("forward", "backward"):
+        rows, told = sum(getattr(row.passes, kind) for row in card.outcomes), getattr(card.passes, kind)
+        if rows > told:
+            yield f"  passes.{kind}: is {told}, and that of the rows {rows}"
 
 
 def _counts(card: Contents) -> Iterator[str]:
     counts = {
         "target.parameters": card.target.parameters,
         "batch_size": card.batch_size,
+        "seed": card.seed,
+        "data.limit": card.data.limit or 0,
+        **{f"gates.{at}.samples": gate.samples or 0 for at, gate in enumerate(card.gates)},
         "environment.threads": card.environment.threads,
         **{f"data.shape.{at}": size for at, size in enumerate(card.data.shape)},
         **{f"attacks.{at}.unconfirmed": one.unconfirmed for at, one in enumerate(card.attacks)},
@@ -242,6 +268,8 @@ def _gate(gate: Gate, card: Contents) -> Iterator[str]:
     }
     count, seen, planned = counts.get(gate.name, -1), clean.total, card.data.planned
     if gate.unit is None and 0 <= count <= seen:
+        if gate.samples not in (None, 0, seen):
+            yield f"{gate.name} is of {gate.samples} samples, and the card of {seen}"
         ends = clopper_pearson(count, seen) if planned is None else sequential_interval(count, seen, planned)
         if not _same((gate.value, gate.low, gate.high), (count / max(seen, 1), *ends)):
             yield (

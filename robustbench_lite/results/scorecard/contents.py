@@ -57,7 +57,8 @@ class Contents(Frozen):
     adaptation: Adaptation | None = None
     """Set if the evaluation was adaptive: all other numbers are of the target with the countermeasures applied."""
     interrupted: str | None = None
-    """Why the run stopped before its end (``interrupt``, ``seconds``, ``passes``); None where it didn't."""
+    """Why the run stopped before its end (``interrupt``, ``seconds``, ``passes``; ``invalid``: before the attacks, as
+    nothing that they found could have been trusted); None where it didn't."""
     command: tuple[str, ...] = ()
     """Words of the command line that made it, which repeats it in the same folder; none where Python or pytest did."""
     outcomes: tuple[Outcome, ...] = Field(repr=False)

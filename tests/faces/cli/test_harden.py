@@ -151,6 +151,7 @@ def test_a_recipe_tells_all_its_faults_at_once(here: Path) -> None:
     )
     told = ["did you mean pgd_training", "threat", "suite", "colour", "schedule.epochs", "schedule.lr"]
     refused(here, (*HARDEN[:-3], "--recipe", "bad.toml", "--out", "out"), told)
+    refused(here, (*HARDEN[:-3], "--recipe", "standard,,pgd_training", "--out", "out"), ["holds an empty name"])
     refused(here, (*HARDEN[:-3], "--recipe", "pgd_trainin", "--out", "out"), ["did you mean pgd_training?"])
     assert not Path("out").exists()
 

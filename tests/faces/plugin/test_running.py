@@ -62,7 +62,7 @@ def test_invalid_is_red_says_why_and_how_to_cure_it(run):
     done.stdout.fnmatch_lines(
         ["INVALID: the evaluation can't be trusted", "  RB101: *", "    cure: make the forward pass deterministic*"]
     )
-    done.assert_outcomes(failed=5)
+    done.assert_outcomes(failed=3, skipped=2)  # its two attacks are not run
     assert done.ret == pytest.ExitCode.TESTS_FAILED
 
 
