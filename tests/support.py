@@ -26,6 +26,17 @@ class Counting(nn.Module):
         self.backwards += len(grad)
 
 
+class Altered(nn.Module):
+    """A model whose forward pass is any function of (model, x)."""
+
+    def __init__(self, model: nn.Module, function: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.function = model, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.model, x)
+
+
 class Wrapped(nn.Module):
     """A model whose forward pass is any function of (model, x, number of the call, from 1)."""
 

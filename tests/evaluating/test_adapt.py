@@ -15,6 +15,7 @@ from robustbench_lite import Scorecard, Target, ThreatModel, evaluate, load_data
 from robustbench_lite.evaluating.adapt import adapted, curable, surrogate
 from robustbench_lite.faces.cli import main
 from robustbench_lite.results.scorecard import Finding
+from tests.support import Altered
 
 EPS = "Linf 0.1"
 THREATS = [ThreatModel.parse(EPS)]
@@ -79,17 +80,6 @@ def truth(net, digits):
     return card.robust_accuracy.value
 
 
-class Wrapped(nn.Module):
-    """A model whose forward pass is any function of (model, x)."""
-
-    def __init__(self, model, function):
-        super().__init__()
-        self.model, self.function = model, function
-
-    def forward(self, x):
-        return self.function(self.model, x)
-
-
 def run(model, data, adapt=True, suite=(PGD,), **options) -> Scorecard:
     return evaluate(model, data, list(suite), EPS, adapt=adapt, **options)
 
@@ -127,7 +117,7 @@ HIDING = {
 @pytest.mark.parametrize("name", HIDING)
 def test_the_number_is_that_of_the_model_that_hides_nothing(net, digits, truth, name):
     function, measure = HIDING[name]
-    card = run(Wrapped(net, function), digits)
+    card = run(Altered(net, function), digits)
     assert card.adaptation is not None
     assert card.adaptation.measures[0].name == measure
     assert card.adaptation.verdict == "INVALID"
@@ -147,7 +137,7 @@ def test_a_declared_preprocessing_is_passed_over_on_the_way_back(net, digits, tr
 
 
 def test_what_no_gradient_goes_through_is_followed_by_differences(net, digits, truth):
-    model = Wrapped(net, lambda model, x: model(torch.from_numpy(rounded(x).detach().numpy())))
+    model = Altered(net, lambda model, x: model(torch.from_numpy(rounded(x).detach().numpy())))
     made = adapted(Target(model), digits, [finding("RB131")], THREATS, samples=24)
     assert [one.name for one in made.measures] == ["smoothing"]
     few = {"attack": "pgd", "params": {"steps": 6}}
@@ -178,7 +168,7 @@ def test_winners_take_all_are_broken_by_the_slope_of_a_neighbourhood(digits):
 
 
 def test_an_average_depends_neither_on_the_call_nor_on_the_batch(net, digits):
-    model = Wrapped(net, lambda model, x: model(F.dropout(x, 0.3)))
+    model = Altered(net, lambda model, x: model(F.dropout(x, 0.3)))
     made = adapted(Target(model), digits, [finding("RB101")], THREATS)
     x = digits.fetch(range(8))
     with torch.no_grad(), made.target.attacking():
@@ -192,7 +182,7 @@ def test_an_average_depends_neither_on_the_call_nor_on_the_batch(net, digits):
 
 
 def test_a_random_resize_and_pad_is_averaged_as_a_whole(net, digits):
-    made = adapted(Target(Wrapped(net, resized)), digits, [finding("RB101")], THREATS, samples=24)
+    made = adapted(Target(Altered(net, resized)), digits, [finding("RB101")], THREATS, samples=24)
     assert made.measures[0].name == "eot"
     assert "sample by sample" not in made.measures[0].reason
     x, y = digits.fetch(range(50)), digits.labels[:50]
@@ -203,7 +193,7 @@ def test_a_random_resize_and_pad_is_averaged_as_a_whole(net, digits):
 def test_more_chance_takes_more_draws(net, digits):
     def draws(p):
         made = adapted(
-            Target(Wrapped(net, lambda model, x: model(F.dropout(x, p)))), digits, [finding("RB101")], THREATS
+            Target(Altered(net, lambda model, x: model(F.dropout(x, p)))), digits, [finding("RB101")], THREATS
         )
         return int(made.measures[0].setting.split()[0])
 
@@ -220,7 +210,7 @@ def test_a_module_that_can_not_be_mapped_is_averaged_over_batches(net, digits):
         def backward(ctx, grad):
             return grad
 
-    model = Wrapped(net, lambda model, x: model(Sum.apply(x + 0.02 * torch.randn_like(x))))
+    model = Altered(net, lambda model, x: model(Sum.apply(x + 0.02 * torch.randn_like(x))))
     made = adapted(Target(model), digits, [finding("RB101")], THREATS)
     assert made.measures[0].setting == "64 draws"
     assert "it can't be asked sample by sample" in made.measures[0].reason
@@ -230,7 +220,7 @@ def test_a_module_that_can_not_be_mapped_is_averaged_over_batches(net, digits):
 
 
 def test_the_target_is_left_as_it_was(net, digits):
-    target = Target(Wrapped(net, lambda model, x: 1e4 * model(x)))
+    target = Target(Altered(net, lambda model, x: 1e4 * model(x)))
     target.module.train()
     before = target.weights_sha256()
     made = adapted(target, digits, [finding("RB125", "warning")], THREATS)
@@ -261,7 +251,7 @@ def test_a_surrogate_learns_the_answers(net, digits):
 
 
 def test_without_adapt_the_cure_is_named(net, digits):
-    card = run(Wrapped(net, lambda model, x: model(x).softmax(1)), digits, adapt=False, limit=30)
+    card = run(Altered(net, lambda model, x: model(x).softmax(1)), digits, adapt=False, limit=30)
     assert card.adaptation is None
     assert card.validity[0].cure.endswith("or evaluate it adaptively (--adapt)")
 
@@ -269,7 +259,7 @@ def test_without_adapt_the_cure_is_named(net, digits):
 def test_both_numbers_are_on_the_card_and_in_the_reports(net, digits, tmp_path):
     from robustbench_lite.core import registry
 
-    card = run(Wrapped(net, lambda model, x: model(x).softmax(1)), digits, limit=30)
+    card = run(Altered(net, lambda model, x: model(x).softmax(1)), digits, limit=30)
     assert card.witnesses is None
     loaded = Scorecard.load(card.save(tmp_path / "card.json"))
     assert loaded == card
@@ -282,7 +272,7 @@ def test_both_numbers_are_on_the_card_and_in_the_reports(net, digits, tmp_path):
 
 
 def test_the_cache_tells_adapted_from_plain(net, digits, tmp_path):
-    model = Wrapped(net, lambda model, x: model(x).softmax(1))
+    model = Altered(net, lambda model, x: model(x).softmax(1))
     first = run(model, digits, limit=30, cache=tmp_path)
     plain = run(model, digits, adapt=False, limit=30, cache=tmp_path)
     again = run(model, digits, limit=30, cache=tmp_path)
@@ -304,7 +294,7 @@ def test_a_preprocessing_is_part_of_the_question(net, digits, tmp_path):
 def test_a_spent_budget_ends_it_as_it_ends_any(net, digits):
     from robustbench_lite import Budget
 
-    card = run(Wrapped(net, lambda model, x: model(F.dropout(x, 0.1))), digits, budget=Budget(passes=500))
+    card = run(Altered(net, lambda model, x: model(F.dropout(x, 0.1))), digits, budget=Budget(passes=500))
     assert card.interrupted == "passes"
     assert card.verdict == "INVALID"
 

@@ -23,7 +23,7 @@ from robustbench_lite.evaluating.preflight import Preflight, preflight
 from robustbench_lite.evaluating.validity import without_echo
 from robustbench_lite.faces.cli import main
 from robustbench_lite.results.scorecard import Finding
-from tests.support import Counting
+from tests.support import Altered, Counting
 
 ROOT = Path(__file__).parents[2]
 EPS = "Linf 0.1"
@@ -71,17 +71,6 @@ def trained(model, data: Data, prepare=lambda x: x, epochs=8, lr=5e-3, eps=0.0):
                 optimizer.step()
     model.zero_grad(set_to_none=True)
     return model.eval()
-
-
-class Wrapped(nn.Module):
-    """A model whose forward pass is any function of (model, x)."""
-
-    def __init__(self, model, function):
-        super().__init__()
-        self.model, self.function = model, function
-
-    def forward(self, x):
-        return self.function(self.model, x)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +182,7 @@ class TestHonest:
 
     def test_smoothed_with_fixed_noise(self, net, digits, thorough):
         noise = 0.1 * torch.randn(4, 1, 1, 8, 8)
-        smooth = Wrapped(net, lambda model, x: torch.stack([model(x + one) for one in noise]).mean(0))
+        smooth = Altered(net, lambda model, x: torch.stack([model(x + one) for one in noise]).mean(0))
         assert told(check(smooth, digits, thorough)) == []
 
     def test_noise_from_a_fixed_seed(self, net, digits, thorough):
@@ -201,14 +190,14 @@ class TestHonest:
             draws = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(1))
             return model(x + 0.05 * draws)
 
-        assert told(check(Wrapped(net, seeded), digits, thorough)) == []
+        assert told(check(Altered(net, seeded), digits, thorough)) == []
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
     def test_other_precision(self, net, digits, thorough, dtype):
         assert told(check(copy.deepcopy(net).to(dtype), digits, thorough)) == []
 
     def test_log_probabilities(self, net, digits, thorough):
-        found = check(Wrapped(net, lambda model, x: model(x).log_softmax(1)), digits, thorough)
+        found = check(Altered(net, lambda model, x: model(x).log_softmax(1)), digits, thorough)
         assert told(found) == []
         assert ("RB122" in {finding.code for finding in found.findings}) == thorough
 
@@ -322,7 +311,7 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_fault_is_told_once_by_its_code(net, digits, thorough, name):
     function, code, severity = BROKEN[name]
-    found = told(check(Wrapped(net, function), digits, thorough))
+    found = told(check(Altered(net, function), digits, thorough))
     if name == "whole numbers":  # a gradient that is passed through a rounding is told as well
         found = [one for one in found if one[0] != "RB133"]
     assert found == [(code, severity)]
@@ -370,19 +359,19 @@ def test_a_model_that_refuses_one_sample_alone_is_told(net, digits):
             raise ValueError("Expected more than 1 value per channel")
         return model(x)
 
-    found = check(Wrapped(net, refuses), digits)
+    found = check(Altered(net, refuses), digits)
     # Filled with copies it answers as in large batches, so what is measured can be trusted.
     assert told(found) == [("RB103", "warning")]
     assert "Expected more than 1 value" in found.findings[0].message
 
 
 def test_random_operations_are_named(net, digits):
-    found = check(Wrapped(net, lambda model, x: model(F.dropout(x, 0.3))), digits)
+    found = check(Altered(net, lambda model, x: model(F.dropout(x, 0.3))), digits)
     assert "bernoulli" in found.findings[0].message
 
 
 def test_numbers_that_are_none_are_told(net, digits):
-    found = check(Wrapped(net, lambda model, x: model(x) * (x.amax((1, 2, 3)) - 1).sqrt()[:, None]), digits, True)
+    found = check(Altered(net, lambda model, x: model(x) * (x.amax((1, 2, 3)) - 1).sqrt()[:, None]), digits, True)
     assert told(found) == [("RB124", "error")]
 
 
@@ -395,7 +384,7 @@ def test_a_model_that_fails_now_and_then_is_told_and_the_evaluation_goes_on(net,
             raise RuntimeError("of the user's")
         return model(x)
 
-    card = evaluate(Wrapped(net, fails), digits, STRONG, EPS, limit=64)
+    card = evaluate(Altered(net, fails), digits, STRONG, EPS, limit=64)
     assert [finding.code for finding in card.validity if finding.severity != "info"] == ["RB105"]
     assert "of the user's" in card.validity[0].message
     assert card.attacks[0].broken > 0
@@ -403,7 +392,7 @@ def test_a_model_that_fails_now_and_then_is_told_and_the_evaluation_goes_on(net,
 
 
 def test_gradients_are_left_alone_where_none_are_followed(net, digits):
-    found = check(Wrapped(net, lambda model, x: model(x.detach())), digits, gradients=False)
+    found = check(Altered(net, lambda model, x: model(x.detach())), digits, gradients=False)
     assert told(found) == []
     assert found.backward.sum() == 0
 
@@ -433,7 +422,7 @@ class TestFit:
         assert "--normalize none" in found.findings[0].cure
 
     def test_applied_twice_inside(self, linear, digits, thorough):
-        twice = Wrapped(Picky(linear, 0.5, 0.5), lambda model, x: model(((x - 0.5) / 0.5 - 0.5) / 0.5))
+        twice = Altered(Picky(linear, 0.5, 0.5), lambda model, x: model(((x - 0.5) / 0.5 - 0.5) / 0.5))
         found = check(twice, digits, thorough)
         assert told(found) == [("RB111", "error")]
         assert "scaled to [-1, 1] twice" in found.findings[0].message
@@ -449,7 +438,7 @@ class TestFit:
         y = torch.arange(1000) % 10
         data = from_arrays((centres[y] + 0.1 * torch.randn(1000, 3, 4, 4)).clamp(0, 1), y, "colours")
         model = trained(nn.Sequential(nn.Flatten(), nn.Linear(48, 10)), data, lr=0.02)
-        found = check(Wrapped(model, lambda model, x: model(x.flip(1) if flip else x)), data, thorough)
+        found = check(Altered(model, lambda model, x: model(x.flip(1) if flip else x)), data, thorough)
         assert told(found) == ([("RB112", "error")] if flip else [])
 
     @pytest.mark.parametrize("how", ["+1", "-1", "renamed"])
@@ -516,7 +505,7 @@ def test_passes_are_those_that_the_model_saw(request, digits, model, thorough, b
 
 
 def test_what_is_found_does_not_depend_on_the_batch_size(narrow, net, digits):
-    for model in (narrow, net, Wrapped(net, BROKEN["wrong sign"][0])):
+    for model in (narrow, net, Altered(net, BROKEN["wrong sign"][0])):
         first, *others = (check(model, digits, batch_size=size) for size in (7, 64, 512))
         assert [told(one) for one in others] == [told(first)] * 2
         assert all((one.forward == first.forward).all() for one in others)
@@ -548,9 +537,9 @@ def test_memory_that_does_not_do_is_no_end(net, digits):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return model(x)
 
-    found = check(Wrapped(net, limited), digits.take(range(20)))
+    found = check(Altered(net, limited), digits.take(range(20)))
     assert told(found) == []
-    found = preflight(Target(Wrapped(net, limited)), digits)
+    found = preflight(Target(Altered(net, limited)), digits)
     assert told(found) == []
 
 
@@ -580,7 +569,7 @@ def test_findings_and_passes_are_kept_in_a_file(narrow, digits, tmp_path):
     ],
 )
 def test_an_error_makes_the_evaluation_invalid_and_is_told_once(net, digits, name, codes):
-    card = evaluate(Wrapped(net, BROKEN[name][0]), digits, ["fgsm", "bim"], EPS, limit=150)
+    card = evaluate(Altered(net, BROKEN[name][0]), digits, ["fgsm", "bim"], EPS, limit=150)
     assert card.verdict == "INVALID"
     found = [finding.code for finding in card.validity if finding.code not in ("RB202", "RB203")]
     assert found == [*codes, "RB301"]  # and no attack is run
@@ -589,7 +578,7 @@ def test_an_error_makes_the_evaluation_invalid_and_is_told_once(net, digits, nam
 
 def test_a_saturated_softmax_is_told_by_the_attacks_that_it_blinds(net, digits):
     margin = {"attack": "pgd", "name": "margin", "params": {"steps": 3, "loss": "margin"}}
-    model = Wrapped(net, BROKEN["scaled"][0])
+    model = Altered(net, BROKEN["scaled"][0])
     card = evaluate(model, digits, ["fgsm", margin], EPS, limit=150)
     assert {(one.code, one.severity) for one in card.validity} == {("RB226", "warning"), ("RB201", "warning")}
     card = evaluate(model, digits, [margin], EPS, limit=150)
@@ -623,6 +612,7 @@ MODELS = """
 import torch
 from torch import nn
 from robustbench_lite import Target
+
 
 def good():
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))

@@ -195,8 +195,6 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import time
 from tests.hardening import test_chain as t
-from robustbench_lite.evaluating.evidence import probes
-probes.SQUARE_STEPS //= 10  # as in the tests
 t.torch.set_num_threads(1)
 slow = lambda progress: time.sleep(0.05)
 t.hardened(out=sys.argv[2], on_progress=slow, on_attack=slow)

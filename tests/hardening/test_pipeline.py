@@ -445,8 +445,6 @@ CHILD = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from tests.hardening import test_pipeline as t
-from robustbench_lite.evaluating.evidence import probes
-probes.SQUARE_STEPS //= 10  # as in the tests
 t.torch.set_num_threads(1)
 t.hardened(out=sys.argv[2], epochs=6, on_progress=lambda progress: time.sleep(0.02))
 """
