@@ -111,7 +111,7 @@ def auto(
         judging = _judging(known, test, options, clock.folder)
         shares = clock.shares(lambda left: _shares(judging, options, left))
     sampling = Sampling(test_data=test, limit=shares.limit, limit_train=shares.limit_train, seed=options.seed)
-    say(_told(judging, shares, options))
+    say(_told(judging, shares))
     changes = Changes(threat=judging.recipe.threat, suite=options.suite)
 
     def tell(standing: Standing) -> None:
@@ -263,10 +263,10 @@ def _for_trials(left: float, shares: Shares, options: AutoOptions) -> float:
     return _for_search(left, options) - shares.at_the_end
 
 
-def _told(judging: Plan, shares: Shares, options: AutoOptions) -> str:
+def _told(judging: Plan, shares: Shares) -> str:
     both = ((shares.limit_train, judging.known, "learn from"), (shares.limit, judging.test, "judge"))
     few = [f"{limit} of {len(data)} samples to {what}" for limit, data, what in both if limit is not None]
-    taken = f"; by the time: {' and '.join(few)}" if few else ""
+    taken = f"; taken are {' and '.join(few)}" if few else ""
     return (
         f"{judging.known.name}: {_KINDS[len(judging.known.shape)]} {judging.known.shape}, {judging.recipe.threat}; a "
         f"training takes about {shares.training:.0f} s, a judgement about {shares.judgement:.0f} s{taken}"
