@@ -49,16 +49,23 @@ def rounds(jobs: Mapping[str, Callable[[], object]], count: int) -> dict[str, fl
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # in the environment of an extra
+        return None
+
+
 def environment() -> dict[str, Any]:
     """What it ran on."""
     from robustbench_lite.evaluating.environment import processor
 
-    packages = ("torch", "numpy", "foolbox", "adversarial-robustness-toolbox", "robustbench_lite")
+    packages = ("torch", "numpy", "foolbox", "adversarial-robustness-toolbox", "flwr", "robustbench_lite")
     return {
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in packages},
+        **{name: version for name in packages if (version := _version(name))},
     }
 
 

@@ -76,11 +76,14 @@ class Size:
         step = {"name": "federated", "params": {**row.step, "clients": CLIENTS}, "schedule": schedule}
         return Recipe.model_validate({"name": row.name, "threat": "Linf 0.3", "steps": [step]})
 
+    def folder(self, row: Row) -> Path:
+        """Where a row is kept, by all that it depends on; beside it, with the suffix ``.json``, what was found."""
+        asked = f"{self.recipe(row).model_dump_json()} {self}"
+        return CACHE / "federated" / f"{zlib.crc32(asked.encode()):08x}"
+
     def found(self, row: Row, train: Data, test: Data) -> dict[str, Any]:
         """What became of a row: kept, or found now."""
-        recipe = self.recipe(row)
-        asked = f"{recipe.model_dump_json()} {self}"
-        folder = CACHE / "federated" / f"{zlib.crc32(asked.encode()):08x}"
+        recipe, folder = self.recipe(row), self.folder(row)
         kept = folder.with_suffix(".json")
         if not kept.is_file():
             with torch.random.fork_rng(devices=[]):
@@ -117,22 +120,28 @@ def told(row: Row, made: Hardened) -> dict[str, Any]:
 @click.option("--learn", default=20_000, show_default=True, help="Training images, of all clients together.")
 @click.option("--rounds", default=15, show_default=True)
 @click.option("--samples", default=1000, show_default=True, help="Of the test images, the first.")
-def main(names: Sequence[str], data: Path, learn: int, rounds: int, samples: int) -> None:
-    """Train and judge each row, or the rows of these names, and write the table of what is known."""
+@click.option("--kept", is_flag=True, help="Write the table of the rows that are done, and train none.")
+def main(names: Sequence[str], data: Path, learn: int, rounds: int, samples: int, kept: bool) -> None:
+    """Train and judge each row, or the rows of these names alone, and write the table."""
     torch.set_num_threads(1)
     size = Size(learn=learn, rounds=rounds, judge=samples)
     train = load_data("mnist", split="train", root=data).stratified(learn, SEED)
     test = mnist(data, samples)
-    rows = []
+    rows, left_out = [], []
     for row in ROWS:
         if names and row.name not in names:
+            continue
+        if kept and not size.folder(row).with_suffix(".json").is_file():
+            left_out.append(row.name)
             continue
         rows.append(size.found(row, train, test))
         click.echo(json.dumps(rows[-1]))
     if names:
         return
-    table = [{name: value for name, value in found.items() if name != "notes"} for found in rows]
+    table = [{name: value for name, value in found.items() if name not in ("notes", "seconds")} for found in rows]
     note = NOTE.format(learn=learn, rounds=rounds, n=samples)
+    if left_out:
+        note += f" Not run yet: {'; '.join(left_out)}."
     write("federated", "Federated training on MNIST, Linf 0.3", note, table)
 
 
