@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from robustbench_lite.core.names import plural
+
 if TYPE_CHECKING:
     from robustbench_lite.core.cost import Forecast
     from robustbench_lite.core.cost import Progress as AttackProgress
@@ -69,9 +71,9 @@ def announcing(tell: Callable[[str], None], show: Callable[[AttackProgress], Non
 
 
 def _ahead(forecast: Forecast) -> str:
-    runs = "1 attack" if forecast.attacks == 1 else f"{forecast.attacks} attacks"
+    runs, samples = plural(forecast.attacks, "attack"), plural(forecast.samples, "sample")
     return (
-        f"Ahead: {runs} on {forecast.samples:,} samples, at most {forecast.passes.total:,} passes. At the speed of the "
+        f"Ahead: {runs} on {samples}, at most {forecast.passes.total:,} passes. At the speed of the "
         f"clean samples that is {_about(forecast.seconds or 0.0)} at most; what is broken early takes less."
     )
 

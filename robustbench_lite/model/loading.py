@@ -256,6 +256,10 @@ def _spec_advice(spec: str) -> str:
         return CURE
     if spec.endswith(".toml"):
         return f"an architecture is named {ARCHITECTURE}{spec}"
+    if spec.endswith(".json"):
+        return "a scorecard or another JSON file is no model; give what it is about, as it was given to make it"
+    if Path(spec).suffix.lower() in (".html", ".csv", ".npz", ".npy"):
+        return f"a report or data are no model; expected {_MODEL_FORMS}"
     if Path(spec).is_file():
         return "weights alone are no model; give the architecture as MODEL, and this file with --weights"
     return f"no such folder; expected {_MODEL_FORMS}"

@@ -68,6 +68,7 @@ EVALUATE = "evaluate models.py:build --data npz:ok.npz --suite suite.toml"
         ("evaluate models.py:bulid --data npz:ok.npz", "did you mean build?"),
         ("evaluate model.py:build --data npz:ok.npz", "model.py: no such file; it was looked for from"),
         ("evaluate text.pt --data npz:ok.npz", "weights alone are no model; give the architecture as MODEL"),
+        ("evaluate card.json --data npz:ok.npz", "a scorecard or another JSON file is no model"),
         ("evaluate syntax.py:build --data npz:ok.npz", "syntax.py:1"),
         ("evaluate models.py:exits --data npz:ok.npz", "it raised SystemExit(0), which would end the process"),
         ("evaluate models.py:keyed --data npz:ok.npz", "KeyError: 'b' ("),
