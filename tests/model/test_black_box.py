@@ -423,7 +423,7 @@ class TestAnEvaluation:
             card = evaluate(hidden, few, "black_box", "Linf 0.4")
             assert (len(card.attacks), len(card.skipped)) == (count, 2 - count)
             assert card.robust_accuracy.count < card.clean_accuracy.count
-            assert card.validity == ()
+            assert [one.code for one in card.validity] == ["RB116"]  # of two samples
 
     def test_scores_break_more_than_labels(self, forest, digits, target):
         hidden = Target.from_callable(target.module.function, access="labels")
