@@ -73,9 +73,10 @@ def _class_numbers(y: Tensor, name: str) -> tuple[Tensor, str]:
         return y.to(torch.int64), ""
     if (y != y.round()).any():
         row = int((y != y.round()).nonzero()[0, 0])
+        chances = ": where they are probabilities of the second of two classes, give (y > 0.5)"
         raise UserError(
             f"{name}: labels hold fractions (row {row} has {float(y[row]):.6g}); expected the number of a class for "
-            "each sample: where they are probabilities of the second of two classes, give (y > 0.5)"
+            f"each sample{chances if 0 <= y.min() <= y.max() <= 1 else ''}"
         )
     return y.to(torch.int64), f"labels are {dtype_name(y)} and whole, and read as integers"
 

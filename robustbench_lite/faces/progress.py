@@ -158,7 +158,7 @@ def _attack_lines(console: Console) -> Callable[[AttackProgress], None]:
 
 
 def _training_lines(console: Console) -> Callable[[TrainingProgress], None]:
-    """A line for each epoch, with the time left; accuracies are those after the epoch before."""
+    """A line for each epoch, with the time left; the accuracies are those after the epoch before, and say so."""
     begun: dict[str, tuple[float, int]] = {}
     told: set[str] = set()
 
@@ -179,7 +179,7 @@ def _training_lines(console: Console) -> Callable[[TrainingProgress], None]:
             return
         told.add(event.stage)
         held_out = "held out" if event.held_out is None else f"{event.held_out} held out"
-        measured = f", {held_out}: {_accuracies(event)}" if _accuracies(event) else ""
+        measured = f", {held_out} after epoch {event.epoch - 1}: {_accuracies(event)}" if _accuracies(event) else ""
         when = f"about {duration(passed * (total - done) / (done - first))} left" if done < total else "done"
         _line(console, f"{_stage(event)}: epoch {event.epoch}/{event.epochs}, {_loss(event)}{measured}, {when}")
         if done == total:

@@ -194,7 +194,18 @@ def _read_checkpoint(path: Path) -> Any:
             warnings.simplefilter("ignore")  # of old formats; what matters is raised
             return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as fault:  # a damaged pickle can raise nearly anything
+        if not _looks_saved(path):
+            raise UserError(
+                f"weights {path}: damaged, or no torch checkpoint (it begins as neither an archive nor a pickle does); "
+                "expected what torch.save writes, or a .safetensors file"
+            ) from None
         raise UserError(f"weights {path}: {_refusal(fault)}") from None
+
+
+def _looks_saved(path: Path) -> bool:
+    """Whether a file begins as an archive or a pickle does. An empty one may be a copy that was cut off."""
+    with path.open("rb") as file:
+        return file.read(1) in (b"", b"P", b"\x80")
 
 
 def _refusal(fault: Exception) -> str:

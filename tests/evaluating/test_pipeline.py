@@ -950,7 +950,10 @@ BAD_DATA = {
     "label negative": (lambda x, y: (x, y - 1), r"label -1\)"),
     "empty": (lambda x, y: (x[:0], y[:0]), r"holds no samples"),
     "lengths": (lambda x, y: (x, y[:-1]), r"150 samples and 149 labels"),
-    "float labels": (lambda x, y: (x, y + 0.5), r"labels hold fractions.*expected the number of a class"),
+    "float labels": (
+        lambda x, y: (x, y + 0.5),
+        r"labels hold fractions.*expected the number of a class for each sample$",
+    ),
     "no pair": (lambda x, y: x, r"expected a pair \(x, y\)"),
     "nothing": (lambda x, y: None, r"expected a pair \(x, y\)"),
     "unknown source": (lambda x, y: "digitz", r"did you mean digits"),

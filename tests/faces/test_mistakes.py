@@ -42,6 +42,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("empty.json", "empty.pt"):
         Path(name).touch()
     Path("text.pt").write_text("hello")
+    Path("words.pt").write_text("weights")
     Path("other.json").write_text("[1]")
     Path("folder").mkdir()
     x, y = np.random.default_rng(0).random((6, 1, 4, 4)).astype(np.float32), np.arange(6) % 3
@@ -78,6 +79,7 @@ EVALUATE = "evaluate models.py:build --data npz:ok.npz --suite suite.toml"
         (f"{EVALUATE} --weights gone.pt", "no such file; expected a .safetensors file or a torch state dict"),
         (f"{EVALUATE} --weights empty.pt", "damaged, or no torch checkpoint"),
         (f"{EVALUATE} --weights text.pt", "damaged, or no torch checkpoint"),
+        (f"{EVALUATE} --weights words.pt", "damaged, or no torch checkpoint (it begins as neither an archive nor a"),
         # data
         ("evaluate models.py:build --data ok.npz", "did you mean npz:ok.npz"),
         ("evaluate models.py:build --data npz:gone.npz", "no such file; expected what numpy.savez"),
@@ -104,6 +106,7 @@ EVALUATE = "evaluate models.py:build --data npz:ok.npz --suite suite.toml"
         (f"{EVALUATE} --threat 'L3 0.1'", "expected one of Linf, L2, L1, L0"),
         (f"{EVALUATE} --min-robust-accuracy 30", "30.0 is not in the range 0<=x<=1"),
         (f"{EVALUATE} --gate 'speed > 3'", "expected 'NAME >= X' or 'NAME <= X'"),
+        (f"{EVALUATE} --gate 'min_robust_acuracy >= 0.3'", "unknown gate 'min_robust_acuracy': did you mean min_rob"),
         (f"{EVALUATE} --limit -5", "-5 is not in the range x>=1"),
         (f"{EVALUATE} --seed -1", "-1 is not in the range x>=0"),
         (f"{EVALUATE} --min-robust-acuracy 0.3", "'--min-robust-accuracy'"),

@@ -114,8 +114,8 @@ def test_a_pipe_gets_a_line_an_epoch_with_the_time_left(
             show(trained(epoch, step))
     assert capsys.readouterr().err.splitlines() == [
         "training: epoch 1/3, loss 0.250, about 0:00:20 left",
-        "training: epoch 2/3, loss 0.250, held out: clean 98.0% robust 73.4%, about 0:00:15 left",
-        "training: epoch 3/3, loss 0.250, held out: clean 98.0% robust 73.4%, done",
+        "training: epoch 2/3, loss 0.250, held out after epoch 1: clean 98.0% robust 73.4%, about 0:00:15 left",
+        "training: epoch 3/3, loss 0.250, held out after epoch 2: clean 98.0% robust 73.4%, done",
     ]
 
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,7 +207,9 @@ def _next(model: str, card: Scorecard, saved: Path, given: Mapping[str, Any]) ->
     elif card.verdict == "UNDECIDED":
         yield "the same with more samples: the gates tell how many"
     if card.verdict in ("MEASURED", "FAIL") and card.target.access == "gradients":
-        yield shlex.join(["rblite", "harden", *about, "--out", "hardened"])
+        names = chain(["hardened"], (f"hardened-{number}" for number in count(2)))
+        out = next(name for name in names if not Path(name).exists())  # harden refuses a folder that holds a model
+        yield shlex.join(["rblite", "harden", *about, "--out", out])
     if given["keep_witnesses"] and not given["explain"] and card.robust_accuracy.count < card.clean_accuracy.count:
         yield shlex.join(["rblite", "explain", str(saved)])
     yield shlex.join(["rblite", "report", str(saved), "--html", "report.html", "--open"])

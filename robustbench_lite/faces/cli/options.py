@@ -184,13 +184,14 @@ def load_samples(given: Given, split: Split) -> Data:
 
 
 def demanded(texts: Sequence[str]) -> dict[str, float]:
-    """Gates on measures, as ``NAME >= X`` and ``NAME <= X``."""
+    """Gates on measures, as ``NAME >= X`` and ``NAME <= X``; ``min_NAME >= X`` and ``max_NAME <= X`` mean the same."""
     found: dict[str, float] = {}
     for text in texts:
         parts = re.fullmatch(r"\s*([A-Za-z_]\w*(?::[^\s<>]+)?)\s*(>=|<=)\s*(\S+)\s*", text)
         try:
             name, sign, number = parts.groups() if parts else ("", "", "")
-            found[f"{'min' if sign == '>=' else 'max'}_{name}"] = float(number)
+            side = "min_" if sign == ">=" else "max_"
+            found[side + name.removeprefix(side)] = float(number)
         except ValueError:
             raise UserError(
                 f"--gate {text!r}: expected 'NAME >= X' or 'NAME <= X', such as 'parameters <= 1e6'"

@@ -73,10 +73,17 @@ def test_quiet_and_json_are_the_same_wherever_they_are() -> None:
 
 
 @pytest.mark.usefixtures("cards")
+def test_the_next_step_names_a_folder_that_is_not_there_yet() -> None:
+    Path("hardened").mkdir()
+    Path("hardened-2").mkdir()
+    assert "--out hardened-3\n" in rblite(*CARD).stderr
+
+
+@pytest.mark.usefixtures("cards")
 def test_the_next_step_is_told_to_people_alone() -> None:
     found = rblite(*CARD)
     assert "Next       the same with --min-robust-accuracy SHARE" in found.stderr
-    assert "rblite harden zoo.py:loud --data npz:ok.npz --out hardened" in found.stderr
+    assert "rblite harden zoo.py:loud --data npz:ok.npz --out hardened\n" in found.stderr
     assert "Next" not in found.stdout
     assert "Next" not in rblite(*CARD, "-q").output
     for words in (["report", "a.json"], ["compare", "a.json", "b.json"], ["list"], ["cache"], ["attest", "a.json"]):
