@@ -361,5 +361,5 @@ class _Loop:
 
     def _tell(self) -> None:
         broken = int(self.result.broken.sum())
-        name, threat = self.options.name, str(self.threat)
-        self.budget.tell(Progress(name, threat, self.settled, self.total, broken, self.result.passes))
+        name, threat, cut = self.options.name, str(self.threat), self.result.stopped is not None
+        self.budget.tell(Progress(name, threat, self.settled, self.total, broken, self.result.passes, cut_short=cut))

@@ -64,6 +64,8 @@ class Progress(NamedTuple):
     passes: Passes
     forecast: Forecast | None = None
     """Of all the attacks of the evaluation."""
+    cut_short: bool = False
+    """Whether the attack was stopped: what is done then holds what it was not done with."""
 
 
 class Speed:

@@ -147,7 +147,9 @@ def _attack_lines(console: Console) -> Callable[[AttackProgress], None]:
         when = f"in {duration(passed)}" if done else "" if left is None else f"about {duration(left)} left"
         _line(
             console,
-            f"{event.name} · {event.threat}: {event.done}/{event.total} samples, {event.broken} broken"
+            f"{event.name} · {event.threat}: "
+            + ("cut short, " if event.cut_short else f"{event.done}/")
+            + f"{event.total} samples, {event.broken} broken"
             + (f", {when}" if when else ""),
         )
         told[0] = now

@@ -151,8 +151,8 @@ class Loop:
             )
         elif self._at_chance(kept):
             notes.append(
-                f"the {stage.name} never learnt: {kept.clean:.1%} of {len(self.held_out)} held-out samples are right "
-                f"after {plural(len(epochs), 'epoch')}, no more than by chance; a learning rate of "
+                f"the {stage.name} isn't shown to have learnt: {kept.clean:.1%} of {len(self.held_out)} held-out "
+                f"samples are right after {plural(len(epochs), 'epoch')}, as by chance; a learning rate of "
                 f"{self.schedule.lr:g} may be too large or too small for it"
             )
         elif not state.ended and one_step_alone(kept, len(self.held_out)):
@@ -211,6 +211,11 @@ class Loop:
             with torch.autocast(stage.target.device.type, torch.bfloat16, self.schedule.precision == "bfloat16"):
                 loss = self.team.mean(self._update(stage, optimizer, batch), self.share).item()
         except (RuntimeError, MemoryError) as fault:
+            if "does not require grad" in str(fault):
+                raise UserError(
+                    f"the {stage.name} can't be trained: no gradient comes back from its output ({fault}); let its "
+                    "forward neither detach, nor run under no_grad, nor leave torch; 'rblite doctor' checks it"
+                ) from fault
             if not out_of_memory(fault):
                 raise
             raise UserError(

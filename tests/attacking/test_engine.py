@@ -949,6 +949,15 @@ def test_progress_only_ever_grows_and_ends_with_everything_done(digits):
     assert events[-1].done == 1000
     assert events[-1].broken == found.broken.sum()
     assert all(event.done <= event.total for event in events)
+    assert not any(event.cut_short for event in events)
+
+
+def test_progress_of_an_interrupted_attack_says_that_it_was_cut_short(linear):
+    events = []
+    model = Wrapped(linear.model, interrupt_at(4))
+    linear.attack("fgsm", "Linf 0.3", batch_size=10, model=model, budget=BudgetTracker(on_progress=events.append))
+    assert [event.cut_short for event in events[:2]] == [False, False]
+    assert events[-1].cut_short
 
 
 # perturb: what training needs

@@ -86,6 +86,15 @@ def test_a_pipe_gets_a_line_an_attack(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.usefixtures("pipe")
+def test_a_pipe_is_told_that_an_attack_was_cut_short(capsys: pytest.CaptureFixture[str]) -> None:
+    with bars() as progress:
+        show = attack_bars(progress)
+        for event in (attacked(0), attacked(100, 7)._replace(cut_short=True)):
+            show(event)
+    assert capsys.readouterr().err == "pgd · Linf 8/255: cut short, 100 samples, 7 broken, in 0:00:00\n"
+
+
+@pytest.mark.usefixtures("pipe")
 def test_a_pipe_is_told_the_time_left_of_an_attack_that_takes_long(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

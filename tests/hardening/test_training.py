@@ -391,11 +391,20 @@ def test_a_loss_that_is_not_finite_in_the_first_epoch_is_refused_with_a_cure(tmp
     assert not (tmp_path / CHECKPOINT_FILE).exists()
 
 
+def test_a_model_whose_output_is_detached_is_refused() -> None:
+    class Detached(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.flatten(1)).detach()
+
+    with pytest.raises(UserError, match="can't be trained: no gradient comes back from its output"):
+        trained(target=Target(Detached(16, 2)))
+
+
 def test_a_training_that_never_learns_is_told() -> None:
     out = trained(target=linear(), plan=schedule(lr=1e-9, epochs=4), data=blobs(50))
     assert out.log[2].note.startswith("at chance after 3 epochs")
     assert [bool(line.note) for line in out.log] == [False, False, True, False]
-    assert any("never learnt" in note and "learning rate of 1e-09" in note for note in out.notes)
+    assert any("isn't shown to have learnt" in note and "learning rate of 1e-09" in note for note in out.notes)
     assert trained(plan=schedule(epochs=10)).notes == ()
 
 

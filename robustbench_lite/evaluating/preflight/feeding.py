@@ -96,7 +96,7 @@ def other_way(model: CountedModel, sample: Tensor, known: dict[int, int]) -> Fed
         finding = found(
             _code(model, way),
             "error" if gain.net >= wrong / 3 else "warning",
-            f"the model is not fed as it was trained: {seen}",
+            f"the model seems not to be fed as it was trained: {seen}",
             way.cure,
         )
         return Fed(Told(finding, (right + gain.net) / asked), None, tried, settled=True)
