@@ -89,7 +89,7 @@ def _confidences(model: CountedModel, rows: Tensor, x: Tensor, said: Tensor) -> 
     try:
         with model.target.attacking():
             scores = model.logits(rows, x.to(model.target.device)).double().cpu()
-    except Stop:
+    except (Stop, KeyboardInterrupt):  # all is found by then
         return unknown
     except Exception:  # pictures with a number less cost no result
         _log.info("%s failed when it was asked for its confidence", model.target.name, exc_info=True)

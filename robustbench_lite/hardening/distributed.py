@@ -7,6 +7,7 @@ evaluates and writes. What is exchanged: the mean gradient of each step, batch s
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -31,6 +32,9 @@ TIMEOUT = 600.0
 """Seconds that a process waits for what the others have of a step."""
 
 _PATIENCE = timedelta(days=365)  # for an evaluation by the first; who dies is noticed all the same, by the connection
+
+
+_MOMENT = 2.0  # seconds; in which all have failed that fail at the same thing
 
 
 class LostError(Exception):
@@ -149,9 +153,19 @@ class Team:
         if self.store is None:
             return True
         try:
-            return bool(self.store.compare_set("failed", "", str(self.rank)) == str(self.rank).encode())
+            first = bool(self.store.compare_set("failed", "", str(self.rank)) == str(self.rank).encode())
+            self._wait_for_those_who_ask()
         except RuntimeError:  # whoever held the store is gone
             return True
+        return first
+
+    def _wait_for_those_who_ask(self) -> None:
+        """Let the first process, which holds the store, stay for a moment: others may have failed at the same thing."""
+        asked = self.store.add("asked", 1)
+        until = time.monotonic() + _MOMENT
+        while self.rank == 0 and asked < self.size and time.monotonic() < until:
+            time.sleep(0.02)
+            asked = self.store.add("asked", 0)
 
 
 _ALONE = Team()

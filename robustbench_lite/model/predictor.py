@@ -186,6 +186,13 @@ class ModulePredictor(Predictor):
                 raise
             return self.batching.ask(rows, x)
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Switch to evaluation mode and freeze the parameters; refuse a lazy module, which has none yet."""
+        _refuse_unbuilt(self.module)
+        with super().evaluating():
+            yield
+
     def bare(self, x: Tensor) -> Tensor:
         """What `answer` gives, without looking at it: for what follows the computation, as an export does.
 
@@ -228,6 +235,7 @@ class ModulePredictor(Predictor):
 
     def sha256(self, known: str) -> str:
         """Hash of the state dict: names, dtypes, shapes and values, in the order of the names."""
+        _refuse_unbuilt(self.module)
         digest = hashlib.sha256(known.encode())
         if self._output is not None:
             digest.update(f" output {self._output!r}".encode())
@@ -251,14 +259,18 @@ def predictor_of(module: nn.Module, output: str | int | None = None) -> Predicto
     return ModulePredictor(module, output)
 
 
-def _refuse_empty(module: nn.Module) -> None:
+def _refuse_unbuilt(module: nn.Module) -> None:
     for name, value in itertools.chain(module.named_parameters(), module.named_buffers()):
         if is_lazy(value):
             raise UserError(
                 f"{type(module).__name__}: {name} has no shape yet, as in a lazy module that was never called; call "
                 "the model once, on inputs such as the data's, where it is built"
             )
-        if value.is_meta:
+
+
+def _refuse_empty(module: nn.Module) -> None:
+    for name, value in itertools.chain(module.named_parameters(), module.named_buffers()):
+        if not is_lazy(value) and value.is_meta:
             raise UserError(
                 f"{type(module).__name__}: {name} holds no numbers: it is on the device meta; build the model on the "
                 "CPU or a GPU, or give it memory (to_empty) and load its weights, before it is handed over"

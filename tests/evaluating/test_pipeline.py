@@ -197,6 +197,27 @@ def _columns(witnesses):
     return witnesses.index, witnesses.attack, witnesses.x
 
 
+def test_an_interrupt_while_pictures_are_made_loses_nothing(digits):
+    model, x, y = digits.model, digits.x[:20], digits.y[:20]
+    passes = []
+
+    def evaluated(last):
+        def stop(*_):
+            passes.append(1)
+            if len(passes) == last:
+                raise KeyboardInterrupt
+
+        passes.clear()
+        with model.register_forward_pre_hook(stop):
+            return evaluate(model, (x, y), ["fgsm"], "Linf 0.2")
+
+    whole = evaluated(0)
+    card = evaluated(len(passes))
+    assert card.interrupted is None
+    assert card.outcomes == whole.outcomes
+    assert [one.adversarial_confidence for one in card.gallery] == [None] * len(whole.gallery) != []
+
+
 def test_a_gallery_of_labels_alone_says_no_confidence(digits):
     def labels(x):
         with torch.no_grad():
@@ -1073,7 +1094,7 @@ def test_an_attack_that_the_inputs_do_not_fit_is_left_out_and_told():
     torch.manual_seed(0)
     x, y = torch.rand(40, 12), torch.arange(40) % 3
     model = nn.Linear(12, 3)
-    card = evaluate(model, (x, y), "linf_standard", "Linf 0.01")
+    card = evaluate(model, (x, y), "linf_standard", "Linf 0.01", anyway=True)
     assert [(one.attack, one.reason) for one in card.skipped] == [
         ("square_ascent", "expected images (C, H, W) of at least 3x3 pixels")
     ]

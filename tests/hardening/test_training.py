@@ -292,7 +292,9 @@ def test_one_line_of_the_log_an_epoch(tmp_path: Path) -> None:
         "one_step",
         "seconds",
         "note",
-    } | {"passes"}
+        "kept",
+        "passes",
+    }
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
