@@ -44,7 +44,7 @@ def log(cards: Sequence[Scorecard], uri: str, experiment: str = EXPERIMENT) -> l
     UserError
         Where the extra is missing, and where the store can't be written.
     """
-    kind = _client_class()
+    kind = client_class()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of MLflow's own libraries to one another
@@ -119,5 +119,6 @@ def _metrics(card: Scorecard) -> Iterator[tuple[str, float]]:
     yield from (("passes", float(card.passes.total)), ("seconds", card.seconds))
 
 
-def _client_class() -> Any:
+def client_class() -> Any:
+    """MLflow's client; refused with what to install where the extra is missing."""
     return library("mlflow", "--mlflow", "pip install 'robustbench_lite[mlflow]'", name="MLflow").MlflowClient

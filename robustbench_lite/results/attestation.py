@@ -157,6 +157,8 @@ def _predicate(card: Scorecard) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = read_json(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected what 'rblite attest' wrote") from None
     except (OSError, ValueError) as fault:
         raise UserError(f"{path}: can't be read as JSON ({fault}); expected what 'rblite attest' wrote") from None
     for key in ("dsseEnvelope", "payload"):

@@ -180,12 +180,16 @@ def evaluate(model: str, suite: str, quiet: bool, **given: Any) -> None:
 
 
 def _check_together(given: Mapping[str, Any], gates: Gates) -> None:
-    """Refuse options that don't go together."""
+    """Refuse options that don't go together, and one whose extra is missing: before the run, not after it."""
     for option in ("sequential", "strict"):
         if given[option] and not gates.demanded:
             raise UserError(f"--{option} is about gates: give one, such as --max-drop 0.3")
     if given["twin"] and given["adapt"]:
         raise UserError("--twin brings the gradient that --adapt would look for: give one of the two")
+    if given["mlflow"]:
+        from robustbench_lite.faces import mlflow
+
+        mlflow.client_class()
 
 
 def _workers(given: Mapping[str, Any]) -> int | Executor:

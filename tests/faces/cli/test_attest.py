@@ -35,3 +35,5 @@ def test_attest_says_what_it_is_not_about(make_card: Callable[..., Any]) -> None
     assert Path("new/a.json").is_file()
     both = rblite("attest", "card.json", "--out", "a.json", "--verify", "new/a.json")
     assert (both.exit_code, "give one of the two" in both.output) == (2, True)
+    gone = rblite("attest", "card.json", "--verify", "gone.json")
+    assert (gone.exit_code, "gone.json: no such file; expected what" in gone.output) == (2, True)
