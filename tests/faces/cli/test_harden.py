@@ -100,14 +100,14 @@ def test_the_options_of_the_schedule_replace_the_recipes() -> None:
 
 def test_harden_says_what_went_wrong_and_learns_from_a_part() -> None:
     # A rate so small that nothing is learnt.
-    result = rblite(*HARDEN, "--out", "out", "--epochs", "3", "--lr", "1e-9", "--limit-train", "46")
+    result = rblite(*HARDEN, "--out", "out", "--epochs", "3", "--lr", "1e-9", "--limit-train", "40")
     assert result.exit_code == 0, result.output
     told = re.sub(r"\s+", " ", result.output)
     assert "Hardening not shown: " in told
     assert "Note whether the model learnt can't be told from 4 held-out samples" in told
     sizes = re.search(r"Samples (\d+) learnt from, (\d+) held out", told)
     assert sizes is not None
-    assert sum(map(int, sizes.groups())) == 46
+    assert sum(map(int, sizes.groups())) == 40
 
 
 def test_harden_ranks_several_recipes() -> None:
