@@ -214,7 +214,7 @@ def test_an_unknown_suite(here: Path) -> None:
         ("whole.pt", ["whole.pt", "refused", "run code", "state_dict"]),
         ("other.pt", ["other.pt", "missing: 1.weight", "unexpected: a", "architecture"]),
         ("shape.safetensors", ["1.weight", "(5, 16)", "(3, 16)"]),
-        ("zoo.py", ["zoo.py", "state_dict"]),
+        ("zoo.py", ["zoo.py", "no torch checkpoint", "torch.save"]),
         ("folder", ["folder", "file"]),
     ],
 )
