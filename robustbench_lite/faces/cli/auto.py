@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from typing import Any
 
 import click
 
-from robustbench_lite.core import registry
 from robustbench_lite.faces.cli import output, signals
 from robustbench_lite.faces.cli.options import (
     data_options,
-    data_words,
     json_option,
     load_samples,
     quiet_option,
     run_options,
 )
-from robustbench_lite.faces.cli.tune import Duration, begun
+from robustbench_lite.faces.cli.tune import Duration, begun, ended
 
 
 @click.command()
@@ -48,7 +44,6 @@ def auto(out: str, quiet: bool, **given: Any) -> None:
     from robustbench_lite.data.label_map import relabelled
     from robustbench_lite.faces import progress
     from robustbench_lite.hardening.pipeline import Listeners
-    from robustbench_lite.results.search import RESULT_FILE
     from robustbench_lite.searching import auto as machine
 
     known, test = (relabelled(load_samples(given, split), given["label_map"]) for split in ("train", "test"))
@@ -64,11 +59,4 @@ def auto(out: str, quiet: bool, **given: Any) -> None:
             on_trial=None if quiet else begun,
             on_note=None if quiet else output.say,
         )
-    output.print_rendered(registry.find("reports", "search")([found.result], quiet=quiet))
-    page = output.write_search(found.folder, found.result)
-    click.echo(f"Search     {found.folder / RESULT_FILE}\nReport     {page}")
-    output.write_json(given["json_path"], (found.folder / RESULT_FILE).read_text(encoding="utf-8"))
-    if found.judged is None:
-        sys.exit(output.EXIT["INVALID"])
-    winner = found.folder / found.judged.winner.name
-    click.echo(f"Model      {winner}\nEvaluate   {shlex.join(['rblite', 'evaluate', str(winner), *data_words(given)])}")
+    ended(found, given, quiet)

@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,7 +24,7 @@ from robustbench_lite.faces.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from robustbench_lite.searching.study import Standing
+    from robustbench_lite.searching.study import Standing, Tuned
     from robustbench_lite.workers import Executor
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -105,7 +106,6 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
     from robustbench_lite.hardening.pipeline import Listeners
     from robustbench_lite.hardening.preparation import Changes, Sampling
     from robustbench_lite.model.architectures.files import FILE as ARCHITECTURE_FILE
-    from robustbench_lite.results.search import RESULT_FILE
     from robustbench_lite.searching import study
 
     target, (data, test_data) = load_both(model, given, "train", "test")
@@ -127,14 +127,7 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
             on_trial=None if quiet else begun,
             jobs=_jobs(given),
         )
-    output.print_rendered(registry.find("reports", "search")([found.result], quiet=quiet))
-    page = output.write_search(found.folder, found.result)
-    click.echo(f"Search     {found.folder / RESULT_FILE}\nReport     {page}")
-    output.write_json(given["json_path"], (found.folder / RESULT_FILE).read_text(encoding="utf-8"))
-    if found.judged is None:
-        sys.exit(output.EXIT["INVALID"])
-    winner = found.folder / found.judged.winner.name
-    click.echo(f"Model      {winner}\nEvaluate   {shlex.join(['rblite', 'evaluate', str(winner), *data_words(given)])}")
+    winner = ended(found, given, quiet)
     if (winner / ARCHITECTURE_FILE).is_file():
         made = ("--recipe", str(winner / RECIPE_FILE), "--out", "hardened")
         again = ("rblite", "harden", f"arch:{winner / ARCHITECTURE_FILE}", *data_words(given), *made)
@@ -160,3 +153,18 @@ def begun(standing: Standing) -> None:
     failed = f", {len(standing.failed)} failed" if standing.failed else ""
     left = "" if standing.seconds_left is None else f"; about {duration(standing.seconds_left)} left"
     output.say(f"{standing.name}: {standing.done}{of} trials done{failed}{best}{left}")
+
+
+def ended(found: Tuned, given: dict[str, Any], quiet: bool) -> Path:
+    """Tell and write what came of a search; returns the winner's folder, and ends the program where there is none."""
+    from robustbench_lite.results.search import RESULT_FILE
+
+    output.print_rendered(registry.find("reports", "search")([found.result], quiet=quiet))
+    page = output.write_search(found.folder, found.result)
+    click.echo(f"Search     {found.folder / RESULT_FILE}\nReport     {page}")
+    output.write_json(given["json_path"], (found.folder / RESULT_FILE).read_text(encoding="utf-8"))
+    if found.judged is None:
+        sys.exit(output.EXIT["INVALID"])
+    winner = found.folder / found.judged.winner.name
+    click.echo(f"Model      {winner}\nEvaluate   {shlex.join(['rblite', 'evaluate', str(winner), *data_words(given)])}")
+    return winner
