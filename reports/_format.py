@@ -139,11 +139,11 @@ def measured(number: Measured) -> str:
             "" if number.low is None or number.high is None else f" [{100 * number.low:.1f}, {100 * number.high:.1f}]"
         )
         return f"{percent(number.value)}{ends}"
-    ends = "" if number.low is None or number.high is None else f" [{_exact(number.low)}, {_exact(number.high)}]"
-    return f"{_exact(number.value)}{ends} {plain(number.unit)}"
+    ends = "" if number.low is None or number.high is None else f" [{exact(number.low)}, {exact(number.high)}]"
+    return f"{exact(number.value)}{ends} {plain(number.unit)}"
 
 
-def _exact(value: float) -> str:
+def exact(value: float) -> str:
     """Six digits, and of a whole number all, as of 11,173,962 parameters."""
     return f"{value:,.0f}" if abs(value) < 1e15 and value == int(value) else f"{value:,.6g}"
 
@@ -180,7 +180,7 @@ def gate_found(gate: Gate) -> str:
 def _gated(gate: Gate, value: float) -> str:
     if gate.kind == "number":
         unit = plain(gate.unit or "")
-        return _exact(value) if gate.name.endswith(f"_{unit}") else f"{_exact(value)} {unit}"
+        return exact(value) if gate.name.endswith(f"_{unit}") else f"{exact(value)} {unit}"
     if gate.kind != "cost":
         return percent(value)
     return f"{value:,.4g} {'s' if gate.name == 'max_seconds' else 'a sample'}"

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robustbench_lite.results.search import RECIPE, SearchResult, Trial
+from robustbench_lite.results.scorecard import Interval
+from robustbench_lite.results.search import CLEAN, RECIPE, ROBUST, Aim, SearchResult, Trial
 
 from ._charts import ShareAxis
-from ._format import number, plain, plural
+from ._format import exact, number, plain, plural
 
 _MARGIN = 3.0  # percent at both ends of an axis
 _ROW = 64  # pixels from one setting's axis to the next
 _NAMED = 6  # choices that are named on an axis
 _APART = 20.0  # a ratio from which an axis is logarithmic
 _OF_MODEL = "model."  # what the names of settings of the network begin with
+_WORDS = {CLEAN: "clean accuracy", "passes": "passes of training"}
 _TOP = 0.25  # share of the trials that is drawn as the best
 
 
@@ -111,6 +113,19 @@ def value(setting: Any) -> str:
     return f"{setting:.4g}" if isinstance(setting, float) else plain(str(setting))
 
 
+def numbers(found: SearchResult, one: Trial) -> str:
+    """The objectives of a trial that the table has no column for, in a line; empty where there are none."""
+    aims = [aim for aim in found.objectives if aim.name in one.numbers and aim.name != "passes"]
+    told = [(aim, f"{plain(aim.name)} {exact(one.numbers[aim.name])}") for aim in aims]
+    return ", ".join(text if aim.unit in (aim.name, "share") else f"{text} {plain(aim.unit)}" for aim, text in told)
+
+
+def sought(found: SearchResult) -> str:
+    """The objectives of the front, in words: ``clean and robust``."""
+    *others, last = found.sought
+    return f"{', '.join(map(plain, others))} and {plain(last)}"
+
+
 def settings(one: Trial) -> str:
     """All settings of a trial in a line; those of an architecture as it is written."""
     told = one.settings
@@ -179,22 +194,44 @@ def _dot(one: Trial, x: float, y: float, winner: bool) -> Dot:
     return Dot(x=x, y=round(y, 2), kind=kind, winner=winner, trial=one)
 
 
-def front(found: SearchResult) -> Scatter | None:
-    """Draw clean against robust accuracy, with the front; None for fewer than two that can win."""
-    shown = [(one, one.clean, one.robust) for one in found.judged_together if one.clean and one.robust]
+def fronts(found: SearchResult) -> list[tuple[str, str, Scatter]]:
+    """Draw robust accuracy against clean accuracy, and against each further objective of the search.
+
+    Returns
+    -------
+    list
+        Of each: the objective in words, where it is better (``to the right``), and the picture. Empty for fewer than
+        two that can win.
+    """
+    shown = [one for one in found.judged_together if one.clean and one.robust]
     if len(shown) < 2:
-        return None
-    across = ShareAxis.around([clean for _, clean, _ in shown])
-    up = ShareAxis.around([robust for _, _, robust in shown])
-    spots = {one.name: (across.at(clean.value), 100 - up.at(robust.value)) for one, clean, robust in shown}
+        return []
+    drawn = []
+    aims = {one.name: one for one in (Aim(name=CLEAN), *found.objectives)}
+    for name, aim in aims.items():
+        if name != ROBUST and all(one.number_of(name) is not None for one in shown):
+            told = _WORDS.get(name) or (plain(name) if name == aim.unit else f"{plain(name)} ({plain(aim.unit)})")
+            better = "to the left" if aim.better == "lower" else "to the right"
+            drawn.append((told, better, _against(found, shown, name)))
+    return drawn
+
+
+def _against(found: SearchResult, shown: Sequence[Trial], name: str) -> Scatter:
+    """Robust accuracy, upwards, against an objective, with those that no other beats in both."""
+    up = ShareAxis.around([one.robust for one in shown if one.robust])
+    at, x_ticks = _shares([one.clean for one in shown if one.clean])
+    if name != CLEAN:
+        at, x_ticks = _line([one.number_of(name) or 0.0 for one in shown])
+    spots = {one.name: (at(one.number_of(name) or 0.0), 100 - up.at(one.number_of(ROBUST) or 0.0)) for one in shown}
     points: list[str] = []
-    for x, y in (spots[one.name] for one in found.front):
+    line = found.front_of((name, ROBUST))
+    for x, y in (spots[one.name] for one in line):
         points += [f"{points[-1].partition(',')[0]},{y:g}"] if points else []
         points.append(f"{x:g},{y:g}")
     return Scatter(
-        dots=tuple(_dot(one, *spots[one.name], one.name == found.winner) for one, _, _ in shown),
-        line=" ".join(points) if len(found.front) > 1 else "",
-        x_ticks=across.marks(),
+        dots=tuple(_dot(one, *spots[one.name], one.name == found.winner) for one in shown),
+        line=" ".join(points) if len(line) > 1 else "",
+        x_ticks=x_ticks,
         y_ticks=up.marks(down=True),
     )
 
@@ -256,6 +293,26 @@ def _scale(values: Sequence[Any]) -> tuple[Any, tuple[tuple[float, str, str], ..
     scale = math.log if low > 0 and high / low > _APART else float
     first, last = scale(low), scale(high)
     ends = ((_MARGIN, number(low), "start"), (100 - _MARGIN, number(high), "end"))
+    return (lambda one: _inside(100 * (scale(one) - first) / (last - first))), ends
+
+
+_Axis = tuple[Callable[[float], float], tuple[tuple[float, str], ...]]
+"""Where a number stands, in percent; the places of the ticks, and their texts."""
+
+
+def _shares(values: Sequence[Interval]) -> _Axis:
+    axis = ShareAxis.around(values)
+    return axis.at, axis.marks()
+
+
+def _line(values: Sequence[float]) -> _Axis:
+    """Where numbers stand on an axis from the least to the largest, and both with their places."""
+    low, high = min(values), max(values)
+    if low == high:
+        return (lambda _: 50.0), ((50.0, exact(low)),)
+    scale: Callable[[float], float] = math.log if low > 0 and high / low > _APART else float
+    first, last = scale(low), scale(high)
+    ends = ((_MARGIN, exact(low)), (100 - _MARGIN, exact(high)))
     return (lambda one: _inside(100 * (scale(one) - first) / (last - first))), ends
 
 

@@ -35,6 +35,7 @@ _FILTERS: tuple[Callable[..., Any], ...] = (
     _format.confidence,
     _format.cost,
     _format.count,
+    _format.exact,
     _format.gate_demand,
     _format.gate_found,
     _format.gate_state,

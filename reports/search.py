@@ -58,16 +58,16 @@ def render(
 def _trials(found: SearchResult) -> Iterator[RenderableType]:
     where = "on the validation samples"
     if found.finals:
-        yield _table(found.finals)
+        yield _table(found, found.finals)
         yield Text(f"\nIn full, {where}.\n", style="dim")
-    yield _table(found.trials[:_SHOWN])
+    yield _table(found, found.trials[:_SHOWN])
     left = len(found.trials) - _SHOWN
     more = f"; {left} more are in the file" if left > 0 else ""
     head = f"By the proxy, {where}" if found.proxy else where.capitalize()
     yield Text(f"\n{head}{more}. Choosing the best of them makes its number too good.\n", style="dim")
 
 
-def _table(trials: Sequence[Trial]) -> Table:
+def _table(found: SearchResult, trials: Sequence[Trial]) -> Table:
     drawn = Table(box=None, pad_edge=False, show_edge=False)
     for head in ("", "trial", "settings", "robust", "clean", "passes"):
         drawn.add_column(head, overflow="fold", no_wrap=head in ("", "trial"))
@@ -76,6 +76,8 @@ def _table(trials: Sequence[Trial]) -> Table:
         if one.can_not_win:
             what = "can't win" if one.state == "done" else one.state
             told += f"\n{what}: {plain(one.can_not_win)}"
+        if others := _search.numbers(found, one):
+            told += f"\n{others}"
         passes = "-" if one.training_passes is None else f"{one.training_passes:,.0f}"
         cells = (str(place), one.name, told, _share(one.robust), _share(one.clean), passes)
         drawn.add_row(*map(Text, cells), style="" if one.can_win else "dim")
@@ -92,8 +94,10 @@ def _course(found: SearchResult) -> Iterator[RenderableType]:
     last = "none can win" if best[-1] is None else f"{percent(best[-1])} robust"
     yield Text(f"Best so far {blocks} {last}")
     if len(found.front) > 1:
+        both = " both" if len(found.sought) == 2 else ""
         yield Text(
-            f"Front       {', '.join(one.name for one in found.front)}: none beats them in clean and robust both"
+            f"Front       {', '.join(one.name for one in found.front)}: none beats them in "
+            f"{_search.sought(found)}{both}"
         )
     for why, names in _search.reasons(found):
         told = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from operator import ge
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,23 @@ RESULT_FILE = "search.json"
 RECIPE = "recipe"
 """What the trial is called that runs the recipe as it is; it stands beside those that Optuna proposes."""
 
+ROBUST, CLEAN = "robust", "clean"
+"""What the objectives are called that every trial tells."""
+
 State = Literal["done", "failed", "pruned", "running"]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Aim(_Part):
+    """What the trials of a search were to be better in."""
+
+    name: str
+    """``robust``, ``clean``, ``bytes``, ``latency``, ``passes`` (of training), or another measure."""
+    better: Literal["higher", "lower"] = "higher"
+    unit: str = "share"
 
 
 class Trial(_Part):
@@ -42,6 +55,16 @@ class Trial(_Part):
     epochs: Mapping[int, float] = {}
     """Robust accuracy on held-out samples by epoch, by which the pruner compares."""
     can_not_win: str | None = None
+    numbers: Mapping[str, float] = {}
+    """The other objectives of the search, such as ``bytes``."""
+
+    def number_of(self, objective: str) -> float | None:
+        """Its number for an objective; None where it came to no end."""
+        shares = {ROBUST: self.robust, CLEAN: self.clean}
+        if objective in shares:
+            share = shares[objective]
+            return None if share is None else share.value
+        return self.numbers.get(objective)
 
     @property
     def can_win(self) -> bool:
@@ -149,6 +172,7 @@ class SearchResult(_Part):
     pruner: str
     min_clean: float
     """Floor of clean accuracy."""
+    objectives: tuple[Aim, ...] = (Aim(name=ROBUST),)
     seconds: float
     """Of the last command, to its end."""
     tried: int
@@ -192,14 +216,30 @@ class SearchResult(_Part):
         return next((one for one in found if one.robust is not None), None)
 
     @property
+    def sought(self) -> tuple[str, ...]:
+        """The objectives of the front: those of the search, or clean and robust accuracy where it had one."""
+        return tuple(one.name for one in self.objectives) if len(self.objectives) > 1 else (CLEAN, ROBUST)
+
+    @property
     def front(self) -> tuple[Trial, ...]:
-        """Those that can win, and that no other beats in both clean and robust accuracy; by clean accuracy."""
-        pairs = [(one, one.robust.value, one.clean.value) for one in self.judged_together if one.robust and one.clean]
-        best = [
-            (clean, one)
-            for one, robust, clean in pairs
-            if not any(r >= robust and c >= clean and (r, c) != (robust, clean) for _, r, c in pairs)
+        """Those that can win, and that no other beats in all that was sought; by the first of them, the worst first."""
+        return self.front_of(self.sought)
+
+    def front_of(self, objectives: Sequence[str]) -> tuple[Trial, ...]:
+        """Those that can win, and that no other beats in all of some objectives; by the first, the worst first."""
+        lower = {one.name for one in self.objectives if one.better == "lower"}
+        signs = [-1 if name in lower else 1 for name in objectives]
+        told = [(one, [one.number_of(name) for name in objectives]) for one in self.judged_together]
+        rows = [
+            (one, [sign * number for sign, number in zip(signs, numbers, strict=True) if number is not None])
+            for one, numbers in told
+            if None not in numbers
         ]
+
+        def beaten(own: list[float]) -> bool:
+            return any(own != other and all(map(ge, other, own)) for _, other in rows)
+
+        best = [(own[0], one) for one, own in rows if not beaten(own)]
         return tuple(one for _, one in sorted(best, key=lambda pair: pair[0]))
 
     @property

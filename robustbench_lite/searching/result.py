@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import robustbench_lite
-from robustbench_lite.results.search import AgainstRecipe, Beforehand, Fall, Fresh, SearchResult, Trial
+from robustbench_lite.results.search import AgainstRecipe, Aim, Beforehand, Fall, Fresh, SearchResult, Trial
 from robustbench_lite.searching.judgement import FRESH_FILE, Judged
 from robustbench_lite.searching.proxy import agreement
+from robustbench_lite.searching.storage import quiet
 from robustbench_lite.searching.trials import RECIPE, Job, Tried
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def result_of(
         sampler=job.sampler,
         pruner=job.pruner,
         min_clean=job.min_clean,
+        objectives=tuple(Aim(name=one.name, better=one.better, unit=one.unit) for one in job.objectives),
         seconds=seconds,
         tried=sum(one.name != RECIPE for one in trials),
         winner=None,
@@ -73,24 +75,31 @@ def result_of(
     return told if judged is None else told.model_copy(update=_judged(judged))
 
 
-def importances(study: Study) -> dict[str, dict[str, float]]:
-    """How much of the robust accuracy's variation each setting explains, by two evaluators of Optuna's."""
+def importances(study: Study, place: int = 0) -> dict[str, dict[str, float]]:
+    """How much of the robust accuracy's variation each setting explains, by two evaluators of Optuna's.
+
+    Parameters
+    ----------
+    place
+        Of robust accuracy among the study's objectives.
+    """
     from optuna import importance
     from optuna.trial import TrialState
 
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(done) < _FEWEST or len({one.value for one in done}) < 2:
+    if len(done) < _FEWEST or len({one.values[place] for one in done}) < 2:
         return {}
     evaluators = {
-        "fANOVA": importance.FanovaImportanceEvaluator(seed=0),
-        "PED-ANOVA": importance.PedAnovaImportanceEvaluator(),
+        "fANOVA": (importance.FanovaImportanceEvaluator(seed=0), lambda one: one.values[place]),
+        # It takes a lower number for a better one.
+        "PED-ANOVA": (importance.PedAnovaImportanceEvaluator(), lambda one: -one.values[place]),
     }
     found = {}
-    for name, evaluator in evaluators.items():
-        with warnings.catch_warnings():
+    for name, (evaluator, number) in evaluators.items():
+        with warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")  # of its being an experiment, and of few trials
             try:
-                found[name] = dict(importance.get_param_importances(study, evaluator=evaluator))
+                found[name] = dict(importance.get_param_importances(study, evaluator=evaluator, target=number))
             except (ValueError, RuntimeError):  # trials without a setting in common, or all alike
                 continue
     return found
@@ -126,4 +135,5 @@ def _entry(job: Job, one: Tried) -> Trial:
         seconds=one.seconds,
         epochs=dict(one.epochs),
         can_not_win=one.out or None,
+        numbers=dict(one.numbers),
     )

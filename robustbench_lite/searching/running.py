@@ -123,12 +123,12 @@ def run_in_full(job: Job, name: str, values: Mapping[str, Any], before: Scorecar
     with full.lock(name):
         try:
             start = None if of_model(values) else before
-            card = run_unless_done(full.plan(values), full.folder / name, listeners, start)
+            facts = full.facts(run_unless_done(full.plan(values), full.folder / name, listeners, start))
         except Exception as fault:  # whatever it was: the others go on
             if _no_room(fault):
                 raise
             return tried(name, values, "failed", {"out": _words(fault)})
-    return tried(name, values, "done", full.facts(card))
+    return tried(name, values, "done", facts)
 
 
 def run_finals(
@@ -285,10 +285,14 @@ def _run(job: Job, study: Study, trial: Trial, before: Scorecard, listeners: Lis
     try:
         values = {axis.key: axis.suggest(trial) for axis in job.axes}
         heard = Listeners(
-            on_progress=listeners.on_progress, on_attack=listeners.on_attack, on_epoch=_pruning(trial, listeners)
+            on_progress=listeners.on_progress,
+            on_attack=listeners.on_attack,
+            # Optuna takes no numbers by epoch, and prunes nothing, where there are several objectives.
+            on_epoch=_pruning(trial, listeners) if len(job.objectives) == 1 else listeners.on_epoch,
         )
         start = None if of_model(values) else before  # another network starts from another card
         card = run_unless_done(job.plan(values), job.folder / f"trial-{trial.number}", heard, start)
+        facts = job.facts(card)
     except TrialPruned:
         trial.set_user_attr("out", "it was behind the others at the same epoch")
         study.tell(trial, state=TrialState.PRUNED)
@@ -299,18 +303,17 @@ def _run(job: Job, study: Study, trial: Trial, before: Scorecard, listeners: Lis
         trial.set_user_attr("out", _words(fault))
         study.tell(trial, state=TrialState.FAIL)
         return _words(fault)
-    facts = job.facts(card)
     for name, value in facts.items():
         trial.set_user_attr(name, value)
-    value = card.robust_accuracy.value
-    if not find_strategy(job.sampler).constrained:
-        value = 0.0 if facts["out"] else value
+    numbers = [one.of(card) for one in job.objectives]
+    if len(numbers) == 1 and not find_strategy(job.sampler).constrained:
+        numbers = [0.0] if facts["out"] else numbers
     elif not trial.constraints:
         floor = 0.0 if job.proxy else job.min_clean
         # Above 0: broken. By how much tells the sampler where to go.
         trial.set_constraint("clean accuracy under the floor", floor - card.clean_accuracy.value)
         trial.set_constraint("not to be trusted", 1.0 if card.verdict == "INVALID" else 0.0)
-    study.tell(trial, value)
+    study.tell(trial, numbers)
     return ""
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.searching.folder import JOURNAL_FILE
+from robustbench_lite.searching.objectives import ROBUST_ALONE, Objective
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -21,7 +22,9 @@ Pruner = Literal["none", "median", "hyperband"]
 """What ends trials that are behind the others."""
 
 
-def open_study(storage: str | None, folder: Path, pruner: Pruner) -> Study:
+def open_study(
+    storage: str | None, folder: Path, pruner: Pruner, objectives: Sequence[Objective] = ROBUST_ALONE
+) -> Study:
     """Open a study, or make it.
 
     Parameters
@@ -31,6 +34,8 @@ def open_study(storage: str | None, folder: Path, pruner: Pruner) -> Study:
         file in the folder.
     folder
         Where the search writes; the study bears its name.
+    objectives
+        What its trials are told to be better in.
 
     Raises
     ------
@@ -41,12 +46,12 @@ def open_study(storage: str | None, folder: Path, pruner: Pruner) -> Study:
 
     told = re.sub(r"//[^@/]*@", "//***@", storage or "")  # no password on a screen
     try:
-        with _quiet():
+        with quiet():
             return optuna.create_study(
                 storage=_storage(storage, folder),
                 pruner=_pruner(pruner),
                 study_name=folder.resolve().name,
-                direction="maximize",
+                directions=["maximize" if one.better == "higher" else "minimize" for one in objectives],
                 load_if_exists=True,
             )
     except Exception as fault:  # each database has errors of its own
@@ -77,8 +82,8 @@ def _storage(storage: str | None, folder: Path) -> BaseStorage:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Optuna from telling that a study was made."""
+def quiet() -> Iterator[None]:
+    """Keep Optuna from telling what it does, such as that a study was made."""
     import optuna
 
     level = optuna.logging.get_verbosity()

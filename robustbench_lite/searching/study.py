@@ -19,19 +19,20 @@ from robustbench_lite.hardening.checkpoint import check_settings
 from robustbench_lite.hardening.folder import BEFORE_FILE
 from robustbench_lite.hardening.pipeline import Listeners, judge
 from robustbench_lite.hardening.preparation import Changes, Plan, Sampling, prepare
-from robustbench_lite.hardening.recipe import Recipe
+from robustbench_lite.hardening.recipe import Recipe, load_recipe
 from robustbench_lite.model.architectures.files import FILE as ARCHITECTURE_FILE
 from robustbench_lite.model.architectures.files import save_architecture
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.scorecard import Scorecard
-from robustbench_lite.results.search import RESULT_FILE, SearchResult
+from robustbench_lite.results.search import RESULT_FILE, ROBUST, SearchResult
 from robustbench_lite.searching.folder import claimed
 from robustbench_lite.searching.judgement import Judged, judge_winner
+from robustbench_lite.searching.objectives import Objective, objectives_of, with_measures
 from robustbench_lite.searching.result import importances, result_of
 from robustbench_lite.searching.running import executor_of, run_finals, run_in_full, run_trials
 from robustbench_lite.searching.space import Space, axes, check_grid, load_space
 from robustbench_lite.searching.storage import Pruner
-from robustbench_lite.searching.strategies.interface import BEFOREHAND, find_strategy
+from robustbench_lite.searching.strategies.interface import BEFOREHAND, Strategy, find_strategy
 from robustbench_lite.searching.trials import RECIPE, Job, Tried, all_tried
 from robustbench_lite.workers import Executor
 
@@ -52,8 +53,12 @@ class Search:
     sampler: str = "tpe"
     """Name of a strategy: ``grid``, ``random``, ``tpe``, ``gp``, ``nsga2``, ``cmaes``, ``hyperopt``,
     ``evolution``, ``reinforce``, ``gradient``, or one's own."""
+    objective: str = "robust"
+    """What trials are to be better in: ``robust``, or a front of several, such as ``robust,clean,bytes``: ``clean``,
+    ``bytes``, ``latency``, ``passes`` (of training), or any measure by its name."""
     pruner: Pruner = "none"
-    """Ends trials that are behind the others: ``median`` of them at the same epoch, or ``hyperband``."""
+    """Ends trials that are behind the others: ``median`` of them at the same epoch, or ``hyperband``. Of several
+    objectives there is no pruning."""
     min_clean: float = 0.0
     """Floor of clean accuracy on the validation samples, in [0, 1]: a trial below it can't win."""
     suite: str | Path | Suite | None = None
@@ -178,9 +183,8 @@ def tune(
     trials = sorted((*([plain] if plain else []), *all_tried(study)), key=lambda one: one.order)
     with job.lock("judge"):
         judged = judge_winner(judging, job.suite, job.folder, finals or trials, listeners)
-        told = result_of(
-            job, trials, finals, judged, time.time() - started, importances(study), study.user_attrs.get(BEFOREHAND)
-        )
+        weights = importances(study, [one.name for one in job.objectives].index(ROBUST))
+        told = result_of(job, trials, finals, judged, time.time() - started, weights, study.user_attrs.get(BEFOREHAND))
         told.save(job.folder / RESULT_FILE)
     return Tuned(trials=tuple(trials), finals=tuple(finals), judged=judged, folder=job.folder, result=told)
 
@@ -217,12 +221,13 @@ def _prepared(
 ) -> tuple[Plan, Job, dict[str, str]]:
     """Check everything: the plan that judges, what the trials have in common, and what identifies the search."""
     strategy = find_strategy(search.sampler)
+    objectives = _objectives(search, strategy)
     test_data = sampling.test_data
     if isinstance(data, str):
         test_data = as_data(data, split="test") if test_data is None else test_data
         data = as_data(data, split="train")
     whole = Sampling(test_data=test_data, limit=sampling.limit, seed=sampling.seed)
-    judging = prepare(model, data, recipe, changes, whole)
+    judging = prepare(model, data, with_measures(load_recipe(recipe), objectives), changes, whole)
     architecture = None
     if space.architecture is not None:
         classes = judging.target.classes or int(judging.known.labels.max()) + 1
@@ -250,6 +255,7 @@ def _prepared(
         limit=limit,
         deadline=None if search.seconds is None else time.time() + search.seconds,
         min_clean=search.min_clean,
+        objectives=objectives,
         proxy=space.proxy,
         architecture=architecture,
     )
@@ -269,6 +275,8 @@ def _prepared(
     }
     if architecture is not None:
         own["architecture"] = architecture.toml()
+    if len(objectives) > 1:
+        own["objective"] = ",".join(one.name for one in objectives)
     return judging, job, job.in_full.plan({}).fingerprint() | own
 
 
@@ -281,6 +289,25 @@ def _check_limits(search: Search, jobs: int | Executor) -> None:
         raise UserError(f"jobs is {jobs}: expected the number of processes, 1 or more")
     if not 0 <= search.min_clean < 1:
         raise UserError(f"min_clean is {search.min_clean:g}: expected a share from 0 to below 1, such as 0.8")
+
+
+def _objectives(search: Search, strategy: Strategy) -> tuple[Objective, ...]:
+    """What the search wants; refuses what a sampler or a pruner can't do with several of them."""
+    found = objectives_of(search.objective)
+    if len(found) == 1:
+        return found
+    if not strategy.several:
+        able = [name for name in registry.names("strategies") if registry.find("strategies", name).several]
+        raise UserError(
+            f"sampler {search.sampler}: seeks robust accuracy alone; for the objective {search.objective} take one of "
+            f"{', '.join(able)}"
+        )
+    if search.pruner != "none":
+        raise UserError(
+            f"pruner {search.pruner}: Optuna can't prune a search with several objectives ({search.objective}); leave "
+            "the pruner out, or give the objective robust"
+        )
+    return found
 
 
 def _short_suite(judging: Plan) -> str | Suite:

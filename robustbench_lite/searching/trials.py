@@ -24,9 +24,10 @@ from robustbench_lite.model.building import rebuilt
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.ranking import TRAINING_PASSES
 from robustbench_lite.results.scorecard import Interval, Scorecard
+from robustbench_lite.results.search import CLEAN, ROBUST, State
 from robustbench_lite.results.search import RECIPE as RECIPE
-from robustbench_lite.results.search import State
 from robustbench_lite.searching.folder import LOCKS
+from robustbench_lite.searching.objectives import ROBUST_ALONE, Objective
 from robustbench_lite.searching.proxy import Proxy
 from robustbench_lite.searching.settings import with_settings
 from robustbench_lite.searching.space import Axis, of_model, of_recipe
@@ -54,6 +55,8 @@ class Tried:
     """What its training cost."""
     seconds: float | None = field(default=None, compare=False)
     """From its begin to its end, pauses included."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """The objectives beside robust and clean accuracy."""
     epochs: Mapping[int, float] = field(default_factory=dict)
     """Robust accuracy on held-out samples by epoch, by which a pruner compares."""
     out: str = ""
@@ -97,6 +100,8 @@ class Job:
     """Time, as `time.time` tells it, from which on no trial begins."""
     min_clean: float
     """A run in full below it can't win."""
+    objectives: tuple[Objective, ...] = ROBUST_ALONE
+    """What the study is told of each trial."""
     proxy: Proxy | None = None
     """What is cheaper than in full."""
     architecture: Architecture | None = None
@@ -139,7 +144,7 @@ class Job:
 
     def study(self) -> Study:
         """Open the study, or make it."""
-        return open_study(self.storage, self.folder, self.pruner)
+        return open_study(self.storage, self.folder, self.pruner, self.objectives)
 
     def lock(self, name: str) -> FileLock:
         """A lock that ends with the process that holds it."""
@@ -170,14 +175,15 @@ class Job:
             "clean": card.clean_accuracy.model_dump(),
             "passes": next((one.value for one in card.measures if one.name == TRAINING_PASSES), None),
             "out": out,
+            "numbers": {one.name: one.of(card) for one in self.objectives if one.name not in (ROBUST, CLEAN)},
         }
 
 
 def tried(name: str, values: Mapping[str, Any], state: State, facts: Mapping[str, Any]) -> Tried:
     """A trial from what the study keeps of it."""
     robust, clean = (Interval.model_validate(facts[key]) if facts.get(key) else None for key in ("robust", "clean"))
-    out = facts.get("out", "")
-    return Tried(name=name, values=values, state=state, robust=robust, clean=clean, passes=facts.get("passes"), out=out)
+    told = {"passes": facts.get("passes"), "out": facts.get("out", ""), "numbers": facts.get("numbers", {})}
+    return Tried(name=name, values=values, state=state, robust=robust, clean=clean, **told)
 
 
 def all_tried(study: Study) -> list[Tried]:

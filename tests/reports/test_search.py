@@ -11,7 +11,7 @@ from rich.console import Console
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.reports import search, search_page
-from robustbench_lite.results.search import Beforehand, Entrant, SearchResult, Trial
+from robustbench_lite.results.search import Aim, Beforehand, Entrant, SearchResult, Trial
 from tests.cards import make_card
 from tests.searches import make_search, trial
 
@@ -39,6 +39,35 @@ def test_the_terminal_tells_the_trials_the_course_and_the_winner() -> None:
     assert told.index("trial-5") < told.index("trial-2") < told.index("trial-3")
     quiet = printed(make_search(), quiet=True)
     assert quiet.startswith("Winner")
+
+
+def test_a_search_of_several_objectives_shows_their_front() -> None:
+    aims = (Aim(name="robust"), Aim(name="latency", better="lower", unit="ms"), Aim(name="passes", better="lower"))
+    sizes = {"trial-5": 0.5, "trial-2": 0.25, "recipe": 0.125, "trial-0": 0.25}
+    plain = make_search()
+    trials = tuple(
+        one.model_copy(update={"numbers": {"latency": sizes[one.name], "passes": 12_000.0}})
+        if one.name in sizes
+        else one
+        for one in plain.trials
+    )
+    found = plain.model_copy(update={"objectives": aims, "trials": trials})
+    # trial-0 is as fast as trial-2, and less robust.
+    assert [one.name for one in found.front] == ["recipe", "trial-2", "trial-5"]
+    told = " ".join(printed(found).split())
+    assert "Front recipe, trial-2, trial-5: none beats them in robust, latency and passes" in told
+    assert "latency 0.25 ms" in told
+    page = search_page.render([found])
+    for words in (
+        "for the front of robust, latency and passes",
+        "Clean accuracy against robust accuracy",
+        "Latency (ms) against robust accuracy",
+        "Up and to the left is better",
+        '<th scope="col">Latency</th>',
+    ):
+        assert words in page, words
+    assert page.count(">front</span>") == 3
+    assert ">front</span>" not in search_page.render([plain])
 
 
 def test_the_terminal_tells_a_proxy_and_its_finalists() -> None:

@@ -95,3 +95,15 @@ def test_the_setting_that_moves_the_robust_accuracy_is_the_important_one() -> No
     found = importances(study)
     assert set(found) == {"fANOVA", "PED-ANOVA"}
     assert all(one["strong"] > one["weak"] for one in found.values())
+
+
+def test_of_several_objectives_the_importance_is_that_of_robust_accuracy() -> None:
+    study = optuna.create_study(directions=["minimize", "maximize"])
+    ranges = {name: FloatDistribution(0.0, 1.0) for name in ("strong", "weak")}
+    for place in range(20):
+        params = {"strong": place / 20, "weak": (7 * place % 20) / 20}
+        values = [params["weak"], params["strong"] + 0.05 * params["weak"]]
+        study.add_trial(create_trial(params=params, distributions=ranges, values=values))
+    found = importances(study, 1)
+    assert set(found) == {"fANOVA", "PED-ANOVA"}
+    assert all(one["strong"] > one["weak"] for one in found.values())

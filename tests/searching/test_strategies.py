@@ -14,7 +14,7 @@ from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.hardening.recipe import load_recipe
 from robustbench_lite.searching.space import Axis, Space, axes
-from robustbench_lite.searching.strategies.interface import find_strategy
+from robustbench_lite.searching.strategies.interface import STARTUP, find_strategy
 
 NAMES = [name for name in registry.names("strategies") if name != "grid"]
 RECIPE = load_recipe("pgd_training")
@@ -99,6 +99,20 @@ def test_every_kind_of_setting_is_proposed_within_its_range(name: str) -> None:
     for one in study.trials:  # Optuna refuses to store a value out of its distribution
         assert type(one.params["schedule.epochs"]) is type(one.params["params.steps"]) is int
         assert one.params["schedule.batch_size"] % 16 == 0
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if find_strategy(name).several])
+def test_one_that_seeks_a_front_is_told_several_numbers_and_constraints(name: str) -> None:
+    study, narrow = optuna.create_study(directions=["maximize", "minimize"]), ("schedule.momentum", "params.steps")
+    found = axes(Space.model_validate({"name": "s", "params": {key: WIDE[key] for key in narrow}}), RECIPE)
+    for number in range(STARTUP + 2):
+        study.sampler = find_strategy(name).sampler(found, 0, number)
+        trial = study.ask()
+        values = {axis.key: axis.suggest(trial) for axis in found}
+        trial.set_constraint("floor", 0.3 - values["schedule.momentum"])
+        study.tell(trial, [values["schedule.momentum"], values["params.steps"]])
+    assert {"schedule.momentum", "params.steps"} == set(study.trials[-1].params)
+    assert all(one.params["schedule.momentum"] >= 0.3 for one in study.best_trials)
 
 
 @pytest.mark.parametrize("name", ["tpe", "gp", "hyperopt"])

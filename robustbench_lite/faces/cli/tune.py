@@ -61,6 +61,14 @@ class Duration(click.ParamType[float]):
     help="grid, random, tpe, gp, nsga2, cmaes, hyperopt, evolution, reinforce or gradient.",
 )
 @click.option(
+    "--objective",
+    default="robust",
+    show_default=True,
+    metavar="O",
+    help="What trials are to be better in. Several, as robust,clean,bytes,latency,passes (of training, or any other "
+    "measure), have nsga2, tpe, gp, random or grid seek their front; the winner is the most robust one still.",
+)
+@click.option(
     "--jobs",
     type=click.IntRange(min=1),
     metavar="N",
@@ -78,14 +86,15 @@ class Duration(click.ParamType[float]):
     type=click.Choice(["none", "median", "hyperband"]),
     default="none",
     show_default=True,
-    help="Ends trials that are behind the others on held-out samples.",
+    help="Ends trials that are behind the others on held-out samples. Optuna prunes nothing where --objective is "
+    "several.",
 )
 @click.option(
     "--min-clean",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.0,
     metavar="SHARE",
-    help="A trial whose clean accuracy is below it can't win.",
+    help="A trial whose clean accuracy is below it can't win, nor be on the front.",
 )
 @click.option("--storage", metavar="S", help="Optuna's: a database's URL, or a journal file.  [default: in DIR]")
 @click.option("--threat", metavar="T", help="'Linf 8/255', ...  [default: the recipe's]")
@@ -109,7 +118,7 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
     from robustbench_lite.searching import study
 
     target, (data, test_data) = load_both(model, given, "train", "test")
-    asked = ("trials", "sampler", "pruner", "min_clean", "storage")
+    asked = ("trials", "sampler", "objective", "pruner", "min_clean", "storage")
     search = study.Search(seconds=given["budget"], suite=given["search_suite"], **{name: given[name] for name in asked})
     sampling = Sampling(test_data=test_data, **{name: given[name] for name in ("limit", "limit_train", "seed")})
     signals.raise_interrupts()

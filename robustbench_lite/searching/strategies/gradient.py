@@ -136,4 +136,4 @@ def _sampler(found: tuple[Axis, ...], seed: int) -> BaseSampler:
     return proposing(found, seed, lambda study, done, drawn: propose(found, study, done, drawn))
 
 
-GRADIENT = Strategy(make=_sampler, constrained=False, unfit=_unfit, beforehand=_beforehand)
+GRADIENT = Strategy(make=_sampler, constrained=False, several=True, unfit=_unfit, beforehand=_beforehand)

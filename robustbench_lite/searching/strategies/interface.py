@@ -38,6 +38,8 @@ class Strategy:
     constrained: bool = True
     """Whether it knows of constraints. To one that doesn't, a trial that can't win is told as one without any robust
     accuracy."""
+    several: bool = False
+    """Whether it can seek a front of several objectives."""
     in_order: bool = False
     """Whether all trials share one order of points, as those of a grid do."""
     unfit: Callable[[Job], str | None] | None = None

@@ -54,9 +54,9 @@ def _cmaes(_: tuple[Axis, ...], seed: int) -> BaseSampler:
     return CmaEsSampler(seed=seed, warn_independent_sampling=False)
 
 
-GRID = Strategy(make=_grid, in_order=True)
-RANDOM = Strategy(make=_random)
-TPE = Strategy(make=_tpe)
-GP = Strategy(make=_gp)
-NSGA2 = Strategy(make=_nsga2)
+GRID = Strategy(make=_grid, several=True, in_order=True)
+RANDOM = Strategy(make=_random, several=True)
+TPE = Strategy(make=_tpe, several=True)
+GP = Strategy(make=_gp, several=True)
+NSGA2 = Strategy(make=_nsga2, several=True)
 CMAES = Strategy(make=_cmaes, needs=("cmaes",), constrained=False)
