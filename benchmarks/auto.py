@@ -76,9 +76,9 @@ def main(budget: float, out: Path | None, entrants: tuple[str, ...], only: tuple
     write(
         "auto",
         f"What rblite auto finds in {budget / 60:.0f} minutes",
-        "One run on each; all of the time is counted, the judgement included. Linf 8/255 on the digits, Linf 0.05 on "
-        "the table. Winner and recipe are judged by `linf_standard` on the same test samples. Repeat it with "
-        "`python benchmarks/auto.py`.",
+        "One run on each; all of the time is counted, the judgement included. Linf 8/255 on the digits, Linf 0.03 on "
+        "the table: 0.3 standard deviations of each column. Winner and recipe are judged by `linf_standard` on the "
+        "same test samples. Repeat it with `python benchmarks/auto.py`.",
         rows,
     )
 

@@ -21,9 +21,10 @@ _ORDER = {"failed": 0, "undecided": 1, "met": 2}
 def threat_words(threat: ThreatModel, data: DataInfo) -> str:
     """What the adversary may do to an input, and what counts as success."""
     eps = plain(threat.eps_text)
-    image = len(data.shape) == 3
     changes = {
-        "Linf": f"may change every {'pixel value' if image else 'value'} by at most {eps} of its range",
+        "Linf": f"may change every pixel value by at most {eps} of its range"
+        if len(data.shape) == 3
+        else f"may change every value by at most {eps}, values in [0, 1]",
         "L2": f"may move the input by at most {eps} in Euclidean distance, values in [0, 1]",
         "L1": f"may change values in [0, 1] by at most {eps} in all",
         "L0": f"may replace at most {eps} of the {_size(data):,} values of the input",

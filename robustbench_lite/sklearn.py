@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import nn
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.data.scaling import SCALES, ends
 from robustbench_lite.evaluating.pipeline import evaluate
 from robustbench_lite.hardening.pipeline import run_steps
 from robustbench_lite.hardening.preparation import Changes, Sampling, prepare
@@ -49,7 +50,9 @@ class HardenedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         Shape of one sample for the network, such as ``(1, 8, 8)``; by default the row of features as it is.
     scale
         ``"range"``: each feature goes from its least to its greatest value in the training data to [0, 1], so that eps
-        is a share of that range, and what is beyond is cut off. ``"none"``: the features are in [0, 1] already.
+        is a share of that range, and what is beyond is cut off. ``"std"``: in standardised units, from 5 standard
+        deviations below the mean to 5 above it, so that an eps of 0.1 is one standard deviation. ``"none"``: the
+        features are in [0, 1] already.
     epochs, lr, batch_size
         Instead of the recipe's, in every step that trains.
     device
@@ -75,7 +78,7 @@ class HardenedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         model: Callable[[tuple[int, ...], int], nn.Module] | None = None,
         hidden: Sequence[int] = (64,),
         shape: tuple[int, ...] | None = None,
-        scale: str = "range",
+        scale: Literal["range", "std", "none"] = "range",
         epochs: int | None = None,
         lr: float | None = None,
         batch_size: int | None = None,
@@ -115,10 +118,9 @@ class HardenedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y holds 1 class, {self.classes_[0]!r}: expected two or more to tell apart")
-        ranged = self.scale == "range"
-        self._low = x.min(axis=0).astype(np.float64) if ranged else np.zeros(x.shape[1])
-        span = x.max(axis=0).astype(np.float64) - self._low if ranged else np.ones(x.shape[1])
-        self._span = np.where(span > 0, span, 1.0)
+        self._low, self._span = np.zeros(x.shape[1]), np.ones(x.shape[1])
+        if self.scale != "none":
+            self._low, self._span = ends(x, self.scale)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         samples, known = self._scaled(x).float(), torch.from_numpy(labels.astype(np.int64))
         plan = prepare(
@@ -181,8 +183,8 @@ class HardenedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
     def _check(self) -> None:
         """Refuse a scale or a shape that is none; the number of features is known."""
-        if self.scale not in ("range", "none"):
-            raise UserError(f"scale is {self.scale!r}: expected 'range' or 'none'")
+        if self.scale not in (*SCALES, "none"):
+            raise UserError(f"scale is {self.scale!r}: expected 'std', 'range' or 'none'")
         if self.shape is not None and math.prod(self.shape) != self.n_features_in_:
             raise UserError(f"shape is {self.shape}, and X has {self.n_features_in_} features: expected as many values")
 

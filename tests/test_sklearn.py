@@ -54,6 +54,14 @@ def test_the_score_is_that_of_evaluate(fitted: HardenedClassifier) -> None:
     assert 0 < card.robust_accuracy.value <= card.clean_accuracy.value
 
 
+def test_features_may_be_in_standardised_units() -> None:
+    x, y = blobs()
+    fitted = HardenedClassifier(**CHEAP | {"epochs": 30}, scale="std", random_state=0).fit(x, y)
+    scaled = (0.5 + (x - x.mean(0)) / x.std(0) / 10).astype(np.float32)
+    card = evaluate(fitted.target_, (scaled, y), SUITE, "Linf 0.02")
+    assert QUICK(fitted, x, y) == card.robust_accuracy.value > 0.4
+
+
 def test_hardening_makes_it_more_robust_than_plain_training() -> None:
     x, y = load_digits(return_X_y=True)
     x, y = x[:500] / 16, y[:500]
@@ -126,7 +134,7 @@ def test_what_is_given_wrong_is_told(fitted: HardenedClassifier) -> None:
     x, y = blobs()
     with pytest.raises(UserError, match=r"shape is \(1, 8, 8\), and X has 4 features"):
         HardenedClassifier(**CHEAP, shape=(1, 8, 8)).fit(x, y)
-    with pytest.raises(UserError, match="scale is 'both'"):
+    with pytest.raises(UserError, match="scale is 'both': expected 'std', 'range' or 'none'"):
         HardenedClassifier(**CHEAP, scale="both").fit(x, y)
     with pytest.raises(ValueError, match="holds 1 class"):
         HardenedClassifier(**CHEAP).fit(x, np.zeros(len(x)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,11 +25,14 @@ class Columns:
     """Whether the adversary can't change a column, bool, shape (F,)."""
     whole: Tensor
     """How many steps of 1 a column of whole numbers has between 0 and 1, float64, shape (F,); 0: any number goes."""
+    shift: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    """By how much the column's own number at 0 is above a whole one, in [0, 1), float64, shape (F,) or ()."""
 
     @property
     def digest(self) -> str:
         """The same text for the same columns, and for them alone."""
-        return f"fixed {self.fixed.nonzero().flatten().tolist()}, whole {self.whole.tolist()}"
+        shift = f", shift {self.shift.tolist()}" if self.shift.any() else ""
+        return f"fixed {self.fixed.nonzero().flatten().tolist()}, whole {self.whole.tolist()}{shift}"
 
     def hold(self, x: Tensor, origin: Tensor) -> Tensor:
         """Put the fixed columns back; points and their clean rows have the shape (B, F)."""
@@ -37,10 +40,10 @@ class Columns:
 
     def allowed(self, x: Tensor, origin: Tensor) -> Tensor:
         """The nearest allowed points between some points and their clean rows, shape (B, F)."""
-        steps = self.whole.to(x.device)
-        place, count, near = x.double() * steps, steps.clamp_min(1.0), _ROUNDING * steps
-        below = ((place + near).floor() / count).to(x.dtype)
-        above = ((place - near).ceil() / count).to(x.dtype)
+        steps, shift = self.whole.to(x.device), self.shift.to(x.device)
+        place, near = x.double() * steps + shift, _ROUNDING * steps
+        below = self._at((place + near).floor(), steps, shift).to(x.dtype)
+        above = self._at((place - near).ceil(), steps, shift).to(x.dtype)
         rounded = torch.where(x > origin, below.maximum(origin), above.minimum(origin))
         return self.hold(torch.where(steps > 0, rounded, x), origin)
 
@@ -50,7 +53,12 @@ class Columns:
 
     def kept(self, x: Tensor, origin: Tensor) -> Tensor:
         """Whether points are allowed, to the bit: shape (B,)."""
-        steps = self.whole.to(x.device)
-        nearest = ((x.double() * steps).round() / steps.clamp_min(1.0)).to(x.dtype)
+        steps, shift = self.whole.to(x.device), self.shift.to(x.device)
+        nearest = self._at((x.double() * steps + shift).round(), steps, shift).to(x.dtype)
         free = torch.where(steps > 0, x == nearest, ~self.fixed.to(x.device))
         return ((x == origin) | (free & ~self.fixed.to(x.device))).all(1)
+
+    @staticmethod
+    def _at(number: Tensor, steps: Tensor, shift: Tensor) -> Tensor:
+        """Where a whole number stands in [0, 1]."""
+        return (number - shift) / torch.where(steps > 0, steps, 1.0)

@@ -21,7 +21,7 @@ from robustbench_lite.core.usercode import import_object, users_code
 from robustbench_lite.data.convert import Reading, convert, from_arrays, from_dataset
 from robustbench_lite.data.dataset import Data, Split
 from robustbench_lite.data.sizes import viewed
-from robustbench_lite.data.tables import read_table, roles_of
+from robustbench_lite.data.tables import Roles, read_table, roles_of
 
 
 class Asked(NamedTuple):
@@ -303,7 +303,8 @@ def _csv(asked: Asked) -> Data:
     if asked.reading.view:
         raise UserError(f"csv:{path}: holds no pictures; leave --resize and --crop away")
     data = read_table(path, asked.split, roles)
-    return data if data.columns is None else replace(data, name=f"csv:{asked.source}/{asked.split}")
+    told = data.columns is not None or roles.scale != Roles.scale  # by its name the same samples are found again
+    return data if not told else replace(data, name=f"csv:{asked.source}/{asked.split}")
 
 
 _BUILT_IN: dict[str, Callable[[Asked], Data]] = {

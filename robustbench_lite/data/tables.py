@@ -14,6 +14,7 @@ from robustbench_lite.core.errors import UserError, unknown
 from robustbench_lite.core.files import NPZ_LIMIT
 from robustbench_lite.data.convert import from_arrays
 from robustbench_lite.data.dataset import Data, Split
+from robustbench_lite.data.scaling import SCALES, WORDS, Scale, ends
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _LABELS = ("label", "class", "target", "y")  # what a column of labels may be called
 _TEST_SHARE = 0.3
 _DELIMITERS = ",;\t"
+_OPTIONS = {"label": "COLUMN", "immutable": "COLUMN,COLUMN", "integer": "COLUMN,COLUMN", "scale": "std or range"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +35,17 @@ class Roles:
     """Those that an adversary can't change."""
     integer: tuple[str, ...] = ()
     """Those that hold whole numbers, also after the adversary's change."""
+    scale: Scale = "std"
+    """What an eps is a share of: standardised units, or each column's range."""
 
 
 def roles_of(source: str) -> tuple[Path, Roles]:
-    """Read ``FILE``, ``FILE@LABEL``, or ``FILE?label=LABEL&immutable=A,B&integer=C``.
+    """Read ``FILE``, ``FILE@LABEL``, or ``FILE?label=LABEL&immutable=A,B&integer=C&scale=range``.
 
     Raises
     ------
     UserError
-        For an unknown option, and one that is given twice or without a value.
+        For an unknown option or scale, and an option that is given twice or without a value.
     """
     name, asks, options = source.partition("?")
     if not asks or Path(source).is_file():
@@ -50,22 +54,25 @@ def roles_of(source: str) -> tuple[Path, Roles]:
     given: dict[str, Any] = {}
     for part in options.split("&"):
         key, _, value = part.partition("=")
-        if key not in ("label", "immutable", "integer"):
-            raise UserError(f"csv:{source}: {unknown('option', key, ('label', 'immutable', 'integer'))}")
+        if key not in _OPTIONS:
+            raise UserError(f"csv:{source}: {unknown('option', key, _OPTIONS)}")
         if key in given or not value:
             raise UserError(
                 f"csv:{source}: the option {key} {'is there twice' if key in given else 'has no value'}: expected "
-                f"{key}={'COLUMN' if key == 'label' else 'COLUMN,COLUMN'}"
+                f"{key}={_OPTIONS[key]}"
             )
-        given[key] = value if key == "label" else tuple(one.strip() for one in value.split(","))
+        if key == "scale" and value not in SCALES:
+            raise UserError(f"csv:{source}: {unknown('scale', value, SCALES)}")
+        given[key] = value if key in ("label", "scale") else tuple(one.strip() for one in value.split(","))
     return Path(name), Roles(**given)
 
 
 def read_table(path: Path, split: Split, roles: Roles = Roles()) -> Data:  # frozen
     """Read a split of a CSV file whose first line names the columns.
 
-    The rows are split 70 to 30, stratified and always the same. Each feature goes from its range in the training part
-    to [0, 1], and what is beyond is cut off: so eps is a share of that range.
+    The rows are split 70 to 30, stratified and always the same. Each feature goes to [0, 1] by its mean and standard
+    deviation in the training part, so that eps is in standardised units, or by its range there (`scaling.ends`). What
+    is beyond is cut off.
 
     Parameters
     ----------
@@ -104,20 +111,21 @@ def read_table(path: Path, split: Split, roles: Roles = Roles()) -> Data:  # fro
     values = np.array([[*_numbers(line, row, head, place, name)] for line, row in rows])
     labels = np.array([classes.index(one) for one in told])
     train, test = from_arrays(values.astype(np.float32), labels, name).split(_TEST_SHARE, seed=0)
-    scaled, span, cut = _scaled(values, train.index.numpy(), test.index.numpy())
-    columns, told_of_roles = _columns(values, span, features, roles, [line for line, _ in rows], name)
-    notes = [
-        f"each feature goes from its range in the training part to [0, 1]; the label is the column {head[place]!r}"
-    ]
+    low, span = ends(values[train.index.numpy()], roles.scale)
+    scaled = (values - low) / span
+    cut = int(((scaled < 0) | (scaled > 1)).any(axis=1).sum())
+    columns, told_of_roles = _columns(values, low, span, features, roles, [line for line, _ in rows], name)
+    notes = [f"{WORDS[roles.scale]}; the label is the column {head[place]!r}"]
     if cut:
-        notes.append(f"{cut} of {len(test)} test rows hold values beyond the training part's range, which are cut off")
+        notes.append(f"{cut} of {len(rows)} rows hold values beyond that, which are cut off")
     notes += told_of_roles
-    whole = from_arrays(scaled.astype(np.float32), labels, f"{name}/{split}", classes, tuple(notes))
+    whole = from_arrays(np.clip(scaled, 0.0, 1.0).astype(np.float32), labels, f"{name}/{split}", classes, tuple(notes))
     return replace(whole.take((train if split == "train" else test).index), columns=columns)
 
 
 def _columns(
     values: np.ndarray[Any, Any],
+    low: np.ndarray[Any, Any],
     span: np.ndarray[Any, Any],
     features: Sequence[str],
     roles: Roles,
@@ -144,16 +152,16 @@ def _columns(
             )
         if span[number] > MOST_WHOLE:
             raise UserError(
-                f"{name}, column {features[number]!r}: its whole numbers range over {span[number]:,.0f}, more than "
-                f"{MOST_WHOLE:,}, which 32-bit numbers can't tell apart; leave it out of the option integer"
+                f"{name}, column {features[number]!r}: from 0 to 1 go {span[number]:,.0f} whole numbers, more "
+                f"than {MOST_WHOLE:,}, which 32-bit numbers can't tell apart; leave it out of the option integer"
             )
     notes = []
     if any(fixed):
         notes.append(f"the adversary leaves {sum(fixed)} of {len(fixed)} columns as they are: {_few(roles.immutable)}")
     if any(whole):
         notes.append(f"{sum(whole)} of {len(whole)} columns take whole numbers alone: {_few(roles.integer)}")
-    steps = torch.from_numpy(span) * torch.tensor(whole)
-    return (Columns(fixed=torch.tensor(fixed), whole=steps) if notes else None), notes
+    steps, shift = (torch.from_numpy(one) * torch.tensor(whole) for one in (span, low % 1))
+    return (Columns(fixed=torch.tensor(fixed), whole=steps, shift=shift) if notes else None), notes
 
 
 def _few(names: Sequence[str]) -> str:
@@ -226,16 +234,3 @@ def _is_number(cell: str) -> bool:
 def _in_order(classes: set[str]) -> list[str]:
     """Names of the classes: as numbers where all are, else by the alphabet."""
     return sorted(classes, key=float) if all(map(_is_number, classes)) else sorted(classes)
-
-
-def _scaled(
-    values: np.ndarray[Any, Any], train: Any, test: Any
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], int]:
-    """Values in [0, 1] by the range of the training rows, these ranges, and how many test rows are beyond them."""
-    import numpy as np
-
-    low, high = values[train].min(axis=0), values[train].max(axis=0)
-    span = np.where(high > low, high - low, 1.0)
-    scaled = (values - low) / span
-    beyond = int(((scaled[test] < 0) | (scaled[test] > 1)).any(axis=1).sum())
-    return np.clip(scaled, 0.0, 1.0), span, beyond

@@ -41,7 +41,7 @@ SEARCH, BOARD, START_FILE, STATE_FILE = "search", "board", "start.toml", "auto.j
 
 _DEFENSES = ("pgd_training", "trades", "mart", "n_fgsm")
 _KINDS = {1: "tabular", 2: "1-D signals", 3: "images"}
-_EPS = {1: "Linf 0.05", 2: "Linf 0.05", 3: "Linf 8/255"}
+_EPS = {1: "Linf 0.03", 2: "Linf 0.05", 3: "Linf 8/255"}
 _BOARD_SUITE = "black_box_quick"
 _BOARD_SHARE = 0.1  # of the time, for the search by scores of all on the board
 _FIT_SHARE = 0.1  # of the time, for each library that makes a model
@@ -54,7 +54,8 @@ class AutoOptions:
     seconds: float
     """All of its time, the judgement included."""
     threat: str | ThreatModel | None = None
-    """By default ``Linf 8/255`` for images, and ``Linf 0.05`` for tables and signals."""
+    """By default ``Linf 8/255`` for images, ``Linf 0.05`` for signals, and ``Linf 0.03`` for tables: 0.3 standard
+    deviations where they are in standardised units, as those of CSV files are."""
     recipe: str | Path | Recipe = "pgd_training"
     """Of one step: what the search starts from, and is compared with."""
     suite: str | Path | Suite | None = None

@@ -20,7 +20,7 @@ def write(folder: Path, text: str) -> str:
 
 
 def test_a_table_is_split_once_and_scaled_by_its_training_part(tmp_path: Path) -> None:
-    source = write(tmp_path, TEXT)
+    source = f"{write(tmp_path, TEXT)}?scale=range"
     train, test = load_data(source, split="train"), load_data(source, split="test")
     assert (len(train), len(test), train.shape, train.classes) == (28, 12, (2,), ("no", "yes"))
     assert train.name == f"{source}/train"
@@ -33,7 +33,25 @@ def test_a_table_is_split_once_and_scaled_by_its_training_part(tmp_path: Path) -
     assert torch.allclose(test.fetch(range(len(test)))[:, 0], expected.clamp(0, 1), atol=1e-6)
     assert test.labels.tolist() == [int(ROWS[place][2]) for place in test.index.tolist()]
     assert "goes from its range" in " ".join(train.notes)
+    assert "eps" not in " ".join(train.notes)
     assert torch.equal(load_data(source, split="train").index, train.index)
+
+
+def test_by_default_a_table_is_in_standardised_units(tmp_path: Path) -> None:
+    rows = "".join(f"{a},{7},{1000 if a == 20 else a % 2},{c}\n" for a, _, c in ROWS)
+    source = write(tmp_path, "age,constant,rare,label\n" + rows)
+    train, test = load_data(source, split="train"), load_data(source, split="test")
+    ages = torch.tensor([float(ROWS[place][0]) for place in train.index.tolist()], dtype=torch.float64)
+    x = train.fetch(range(len(train)))
+    z_scores = (ages - ages.mean()) / ages.std(correction=0)
+    assert torch.allclose(x[:, 0].double(), 0.5 + z_scores / 10, atol=1e-6)
+    assert torch.equal(x[:, 1], torch.full((len(train),), 0.5))
+    assert 0 <= float(x[:, 2].max()) <= 1  # 1000 is more than five standard deviations away
+    told = " ".join((*train.notes, *test.notes))
+    assert "from 5 standard deviations below its mean" in told
+    assert "so that eps 0.1 is one standard deviation" in told
+    assert "1 of 40 rows hold values beyond that, which are cut off" in told
+    assert load_data(f"{source}?scale=std").notes == test.notes
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -90,8 +108,8 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
 def test_columns_have_roles(tmp_path: Path) -> None:
     rows = "".join(f"{20 + a},{b / 3},{a % 4},{c}\n" for a, b, c in ROWS)
     source = write(tmp_path, "age,height,visits,sick\n" + rows)
-    data = load_data(f"{source}?label=sick&immutable=age&integer=age,visits")
-    assert data.name == f"{source}?label=sick&immutable=age&integer=age,visits/test"
+    data = load_data(f"{source}?label=sick&immutable=age&integer=age,visits&scale=range")
+    assert data.name == f"{source}?label=sick&immutable=age&integer=age,visits&scale=range/test"
     assert data.columns is not None
     assert data.columns.fixed.tolist() == [True, False, False]
     train = load_data(source, split="train").index
@@ -105,7 +123,28 @@ def test_columns_have_roles(tmp_path: Path) -> None:
     assert "2 of 3 columns take whole numbers alone: age, visits" in told
     plain, free = load_data(source), load_data(f"{source}?label=sick")
     assert (plain.columns, free.columns, plain.notes, plain.name) == (None, None, free.notes, free.name)
-    assert torch.equal(plain.fetch(range(len(plain))), x)
+    assert torch.equal(plain.fetch(range(len(plain))), free.fetch(range(len(free))))
+
+
+def test_whole_numbers_stay_whole_in_standardised_units(tmp_path: Path) -> None:
+    """Whatever the mean and the deviation, what an adversary is let through is a whole number in the column's unit."""
+    rows = "".join(f"{20 + a},{int(a == 7)},{c}\n" for a, _, c in ROWS)  # a count, and a flag that is rare
+    source = write(tmp_path, "age,flag,label\n" + rows)
+    train = load_data(f"{source}?integer=age,flag", split="train")
+    assert train.columns is not None
+    ages = torch.tensor([20.0 + ROWS[place][0] for place in train.index.tolist()], dtype=torch.float64)
+    low, span = ages.mean() - 5 * ages.std(correction=0), 10 * ages.std(correction=0)
+    x = train.fetch(range(len(train)))
+    for direction in (-1, 1):
+        asked = (x + direction * 0.1 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+        found = train.columns.allowed(asked, x)
+        assert train.columns.kept(found, x).all()
+        assert ((found - x).abs() <= (asked - x).abs() + 1e-6).all()
+        own = low + found[:, 0].double() * span
+        assert torch.allclose(own, own.round(), atol=1e-5)
+        assert not torch.equal(found[:, 0], x[:, 0])
+        assert torch.equal(found[:, 1], x[:, 1])  # the next whole number is more than one deviation away
+    assert not train.columns.kept(x + 0.01, x).any()
 
 
 @pytest.mark.parametrize(
@@ -116,6 +155,8 @@ def test_columns_have_roles(tmp_path: Path) -> None:
         ("label=nothing", r"unknown column 'nothing'"),
         ("immutable=age,height", "all 2 columns are immutable: expected one that an adversary can change"),
         ("fixed=age", r"unknown option 'fixed'"),
+        ("scale=minmax", r"unknown scale 'minmax': expected one of std, range"),
+        ("scale=", r"the option scale has no value: expected scale=std or range"),
         ("immutable=", r"the option immutable has no value: expected immutable=COLUMN,COLUMN"),
         ("immutable=age&immutable=height", "the option immutable is there twice"),
     ],
@@ -130,5 +171,5 @@ def test_a_column_of_whole_numbers_holds_them(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"line 3, column 'a': holds 2.5: expected whole numbers"):
         load_data(f"{source}?integer=a")
     source = write(tmp_path, "a,label\n1,x\n9999999,y\n3,x\n9999998,y\n2,x\n9999997,y\n")
-    with pytest.raises(UserError, match=r"range over 9,999,99\d, more than 1,000,000"):
+    with pytest.raises(UserError, match=r"from 0 to 1 go \d+,999,9\d\d whole numbers, more than 1,000,000"):
         load_data(f"{source}?integer=a")

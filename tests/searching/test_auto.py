@@ -56,7 +56,7 @@ def test_a_run_goes_on_in_the_time_that_is_left_and_ends_with_a_board(table: str
 
     with pytest.raises(Enough):
         auto(data, out=out, options=options(), on_trial=kill, on_note=notes.append)
-    assert "tabular (13,), Linf 0.05; a training takes about" in notes[0]
+    assert "tabular (13,), Linf 0.03; a training takes about" in notes[0]
     state = json.loads((out / STATE_FILE).read_text())
     assert 0 < state["spent"] < 3600
     # There is no time left for a third trial: the one under way is left, and what is done is judged.

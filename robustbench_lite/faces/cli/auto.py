@@ -21,7 +21,7 @@ from robustbench_lite.faces.cli.tune import Duration, begun, ended
 @data_options
 @click.option("--budget", type=Duration(), required=True, metavar="T", help="All of its time: 90s, 30m, 1.5h.")
 @click.option("--out", required=True, metavar="DIR", help="Folder; new, or that of this very run, which goes on.")
-@click.option("--threat", metavar="T", help="[default: 'Linf 8/255' for images, else 'Linf 0.05']")
+@click.option("--threat", metavar="T", help="[default: 'Linf 8/255'; of signals 'Linf 0.05', of tables 'Linf 0.03']")
 @click.option("--suite", metavar="S", help="Judges the winner.  [default: the standard one of the norm]")
 @click.option(
     "--entrant",
