@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_lite.core import registry
-from robustbench_lite.core.errors import ModelError, UserError
+from robustbench_lite.core.errors import ModelError, UserError, unknown
 from robustbench_lite.core.files import read_json, write_atomically
 from robustbench_lite.core.suite import Suite, load_suite
 from robustbench_lite.core.threat import ThreatModel
@@ -25,15 +25,17 @@ from robustbench_lite.evaluating.pipeline import evaluate
 from robustbench_lite.hardening.pipeline import Listeners
 from robustbench_lite.hardening.preparation import Changes, Plan, Sampling, prepare
 from robustbench_lite.hardening.recipe import Recipe
-from robustbench_lite.model.architectures.files import save_architecture
-from robustbench_lite.model.architectures.plain import Plain
+from robustbench_lite.model.architectures.files import SPACES, save_architecture
+from robustbench_lite.model.architectures.interface import Choice
 from robustbench_lite.model.loading import load_target
 from robustbench_lite.results.scorecard import Scorecard
 from robustbench_lite.results.search import RECIPE, RESULT_FILE, Entrant
+from robustbench_lite.searching.architectures import ArchitectureSpace
 from robustbench_lite.searching.entrants import PEERS, check_entrant, entrant
 from robustbench_lite.searching.pace import Shares, divide, measure
 from robustbench_lite.searching.settings import DEFENSE
 from robustbench_lite.searching.space import Dimension, Space
+from robustbench_lite.searching.strategies.interface import find_strategy
 from robustbench_lite.searching.study import Search, Standing, Tuned, tune
 
 SEARCH, BOARD, START_FILE, STATE_FILE = "search", "board", "start.toml", "auto.json"
@@ -66,7 +68,10 @@ class AutoOptions:
     """Test samples; by default as many as the time allows."""
     limit_train: int | None = None
     """Samples to learn from; by default as many as the time allows."""
+    architecture: str = "plain"
+    """Which networks are tried: ``plain`` ones, or ``cells`` of operations, for images alone."""
     sampler: str = "tpe"
+    """Of the search; not ``gradient``, whose supernet takes a time that isn't planned."""
     seed: int = 0
 
 
@@ -104,6 +109,14 @@ def auto(
     listeners = listeners or Listeners()
     if options.seconds <= 0:
         raise UserError(f"budget is {options.seconds:g} s: expected a time above 0, such as 10m")
+    strategy = find_strategy(options.sampler)
+    if strategy.in_order:
+        raise UserError(f"sampler {options.sampler}: auto searches ranges, and a grid has no end of them; take another")
+    if strategy.beforehand is not None:
+        raise UserError(
+            f"sampler {options.sampler}: what it does before the first trial takes a time that auto can't plan; take "
+            "another, or rblite tune"
+        )
     for name in options.entrants:
         check_entrant(name)
     known, test = _both(data)
@@ -124,7 +137,7 @@ def auto(
         judging.target,
         known,
         judging.recipe,
-        _space(judging, known),
+        _space(judging, known, options.architecture),
         out=clock.folder / SEARCH,
         # At the end of its time a search begins no trial; what is under way is judged.
         search=Search(seconds=max(0.01, _for_trials(clock.left, shares, options)), sampler=options.sampler),
@@ -217,17 +230,22 @@ def _judging(known: Data, test: Data, options: AutoOptions, folder: Path) -> Pla
             "of a table (F,)"
         )
     classes = max(len(known.classes), int(known.labels.max()) + 1)
-    save_architecture(Plain(shape=known.shape, classes=classes, name="start"), folder / START_FILE)
+    if options.architecture not in SPACES:
+        raise UserError(unknown("architecture", options.architecture, SPACES))
+    if options.architecture == "cells" and len(known.shape) != 3:
+        raise UserError(f"architecture cells: takes images, and {known.name} is {_KINDS[len(known.shape)]}; take plain")
+    start = SPACES[options.architecture].model_validate({"name": "start", "shape": known.shape, "classes": classes})
+    save_architecture(start, folder / START_FILE)
     target = load_target(f"arch:{folder / START_FILE}", classes=classes, seed=options.seed, device="auto")
-    target.name = f"plain network for {_KINDS[len(known.shape)]}"
+    kind = "plain network" if options.architecture == "plain" else "network of cells"
+    target.name = f"{kind} for {_KINDS[len(known.shape)]}"
     threat = options.threat or _EPS[len(known.shape)]
     changes = Changes(threat=threat, suite=options.suite)
     return prepare(target, known, options.recipe, changes, Sampling(test_data=test, seed=options.seed))
 
 
-def _space(judging: Plan, known: Data) -> Space:
+def _space(judging: Plan, known: Data, architecture: str) -> Space:
     """Networks, defenses and settings around the shipped recipe."""
-    flat = len(known.shape) == 1
     norm = judging.recipe.threat.norm
     able = tuple(name for name in _DEFENSES if norm in registry.find("defenses", name).norms)
     params = {
@@ -237,13 +255,20 @@ def _space(judging: Plan, known: Data) -> Space:
     }
     if len(able) > 1:
         params[DEFENSE] = Dimension(choices=able)
-    model = {
-        "depth": Dimension(choices=(1, 2, 3) if flat else (2, 3)),
-        "width": Dimension(choices=(32, 64, 128) if flat else (16, 32, 64)),
-        "skip": Dimension(choices=(False, True)),
-        "activation": Dimension(choices=("relu", "gelu", "silu", "softplus")),
+    return Space(name="auto", params=params, architecture=_networks(architecture, flat=len(known.shape) == 1))
+
+
+def _networks(architecture: str, *, flat: bool) -> ArchitectureSpace:
+    """Which networks are tried, about as large as a CPU trains in minutes."""
+    if architecture == "cells":
+        return ArchitectureSpace(space="cells", choices={"channels": (4, 8, 16)})
+    choices: dict[str, tuple[Choice, ...]] = {
+        "depth": (1, 2, 3) if flat else (2, 3),
+        "width": (32, 64, 128) if flat else (16, 32, 64),
+        "skip": (False, True),
+        "activation": ("relu", "gelu", "silu", "softplus"),
     }
-    return Space(name="auto", params=params, model=model)
+    return ArchitectureSpace(space="plain", search=tuple(choices), choices=choices)
 
 
 def _shares(judging: Plan, options: AutoOptions, left: float) -> Shares:

@@ -27,8 +27,10 @@ SUITE = [{"attack": "square", "params": {"steps": 15}}]
 class Serving:
     """A server of one model; `spoil` may answer in its place."""
 
-    def __init__(self, model: Callable[[Tensor], Tensor], shape: tuple[int, ...], port: int = 0) -> None:
-        self.model, self.shape = model, shape
+    def __init__(
+        self, model: Callable[[Tensor], Tensor], shape: tuple[int, ...], port: int = 0, classes: int = 10
+    ) -> None:
+        self.model, self.shape, self.classes = model, shape, classes
         self.requests: list[tuple[str, str, str | None]] = []
         self.samples, self.connections, self.batch, self.labels = 0, 0, -1, False
         self.spoil: Callable[[str, int], tuple[int, bytes] | None] = lambda path, number: None
@@ -76,7 +78,7 @@ class Serving:
         output = {
             "name": "out",
             "datatype": "INT64" if self.labels else "FP32",
-            "shape": [-1] if self.labels else [-1, 10],
+            "shape": [-1] if self.labels else [-1, self.classes],
         }
         given = {"name": "in", "datatype": "FP32", "shape": [self.batch, *self.shape]}
         return {"name": "net", "versions": ["1"], "platform": "torch", "inputs": [given], "outputs": [output]}

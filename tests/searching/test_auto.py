@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 from sklearn.datasets import load_wine
+from torch.nn import Linear
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.hardening.recipe import Recipe
+from robustbench_lite.model.architectures.cells import Cells
+from robustbench_lite.model.architectures.files import load_architecture
 from robustbench_lite.model.loading import load_target
+from robustbench_lite.results.scorecard import Scorecard
 from robustbench_lite.results.search import RECIPE, SearchResult
 from robustbench_lite.searching.auto import BOARD, STATE_FILE, AutoOptions, auto
 from robustbench_lite.searching.study import Standing
+from tests.model.test_served import Serving
 
 SHORT = Recipe.model_validate(
     {
@@ -60,8 +65,10 @@ def test_a_run_goes_on_in_the_time_that_is_left_and_ends_with_a_board(table: str
     state = json.loads((out / STATE_FILE).read_text())
     assert 0 < state["spent"] < 3600
     # There is no time left for a third trial: the one under way is left, and what is done is judged.
-    rival = out / "start.toml"
-    found = auto(data, out=out, options=options(seconds=1, entrants=(f"arch:{rival}", "arch:nowhere.toml")))
+    rival, hosted = out / "start.toml", Serving(Linear(13, 3), (13,), classes=3)
+    rivals = (f"arch:{rival}", "arch:nowhere.toml", hosted.address())
+    found = auto(data, out=out, options=options(seconds=1, entrants=rivals))
+    hosted.close()
     assert [one.name for one in found.result.in_order if one.state == "done"] == ["trial-0"]
     assert found.judged is not None
     assert {"defense", "model.depth", "schedule.lr"} <= set(found.result.ways)
@@ -70,11 +77,15 @@ def test_a_run_goes_on_in_the_time_that_is_left_and_ends_with_a_board(table: str
     assert loaded.seconds > state["spent"]
     by_name = {one.name: one for one in loaded.board}
     winner = found.judged.winner.name
-    assert {winner, RECIPE, f"arch:{rival}", "arch:nowhere.toml"} == set(by_name)
+    assert {winner, RECIPE, *rivals} == set(by_name)
     assert by_name[winner].own
     assert not by_name[f"arch:{rival}"].own
     assert {one.suite for one in loaded.board if one.robust} == {"black_box_quick"}
     assert "no such file" in str(by_name["arch:nowhere.toml"].fault)
+    # The hosted one is asked over HTTP, by the same suite as all others; nothing but its answers is known of it.
+    card = Scorecard.load(found.folder / by_name[hosted.address()].card)
+    assert (card.target.access, by_name[hosted.address()].own) == ("scores", False)
+    assert hosted.samples >= card.robust_accuracy.total == 20
     shares = [one.robust.value for one in loaded.board if one.robust]
     assert shares == sorted(shares, reverse=True)
     assert (found.folder / by_name[winner].card).resolve().parent == (out / BOARD).resolve()
@@ -88,6 +99,11 @@ def test_a_run_goes_on_in_the_time_that_is_left_and_ends_with_a_board(table: str
         ({"seconds": 0.5}, "too short for one trial"),
         ({"entrants": ("flamll",)}, "unknown entrant 'flamll': did you mean flaml"),
         ({"threat": "Linf x"}, "eps is 'x'"),
+        ({"architecture": "cells"}, "takes images, and .* is tabular; take plain"),
+        ({"architecture": "celsl"}, "unknown architecture 'celsl': did you mean cells"),
+        ({"sampler": "tpa"}, "unknown sampler 'tpa'"),
+        ({"sampler": "gradient"}, "takes a time that auto can't plan"),
+        ({"sampler": "grid"}, "auto searches ranges, and a grid has no end"),
     ],
 )
 def test_what_is_wrong_is_told_before_the_search(
@@ -96,6 +112,22 @@ def test_what_is_wrong_is_told_before_the_search(
     with pytest.raises(UserError, match=words):
         auto(table, out=tmp_path / "out", options=options(**changes))
     assert not (tmp_path / "out" / STATE_FILE).exists()
+
+
+def test_images_may_have_cells_searched(tmp_path: Path) -> None:
+    def enough(standing: Standing) -> None:
+        if standing.name == "trial-1":
+            raise Enough
+
+    asked = options(architecture="cells", sampler="evolution", threat="Linf 0.05")
+    with pytest.raises(Enough):
+        auto("digits", out=tmp_path / "out", options=asked, on_trial=enough)
+    trial = tmp_path / "out" / "search" / "trial-0"
+    told = load_architecture(trial / "architecture.toml")
+    assert isinstance(told, Cells)
+    assert told.channels in (4, 8, 16)
+    assert told.words != Cells(shape=(1, 8, 8), classes=10).words
+    assert load_target(str(trial)).classes == 10
 
 
 def test_a_folder_of_something_else_is_left_alone(table: str, tmp_path: Path) -> None:

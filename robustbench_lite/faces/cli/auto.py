@@ -30,6 +30,20 @@ from robustbench_lite.faces.cli.tune import Duration, begun, ended
     metavar="E",
     help="A rival on the board: flaml, tpot, h2o, or any MODEL, such as http://HOST/v2/models/NAME; repeatable.",
 )
+@click.option(
+    "--architecture",
+    type=click.Choice(["plain", "cells"]),
+    default="plain",
+    show_default=True,
+    help="Networks that are tried: plain ones, or cells of operations (images alone).",
+)
+@click.option(
+    "--sampler",
+    default="tpe",
+    show_default=True,
+    metavar="S",
+    help="random, tpe, gp, nsga2, cmaes, hyperopt, evolution or reinforce.",
+)
 @run_options
 @click.option("--limit-train", type=click.IntRange(min=1), metavar="N", help="Learn from N samples, drawn by class.")
 @json_option("The search")
@@ -47,7 +61,7 @@ def auto(out: str, quiet: bool, **given: Any) -> None:
     from robustbench_lite.searching import auto as machine
 
     known, test = (relabelled(load_samples(given, split), given["label_map"]) for split in ("train", "test"))
-    asked = ("threat", "suite", "entrants", "limit", "limit_train", "seed")
+    asked = ("threat", "suite", "entrants", "architecture", "sampler", "limit", "limit_train", "seed")
     options = machine.AutoOptions(seconds=given["budget"], **{name: given[name] for name in asked})
     signals.raise_interrupts()
     with output.kept_in(out, "the same command"), progress.bars(quiet) as bars:
