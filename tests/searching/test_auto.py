@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 from sklearn.datasets import load_wine
 from torch.nn import Linear
 
@@ -19,7 +20,9 @@ from robustbench_lite.results.scorecard import Scorecard
 from robustbench_lite.results.search import RECIPE, SearchResult
 from robustbench_lite.searching.auto import BOARD, STATE_FILE, AutoOptions, auto
 from robustbench_lite.searching.study import Standing
+from tests.forked import ROOT, Forked
 from tests.model.test_served import Serving
+from tests.searching.test_study import trials_of
 
 SHORT = Recipe.model_validate(
     {
@@ -49,19 +52,26 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Enough(Exception):
-    """Ends a run in the middle, as a kill does."""
+    """Ends a run in the middle."""
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[3])
+import torch
+torch.set_num_threads(1)
+from tests.searching.test_auto import auto, options
+auto(sys.argv[1], out=sys.argv[2], options=options(), on_note=lambda note: print(note, flush=True))
+"""
 
 
 def test_a_run_goes_on_in_the_time_that_is_left_and_ends_with_a_board(table: str, tmp_path: Path) -> None:
-    data, out, notes = f"{table}?immutable=alcohol", tmp_path / "out", list[str]()
-
-    def kill(standing: Standing) -> None:
-        if standing.name == "trial-1":
-            raise Enough
-
-    with pytest.raises(Enough):
-        auto(data, out=out, options=options(), on_trial=kill, on_note=notes.append)
-    assert "tabular (13,), Linf 0.03; a training takes about" in notes[0]
+    data, out = f"{table}?immutable=alcohol", tmp_path / "out"
+    killed = Forked(SCRIPT, data, out, ROOT)
+    killed.wait_for((out / "search" / "trial-1").is_dir)
+    killed.kill()
+    assert "tabular (13,), Linf 0.03; a training takes about" in killed.communicate()[0]
+    [before] = [one for one in trials_of(out / "search") if one.state == TrialState.COMPLETE]
     state = json.loads((out / STATE_FILE).read_text())
     assert 0 < state["spent"] < 3600
     # There is no time left for a third trial: the one under way is left, and what is done is judged.
@@ -70,6 +80,7 @@ def test_a_run_goes_on_in_the_time_that_is_left_and_ends_with_a_board(table: str
     found = auto(data, out=out, options=options(seconds=1, entrants=rivals))
     hosted.close()
     assert [one.name for one in found.result.in_order if one.state == "done"] == ["trial-0"]
+    assert [one for one in trials_of(out / "search") if one.state == TrialState.COMPLETE] == [before]
     assert found.judged is not None
     assert {"defense", "model.depth", "schedule.lr"} <= set(found.result.ways)
     loaded = SearchResult.load(found.folder)

@@ -1,0 +1,130 @@
+"""SIGKILL at ten moments of a search: whether a finished trial is lost or run twice, and how many there are at the end.
+
+    python benchmarks/kills.py [--kills 10] [--trials 6]
+
+Each search runs once without a kill, to learn how long it takes. Then it is begun in another folder, killed at moments
+that are spread over that time, and begun again each time. `auto` is a search in a time, so its trials have no count.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import optuna
+import torch
+from optuna.trial import TrialState
+from torch import nn
+
+from robustbench_lite.core.suite import Suite
+from robustbench_lite.hardening.preparation import Changes, Sampling
+from robustbench_lite.hardening.recipe import Recipe
+from robustbench_lite.searching.auto import SEARCH, AutoOptions, auto
+from robustbench_lite.searching.space import Space
+from robustbench_lite.searching.storage import open_study
+from robustbench_lite.searching.study import Search, tune
+
+SUITE = Suite.model_validate({"name": "short", "threats": ["Linf 0.05"], "attacks": [{"attack": "fgsm"}]})
+RECIPE = Recipe.model_validate(
+    {
+        "name": "short",
+        "defense": "pgd_training",
+        "params": {"steps": 1},
+        "threat": "Linf 0.05",
+        "schedule": {"epochs": 4, "batch_size": 32, "lr": 0.01, "optimizer": "adam"},
+    }
+)
+CELLS = {"space": "cells", "fixed": {"channels": 2, "stages": 1}}
+SAMPLERS = ("evolution", "reinforce", "gradient")
+
+
+def run(name: str, out: Path, trials: int, seconds: float) -> None:
+    """Do a search, or go on with it."""
+    torch.set_num_threads(1)
+    if name == "auto":
+        options = AutoOptions(seconds=seconds, recipe=RECIPE, suite=SUITE, limit=40, limit_train=200)
+        auto("digits", out=out, options=options)
+        return
+    torch.manual_seed(0)
+    tune(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
+        "digits",
+        RECIPE,
+        Space.model_validate({"params": {}, "architecture": CELLS}),
+        out=out,
+        search=Search(trials=trials, suite=SUITE, sampler=name),
+        changes=Changes(suite=SUITE),
+        sampling=Sampling(limit=40, limit_train=300),
+    )
+
+
+def begun(*given: Any) -> Any:
+    """A process that searches; it is forked from one that has loaded torch."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch._dynamo", "optuna", "robustbench_lite.searching.auto"])
+    process = context.Process(target=run, args=given)
+    process.start()
+    return process
+
+
+def finished(folder: Path) -> dict[int, Any]:
+    """The trials that have come to their end, as the study keeps them."""
+    if not (folder / "study.journal").is_file():
+        return {}
+    return {one.number: one for one in open_study(None, folder, "none").trials if one.state == TrialState.COMPLETE}
+
+
+def took(process: Any) -> float:
+    """Wait for the end of a process; how long that was."""
+    began = time.monotonic()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"a search ended with exit code {process.exitcode}")
+    return time.monotonic() - began
+
+
+def killed(name: str, folder: Path, trials: int, kills: int, say: Callable[[str], None]) -> bool:
+    """Kill a search as it goes; whether nothing was lost, and nothing run twice."""
+    whole, out = folder / f"{name}-whole", folder / name
+    seconds = 90.0 if name == "auto" else took(begun(name, whole, trials, 0.0))
+    study, known, right = out / SEARCH if name == "auto" else out, dict[int, Any](), True
+    for moment in range(kills):
+        process = begun(name, out, trials, seconds)
+        process.join(0.5 + seconds / kills)
+        process.kill()
+        process.join()
+        now = finished(study)
+        right &= all(now.get(number) == one for number, one in known.items())
+        known = now
+        say(f"{name}: kill {moment + 1}, {len(known)} trials finished")
+    took(begun(name, out, trials, seconds))
+    after = finished(study)
+    right &= all(after.get(number) == one for number, one in known.items())
+    if name != "auto":
+        right &= sorted(after) == list(range(trials)) and len(list(out.glob("trial-*"))) == trials
+        others = finished(whole)
+        right &= all(after[number].params == one.params for number, one in others.items())
+    say(f"{name}: {len(after)} trials, {'nothing lost, nothing run twice' if right else 'NOT AS IT SHOULD BE'}")
+    return right
+
+
+@click.command()
+@click.option("--kills", default=10, show_default=True)
+@click.option("--trials", default=6, show_default=True)
+@click.option("--only", multiple=True, type=click.Choice([*SAMPLERS, "auto"]))
+def main(kills: int, trials: int, only: tuple[str, ...]) -> None:
+    """Kill each search, and tell what came of it; the exit code is 1 where something was lost."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with tempfile.TemporaryDirectory() as away:
+        found = [killed(name, Path(away), trials, kills, click.echo) for name in only or (*SAMPLERS, "auto")]
+    if not all(found):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
