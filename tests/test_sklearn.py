@@ -109,6 +109,7 @@ def test_a_halving_search_just_works() -> None:
         n_candidates=4,
         factor=2,
         min_resources=60,
+        return_train_score=False,
         random_state=0,
     ).fit(x, y)
     assert search.n_iterations_ == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,7 @@ def test_processes_that_add_at_once_lose_nothing(tmp_path: Path) -> None:
     while other.poll() is None:  # as long as the other one adds, so that they do meet
         corpus.keep(tmp_path, LINF, {1000 + added: image(0.5)})
         added += 1
+        time.sleep(0.005)  # or it would keep the other from its turn
     assert other.returncode == 0, other.communicate()
     assert added > 0
     assert sorted(corpus.load(tmp_path, LINF)) == [*range(15), *range(1000, 1000 + added)]

@@ -154,6 +154,7 @@ def test_a_run_that_was_killed_goes_on_with_another_number_of_workers(tmp_path: 
     assert not list((tmp_path / "killed").glob("*/*.jsonl"))
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_attacks_of_ones_own_go_along(network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     attacks = Path(__file__).parents[2] / "attacks"
     own = tmp_path / "attacks"

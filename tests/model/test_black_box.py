@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import subprocess
 import sys
 import textwrap
 import threading
@@ -26,6 +25,7 @@ from robustbench_lite.core.errors import UserError
 from robustbench_lite.faces.cli import main
 from robustbench_lite.model.black_box import state_sha256
 from robustbench_lite.model.target import as_target
+from tests.forked import ran
 
 X = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 SCORES = np.linspace(-1, 1, 15).reshape(5, 3)
@@ -380,7 +380,9 @@ class TestWhatItHolds:
         """)
         (room / "program.py").write_text(program)
         exec(program, {"__name__": "__main__"})
-        there = subprocess.run([sys.executable, "program.py"], capture_output=True, text=True, check=True).stdout
+        other = ran(f"import runpy; runpy.run_path({str(room / 'program.py')!r}, run_name='__main__')")
+        assert other.returncode == 0, other.stderr
+        there = other.stdout
         assert there == capsys.readouterr().out
         assert len(there.strip()) == 64
 

@@ -101,7 +101,7 @@ def test_a_copy_is_a_copy_all_the_way_in(net: Target) -> None:
 
 
 def test_the_cache_knows_a_wrapped_target_again(net: Target, tmp_path: Path) -> None:
-    x = images(20)
+    x = images(5)
     data = (x, net(x).argmax(1))
     first, again = (
         evaluate(around(net, ("bit_depth", {"bits": 2})), data, ["fgsm"], "Linf 0.1", cache=tmp_path / "cache")
