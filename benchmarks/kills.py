@@ -1,9 +1,10 @@
 """SIGKILL at ten moments of a search: whether a finished trial is lost or run twice, and how many there are at the end.
 
-    python benchmarks/kills.py [--kills 10] [--trials 6]
+    python benchmarks/kills.py [--kills 10] [--trials 4] [--only evolution]
 
-Each search runs once without a kill, to learn how long it takes. Then it is begun in another folder, killed at moments
-that are spread over that time, and begun again each time. `auto` is a search in a time, so its trials have no count.
+Each search runs once without a kill, to learn how long it takes. Then it is begun in a new folder for each of some
+moments that are spread over that time, killed there, and gone on with to its end. `auto` is a search in a time, so its
+trials have no count.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ RECIPE = Recipe.model_validate(
     }
 )
 CELLS = {"space": "cells", "fixed": {"channels": 2, "stages": 1}}
-SAMPLERS = ("evolution", "reinforce", "gradient")
+_AUTO = 60.0  # seconds of a run of auto
+SAMPLERS = ("evolution", "reinforce", "gradient", "gdas")
 
 
 def run(name: str, out: Path, trials: int, seconds: float) -> None:
@@ -89,33 +91,37 @@ def took(process: Any) -> float:
 
 
 def killed(name: str, folder: Path, trials: int, kills: int, say: Callable[[str], None]) -> bool:
-    """Kill a search as it goes; whether nothing was lost, and nothing run twice."""
-    whole, out = folder / f"{name}-whole", folder / name
-    seconds = 90.0 if name == "auto" else took(begun(name, whole, trials, 0.0))
-    study, known, right = out / SEARCH if name == "auto" else out, dict[int, Any](), True
-    for moment in range(kills):
-        process = begun(name, out, trials, seconds)
-        process.join(0.5 + seconds / kills)
+    """Kill a search at each moment; whether no trial was lost, and none run twice."""
+    counted = name != "auto"
+    whole = folder / f"{name}-whole"
+    seconds = took(begun(name, whole, trials, _AUTO))
+    say(f"{name}: {seconds:.0f} s without a kill")
+    right = True
+    for moment in range(1, kills + 1):
+        out = folder / f"{name}-{moment}"
+        process = begun(name, out, trials, _AUTO)
+        process.join(seconds * moment / (kills + 1))
         process.kill()
         process.join()
-        now = finished(study)
-        right &= all(now.get(number) == one for number, one in known.items())
-        known = now
-        say(f"{name}: kill {moment + 1}, {len(known)} trials finished")
-    took(begun(name, out, trials, seconds))
-    after = finished(study)
-    right &= all(after.get(number) == one for number, one in known.items())
-    if name != "auto":
-        right &= sorted(after) == list(range(trials)) and len(list(out.glob("trial-*"))) == trials
-        others = finished(whole)
-        right &= all(after[number].params == one.params for number, one in others.items())
-    say(f"{name}: {len(after)} trials, {'nothing lost, nothing run twice' if right else 'NOT AS IT SHOULD BE'}")
+        study = out if counted else out / SEARCH
+        before = finished(study)
+        took(begun(name, out, trials, _AUTO))
+        after = finished(study)
+        kept = all(after.get(number) == one for number, one in before.items())
+        if counted:
+            kept &= {number: one.params for number, one in after.items()} == {
+                number: one.params for number, one in finished(whole).items()
+            }
+            kept &= len(list(out.glob("trial-*"))) == trials
+        told = "none lost, none run twice" if kept else "NOT AS IT SHOULD BE"
+        say(f"{name}: killed at moment {moment}, {len(before)} trials finished; {len(after)} at the end, {told}")
+        right &= kept
     return right
 
 
 @click.command()
 @click.option("--kills", default=10, show_default=True)
-@click.option("--trials", default=6, show_default=True)
+@click.option("--trials", default=4, show_default=True)
 @click.option("--only", multiple=True, type=click.Choice([*SAMPLERS, "auto"]))
 def main(kills: int, trials: int, only: tuple[str, ...]) -> None:
     """Kill each search, and tell what came of it; the exit code is 1 where something was lost."""

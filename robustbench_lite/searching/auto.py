@@ -71,7 +71,7 @@ class AutoOptions:
     architecture: str = "plain"
     """Which networks are tried: ``plain`` ones, or ``cells`` of operations, for images alone."""
     sampler: str = "tpe"
-    """Of the search; not ``gradient``, whose supernet takes a time that isn't planned."""
+    """Of the search; not ``gradient`` or ``gdas``, whose supernet takes a time that isn't planned."""
     seed: int = 0
 
 

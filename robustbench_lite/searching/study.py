@@ -52,7 +52,7 @@ class Search:
     """Time after which no further trial begins."""
     sampler: str = "tpe"
     """Name of a strategy: ``grid``, ``random``, ``tpe``, ``gp``, ``nsga2``, ``cmaes``, ``hyperopt``,
-    ``evolution``, ``reinforce``, ``gradient``, or one's own."""
+    ``evolution``, ``reinforce``, ``gradient``, ``gdas``, or one's own."""
     objective: str = "robust"
     """What trials are to be better in: ``robust``, or a front of several, such as ``robust,clean,bytes``: ``clean``,
     ``bytes``, ``latency``, ``passes`` (of training), or any measure by its name."""

@@ -18,7 +18,7 @@ from tests.searching.test_study import network, trials_of
 TRIALS = 3
 EPOCHS = 2
 PLAIN = {"space": "plain", "search": ["skip", "activation"], "fixed": {"depth": 1, "width": 8}}
-SPACES = {"evolution": PLAIN, "reinforce": PLAIN, "gradient": ONE_EDGE}
+SPACES = {"evolution": PLAIN, "reinforce": PLAIN, "gdas": ONE_EDGE}
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -48,8 +48,8 @@ def supernet(out: Path) -> bool:
     [
         ("evolution", second_trial),
         ("reinforce", second_trial),
-        ("gradient", second_trial),
-        ("gradient", supernet),
+        ("gdas", second_trial),
+        ("gdas", supernet),
     ],
 )
 def test_an_architecture_search_goes_on_after_a_kill(
@@ -68,5 +68,5 @@ def test_an_architecture_search_goes_on_after_a_kill(
         assert after[number] == one
     assert sorted(one.name for one in out.glob("trial-*")) == [f"trial-{number}" for number in range(TRIALS)]
     log = out / "supernet" / "log.jsonl"
-    if sampler == "gradient":  # trained once, each epoch once
+    if sampler == "gdas":  # trained once, each epoch once
         assert len(log.read_text().splitlines()) == EPOCHS

@@ -342,7 +342,7 @@ def test_what_is_given_wrong_is_told(tmp_path: Path) -> None:
     (tmp_path / "full" / "file").touch()
     with pytest.raises(UserError, match="is not empty and holds no search"):
         run(tmp_path / "full")
-    optunas, own = {"grid", "random", "tpe", "gp", "nsga2", "cmaes"}, {"evolution", "reinforce", "gradient"}
+    optunas, own = {"grid", "random", "tpe", "gp", "nsga2", "cmaes"}, {"evolution", "reinforce", "gradient", "gdas"}
     assert set(registry.names("strategies")) == optunas | own | {"hyperopt"}
 
 

@@ -58,7 +58,7 @@ class Duration(click.ParamType[float]):
     default="tpe",
     show_default=True,
     metavar="S",
-    help="grid, random, tpe, gp, nsga2, cmaes, hyperopt, evolution, reinforce or gradient.",
+    help="grid, random, tpe, gp, nsga2, cmaes, hyperopt, evolution, reinforce, gradient or gdas.",
 )
 @click.option(
     "--objective",

@@ -53,7 +53,8 @@ class Architecture(NamedFile):
     @property
     def words(self) -> str:
         """The choices in a line, for a table."""
-        return ", ".join(f"{key} {getattr(self, key)}" for key in self.options())
+        told = ((key, getattr(self, key)) for key in self.options())
+        return ", ".join(f"{key} {value}" for key, value in told if value is not None)
 
     def changed(self, choices: Mapping[str, Any]) -> Self:
         """The same architecture with some other values.

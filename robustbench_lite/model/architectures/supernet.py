@@ -1,8 +1,12 @@
 """All cells in one network: on each edge the operations' weighted sum, so that the choice among them has a gradient.
 
+Or one operation is drawn on each edge, and the gradient goes through its probability.
+
 References
 ----------
 Liu, Simonyan and Yang, *DARTS: differentiable architecture search*, ICLR 2019. https://arxiv.org/abs/1806.09055
+Dong and Yang, *Searching for a robust neural architecture in four GPU hours* (GDAS), CVPR 2019.
+https://arxiv.org/abs/1910.04465
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ class Choices(nn.Module):
             for part in ("logits", "mean", "square"):
                 self.register_buffer(f"{key}_{part}", torch.zeros(len(names)))
         self.register_buffer("steps", torch.zeros(()))
+        self._noise: dict[str, Tensor] = {}
 
     def logits(self, key: str) -> Tensor:
         """Of a choice, one a name."""
@@ -39,6 +44,33 @@ class Choices(nn.Module):
     def probabilities(self) -> dict[str, list[float]]:
         """Of each choice, in the order of its options."""
         return {key: self.logits(key).softmax(0).tolist() for key in self.options}
+
+    @contextmanager
+    def drawn(self, seed: int) -> Iterator[None]:
+        """Have one operation of each choice drawn by its probability inside, by Gumbel noise: always the same."""
+        generator = torch.Generator().manual_seed(seed)
+        for key in self.options:
+            uniform = torch.rand(len(self.options[key]), generator=generator).clamp_min(_TINY)
+            self._noise[key] = -(-uniform.log()).clamp_min(_TINY).log().to(self.logits(key).device)
+        try:
+            yield
+        finally:
+            self._noise.clear()
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether one operation is drawn of each choice."""
+        return bool(self._noise)
+
+    def weights(self, key: str) -> Tensor:
+        """Of a choice's operations: their probabilities, or 1 for the one that is drawn and 0 for the others.
+
+        A gradient goes straight through to the probabilities that the noise leaves.
+        """
+        if key not in self._noise:
+            return self.logits(key).softmax(0)
+        soft = (self.logits(key).log_softmax(0) + self._noise[key]).softmax(0)
+        return torch.zeros_like(soft).index_fill(0, soft.argmax(), 1.0) - soft.detach() + soft
 
     @contextmanager
     def followed(self) -> Iterator[list[Tensor]]:
@@ -65,7 +97,7 @@ class Choices(nn.Module):
 
 
 class Mixed(nn.Module):
-    """An edge that is the sum of its operations, weighted by the softmax of their logits."""
+    """An edge that is the sum of its operations, weighted by the softmax of their logits, or the one that is drawn."""
 
     def __init__(self, choices: Choices, key: str, operations: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -74,7 +106,11 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From (N, C, H, W) to the same shape."""
-        weights = self._choices[0].logits(self._key).softmax(0)
+        weights = self._choices[0].weights(self._key)
+        if self._choices[0].is_drawn:
+            place = int(weights.argmax())
+            drawn: Tensor = weights[place] * self.operations[place](x)
+            return drawn
         return torch.stack([weight * one(x) for weight, one in zip(weights, self.operations, strict=True)]).sum(0)
 
 

@@ -15,4 +15,5 @@ CATALOGUE = {
     "evolution": "evolution:EVOLUTION",
     "reinforce": "reinforce:REINFORCE",
     "gradient": "gradient:GRADIENT",
+    "gdas": "gradient:GDAS",
 }

@@ -6,11 +6,15 @@ counted. The first trial is the likeliest cell, the further ones are drawn.
 References
 ----------
 Liu, Simonyan and Yang, *DARTS: differentiable architecture search*, ICLR 2019. https://arxiv.org/abs/1806.09055
+Dong and Yang, *Searching for a robust neural architecture in four GPU hours* (GDAS), CVPR 2019.
+https://arxiv.org/abs/1910.04465
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +51,7 @@ def _unfit(job: Job) -> str | None:
     return None
 
 
-def _beforehand(job: Job, listeners: Listeners) -> Mapping[str, Any]:
+def _beforehand(job: Job, listeners: Listeners, drawn: bool = False) -> Mapping[str, Any]:
     """Train the supernet, from its checkpoint where there is one."""
     import torch
 
@@ -79,7 +83,7 @@ def _beforehand(job: Job, listeners: Listeners) -> Mapping[str, Any]:
     folder.mkdir(exist_ok=True)
     done = train(
         start,
-        SupernetTraining(inner=inner, rate=rate),
+        SupernetTraining(inner=inner, rate=rate, drawn=drawn, seed=seed),
         schedule,
         plan.recipe.threat,
         mixture,
@@ -137,3 +141,6 @@ def _sampler(found: tuple[Axis, ...], seed: int) -> BaseSampler:
 
 
 GRADIENT = Strategy(make=_sampler, constrained=False, several=True, unfit=_unfit, beforehand=_beforehand)
+"""As in DARTS: each edge is the weighted sum of all its operations."""
+GDAS = dataclasses.replace(GRADIENT, beforehand=partial(_beforehand, drawn=True))
+"""One operation of each edge is drawn for a batch, so that a pass costs as much as one of a trial's."""

@@ -40,6 +40,39 @@ def test_a_mixed_edge_is_the_weighted_sum_and_so_are_its_gradients() -> None:
     assert torch.allclose(by_x, sum(w * g for w, g in zip(shares, own, strict=True)), rtol=1e-4, atol=1e-5)
 
 
+def test_where_one_operation_is_drawn_the_gradient_goes_through_its_probability() -> None:
+    choices, edge = mixed()
+    x, key = torch.rand(3, 2, 4, 4), "edge_0_1"
+    seen = set()
+    for seed in range(40):
+        with choices.drawn(seed), choices.followed() as [logits]:
+            weights = choices.weights(key)
+            place = int(weights.argmax())
+            assert torch.allclose(weights, torch.eye(len(OPERATIONS))[place], atol=1e-6)
+            assert torch.allclose(edge(x), edge.operations[place](x), atol=1e-6)
+            (by_logits,) = torch.autograd.grad(edge(x).sum(), logits)
+            assert torch.equal(choices.weights(key), weights)  # it is drawn once, for all passes
+        # By hand: the operation's own sum, and how its softened weight moves with the logits.
+        noise = torch.rand(len(OPERATIONS), generator=torch.Generator().manual_seed(seed)).log().neg().log().neg()
+        soft = (choices.logits(key).log_softmax(0) + noise).softmax(0)
+        slope = soft[place] * (torch.eye(len(OPERATIONS))[place] - soft)
+        assert torch.allclose(by_logits, edge.operations[place](x).sum() * slope, rtol=1e-3, atol=1e-5)
+        seen.add(place)
+    assert len(seen) > 1
+    assert not choices.is_drawn
+    assert torch.allclose(choices.weights(key), choices.logits(key).softmax(0))
+
+
+def test_operations_are_drawn_by_their_probabilities() -> None:
+    choices = Choices({"edge_0_1": ("none", "skip_connect", "nor_conv_1x1")})
+    choices.logits("edge_0_1").copy_(torch.tensor([0.7, 0.2, 0.1]).log())
+    counts = torch.zeros(3)
+    for seed in range(2000):
+        with choices.drawn(seed):
+            counts += choices.weights("edge_0_1").round()
+    assert torch.allclose(counts / 2000, torch.tensor([0.7, 0.2, 0.1]), atol=0.03)
+
+
 def test_choices_follow_gradients_only_where_they_are_asked_to() -> None:
     choices, _ = mixed()
     with choices.followed() as [logits]:
