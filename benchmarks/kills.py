@@ -65,11 +65,13 @@ def run(name: str, out: Path, trials: int, seconds: float) -> None:
     )
 
 
-def begun(*given: Any) -> Any:
-    """A process that searches; it is forked from one that has loaded torch."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch._dynamo", "optuna", "robustbench_lite.searching.auto"])
-    process = context.Process(target=run, args=given)
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["torch", "torch._dynamo", "optuna", "robustbench_lite.searching.auto"])
+
+
+def begun(what: Callable[..., Any], *given: Any) -> Any:
+    """A process of its own; it is forked from one that has loaded torch."""
+    process = _CONTEXT.Process(target=what, args=given)
     process.start()
     return process
 
@@ -94,18 +96,18 @@ def killed(name: str, folder: Path, trials: int, kills: int, say: Callable[[str]
     """Kill a search at each moment; whether no trial was lost, and none run twice."""
     counted = name != "auto"
     whole = folder / f"{name}-whole"
-    seconds = took(begun(name, whole, trials, _AUTO))
+    seconds = took(begun(run, name, whole, trials, _AUTO))
     say(f"{name}: {seconds:.0f} s without a kill")
     right = True
     for moment in range(1, kills + 1):
         out = folder / f"{name}-{moment}"
-        process = begun(name, out, trials, _AUTO)
+        process = begun(run, name, out, trials, _AUTO)
         process.join(seconds * moment / (kills + 1))
         process.kill()
         process.join()
         study = out if counted else out / SEARCH
         before = finished(study)
-        took(begun(name, out, trials, _AUTO))
+        took(begun(run, name, out, trials, _AUTO))
         after = finished(study)
         kept = all(after.get(number) == one for number, one in before.items())
         if counted:
@@ -126,6 +128,7 @@ def killed(name: str, folder: Path, trials: int, kills: int, say: Callable[[str]
 def main(kills: int, trials: int, only: tuple[str, ...]) -> None:
     """Kill each search, and tell what came of it; the exit code is 1 where something was lost."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    took(begun(abs, 1))  # the first process waits until torch is loaded
     with tempfile.TemporaryDirectory() as away:
         found = [killed(name, Path(away), trials, kills, click.echo) for name in only or (*SAMPLERS, "auto")]
     if not all(found):

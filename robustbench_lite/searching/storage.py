@@ -56,6 +56,8 @@ def open_study(
             )
     except Exception as fault:  # each database has errors of its own
         what = re.sub(r"//[^@/\s]*@", "//***@", str(fault)).strip().partition("\n")[0]
+        if isinstance(fault, ImportError):
+            what += " For PostgreSQL: pip install psycopg2-binary"
         raise UserError(
             f"storage {told or JOURNAL_FILE!r}: can't be reached ({type(fault).__name__}: {what}); expected "
             "sqlite:///FILE.db, postgresql://..., or the path of a journal file"
