@@ -48,19 +48,20 @@ SETTINGS: dict[str, Sequence[Any]] = {
 }
 SAMPLERS = ("grid", "random", "tpe", "gp", "hyperopt")
 FINALISTS = 5
-STRATEGIES = ("random", "evolution", "reinforce", "gradient")
+SUPERNET_STRATEGIES = ("gradient", "gdas")
+STRATEGIES = ("random", "evolution", "reinforce", *SUPERNET_STRATEGIES)
 CORNER = ("edge_0_1", "edge_1_3", "edge_0_3")
 CORNER_OPERATIONS = ("none", "skip_connect", "nor_conv_3x3")
 SUPERNETS = 3
-"""Seeds of the gradient's supernet."""
+"""Seeds with which a supernet is trained."""
 
 NOTE = """
 Robust accuracy under PGD (Linf 0.1, 10 steps) of small networks that learn for a few epochs. Every point was
 trained once with each of {trainings} seed(s); on that table each method searched {searches} times for each of
 them. *Recipe*: learning rate, weight decay and steps of PGD training, 36 points, with the passes of ten mean
 trials. *Cells*: three edges of the cell of NAS-Bench-201 with three operations each, the other edges `none`, 27
-points, with the passes of twelve trials; what the supernet of *gradient* cost is among them, and it was trained
-with 3 seeds. *Area*: mean over the passes of the best robust accuracy on validation samples so far; before the
+points, with the passes of twelve trials; what the supernets of *gradient* and *gdas* cost is among them, and each was
+trained with 3 seeds. *Area*: mean over the passes of the best robust accuracy on validation samples so far; before the
 first trial has ended it is 0. *Fresh*: of that best trial, on samples that no search has seen. The standard
 error is of the searches alone, not of the trainings: where two areas are less than two of them apart, no
 difference was shown. Repeat it with `python benchmarks/search.py{data} --trainings {trainings} --searches
@@ -277,10 +278,10 @@ class CellSearch:
                 print(f"{self.table.data} seed {seed}, cell {len(found[-1])}: {found[-1][-1]}", flush=True)
         return found
 
-    def supernet(self, seed: int) -> Mapping[str, Any]:
-        """What the gradient's supernet has learnt, trained with one seed by the trials' own recipe, or kept."""
+    def supernet(self, sampler: str, seed: int) -> Mapping[str, Any]:
+        """What a sampler's supernet has learnt, trained with one seed by the trials' own recipe, or kept."""
         learn, choose, _ = self.table.samples
-        folder = CACHE / "search" / f"supernet-{zlib.crc32(repr((self.table, seed)).encode()):08x}"
+        folder = CACHE / "search" / f"supernet-{sampler}-{zlib.crc32(repr((self.table, seed)).encode()):08x}"
         folder.mkdir(parents=True, exist_ok=True)
         kept = folder / "beforehand.json"
         if kept.is_file():
@@ -289,10 +290,10 @@ class CellSearch:
         job = Job(
             target=Target(self.start.build()), training=learn, validation=choose, recipe=self.table.recipe({}),
             axes=self.axes, suite=JUDGE, sampling=Sampling(test_data=choose, seed=seed), folder=folder,
-            sampler="gradient", pruner="none", storage=None, limit=1, deadline=None, min_clean=0.0,
+            sampler=sampler, pruner="none", storage=None, limit=1, deadline=None, min_clean=0.0,
             architecture=self.start,
         )  # fmt: skip
-        strategy = find_strategy("gradient")
+        strategy = find_strategy(sampler)
         assert strategy.beforehand is not None
         told = strategy.beforehand(job, Listeners())
         write_atomically(kept, json.dumps(dict(told)) + "\n")
@@ -303,15 +304,14 @@ class CellSearch:
         known = self.fill()
         budget = 12 * statistics.mean(row.passes for rows in known for row in rows) + 1
         top = statistics.mean(max(row.robust for row in rows) for rows in known)
-        nets = [self.supernet(seed) for seed in range(SUPERNETS)]
-        for net in nets:
-            print(net, flush=True)
+        nets = {name: [self.supernet(name, seed) for seed in range(SUPERNETS)] for name in SUPERNET_STRATEGIES}
+        print(nets, flush=True)
         found = []
         for sampler in STRATEGIES:
             courses = [
                 course(
                     sampler, self.axes, self.look(training), budget, seed,
-                    nets[seed % SUPERNETS] if sampler == "gradient" else None,
+                    nets[sampler][seed % SUPERNETS] if sampler in nets else None,
                 )
                 for training in range(self.trainings)
                 for seed in range(self.searches)
