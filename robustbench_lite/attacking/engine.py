@@ -35,6 +35,8 @@ from robustbench_lite.model.float64 import Ask
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.scorecard import DENIALS, IN_FLOAT64
 
+_TOLD_AFTER = 0.5  # seconds between two words on samples in flight, which cost a look at the device
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -119,6 +121,7 @@ class _Loop:
         self.unconfirmed = WaitingSamples()  # broken: the examples wait for their confirmation
         self.settled = self.total = 0
         self.last_entry = time.perf_counter()
+        self.told = 0.0
 
     def run(self, rows: NDArray[np.int64]) -> RunResult:
         """Attack the samples at these positions."""
@@ -219,6 +222,7 @@ class _Loop:
             return
         state = self.attack.step(self._problem(self.batch), self.batch.state, output)
         batch = self._charge(self.batch)._replace(state=state, step=self.batch.step + 1)
+        self._tell_steps(batch)
         last = batch.step >= self.attack.steps
         if (gave_up := self.attack.gave_up(self._problem(batch), state)) is not None:
             last = last | gave_up
@@ -359,7 +363,15 @@ class _Loop:
                     batch = waiting.first(waiting.size)
                     self._settle(batch._replace(distance=torch.full_like(batch.distance, torch.inf)), journal=False)
 
-    def _tell(self) -> None:
+    def _tell(self, under_way: float = 0.0) -> None:
+        self.told = time.monotonic()
         broken = int(self.result.broken.sum())
         name, threat, cut = self.options.name, str(self.threat), self.result.stopped is not None
-        self.budget.tell(Progress(name, threat, self.settled, self.total, broken, self.result.passes, cut_short=cut))
+        told = Progress(name, threat, self.settled, self.total, broken, self.result.passes, None, cut, under_way)
+        self.budget.tell(told)
+
+    def _tell_steps(self, batch: ActiveBatch) -> None:
+        """Now and then tell what is behind the samples in flight: hardly broken ones are settled all at the end."""
+        if self.budget.heard and time.monotonic() - self.told >= _TOLD_AFTER:
+            starts = float((batch.restart + batch.step / self.attack.steps).sum()) + sum(self.queue.values())
+            self._tell((starts + self.finished.size + self.unconfirmed.size) / self.attack.restarts)

@@ -54,18 +54,22 @@ class Forecast(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where an attack stands."""
+    """Where an attack stands, or other work of an evaluation: that has no threat model, and breaks nothing."""
 
     name: str
     threat: str
+    """Empty where it is no attack."""
     done: int
     total: int
+    """0 where it isn't known."""
     broken: int
     passes: Passes
     forecast: Forecast | None = None
     """Of all the attacks of the evaluation."""
     cut_short: bool = False
     """Whether the attack was stopped: what is done then holds what it was not done with."""
+    under_way: float = 0.0
+    """What is behind those that are not done yet, as if so many more were done; told now and then, else 0."""
 
 
 class Speed:
@@ -166,6 +170,15 @@ class BudgetTracker:
             yield
         finally:
             self._on_progress = shown
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody looks at the progress."""
+        return self._on_progress is not None
+
+    def work(self, name: str, done: int, total: int) -> None:
+        """Tell how far work is that is no attack of the suite; ``total`` is 0 where it isn't known."""
+        self.tell(Progress(name, "", done, total, 0, self.passes))
 
     def tell(self, progress: Progress) -> None:
         """Hand progress on to whoever shows it."""

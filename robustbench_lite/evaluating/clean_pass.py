@@ -216,8 +216,10 @@ def _clean_pass(plan: Plan) -> CleanPass:
     prediction, least = [], []
     keys: list[int] = []
     again = torch.empty(0, dtype=torch.int64)
+    done = 0
     with target.attacking():
         for rows, x in batches(data, plan.batch_size):
+            plan.budget.work("clean predictions", done, len(data))
             labels = data.labels[rows].to(target.device)
             start = time.perf_counter()
             with _told(target, rows):
@@ -230,6 +232,7 @@ def _clean_pass(plan: Plan) -> CleanPass:
                     f"{bad[0]}): expected finite logits; check its weights and its normalisation"
                 )
             plan.budget.spend(len(rows), 0)
+            done += len(rows)
             prediction.append(logits.argmax(1))
             least.append(logits.scatter(1, data.labels[rows][:, None], torch.inf).argmin(1))
             keys += key_list(x, data.labels[rows])
@@ -238,6 +241,7 @@ def _clean_pass(plan: Plan) -> CleanPass:
                 parts = zip(x.to(target.device).chunk(2), labels.chunk(2), strict=True)
                 again = torch.cat([query(part, of, gradient=False).logits.argmax(1).cpu() for part, of in parts])
                 plan.budget.spend(len(rows), 0)
+    plan.budget.work("clean predictions", done, len(data))
     predicted = torch.cat(prediction)
     forward = np.ones(len(data), np.int64)
     forward[: len(first)] += 1 + plan.probe_passes  # the probe

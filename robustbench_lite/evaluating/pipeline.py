@@ -203,7 +203,7 @@ def evaluate_plan(plan: Plan) -> Scorecard:
             card = assemble(plan, checked, evidence)
             slot.close(card, witness_corpus.digest(plan.corpus))
     subject = Subject(card, plan.target, plan.data, plan.reference)
-    card = take_measures(plan.measures, subject, plan.gates)
+    card = take_measures(plan.measures, subject, plan.gates, plan.budget)
     return apply_gates(card, plan.gates)
 
 

@@ -9,10 +9,11 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from robustbench_lite.core.names import plural
 
@@ -31,8 +32,30 @@ _MEASURED = 5.0  # seconds of training after which its speed is known
 _LONG = 60.0  # seconds from which on it is told beforehand how long it takes
 
 
+class Say(Protocol):
+    """Says what is done next, and how many seconds are left where that is known."""
+
+    def __call__(self, text: str, seconds: float | None = None, /) -> None: ...
+
+
+class Bars(Progress):
+    """Bars under a heading that says what they are part of."""
+
+    heading = ""
+    ends: float | None = None
+    """When what the heading is about ends, on the monotonic clock; None where that isn't known."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The heading with the time left, in one line, and the bars below."""
+        if self.heading:
+            left = "" if self.ends is None else _left(self.ends - time.monotonic())
+            room = self.console.width - len(left)
+            yield Text(_short(self.heading, room) + left, no_wrap=True)
+        yield from super().get_renderables()
+
+
 @contextmanager
-def bars(quiet: bool = False) -> Iterator[Progress]:
+def bars(quiet: bool = False) -> Iterator[Bars]:
     """Show progress until the block ends: bars on a terminal, lines elsewhere, nothing where it is quiet."""
     console = Console(stderr=True)
     console.quiet = quiet
@@ -43,12 +66,28 @@ def bars(quiet: bool = False) -> Iterator[Progress]:
         TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
+    with Bars(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
         yield progress
 
 
+def heading(progress: Bars) -> Say:
+    """What is done is said above the bars, elsewhere in a line."""
+
+    def say(text: str, seconds: float | None = None) -> None:
+        if progress.console.is_terminal:
+            progress.heading, progress.ends = text, None if seconds is None else time.monotonic() + seconds
+        else:
+            _line(progress.console, text + ("" if seconds is None else _left(seconds)))
+
+    return say
+
+
+def _left(seconds: float) -> str:
+    return f"; about {duration(max(0.0, seconds))} left"
+
+
 def attack_bars(progress: Progress) -> Callable[[AttackProgress], None]:
-    """One bar an attack: samples done, and how many it broke. It goes when another begins.
+    """One bar an attack, with how many samples it broke, or for work beside them. It goes when another begins.
 
     Before a run of minutes a line tells how long it takes at most.
     """
@@ -88,21 +127,26 @@ def _about(seconds: float) -> str:
 
 def _attack_bars(progress: Progress) -> Callable[[AttackProgress], None]:
     tasks: dict[tuple[str, str], TaskID] = {}
+    reached: dict[tuple[str, str], float] = {}  # a bar doesn't go back
 
     def show(event: AttackProgress) -> None:
         key = (event.name, event.threat)
+        total = event.total or (0 if event.threat else None)
         if tasks.get(key) not in progress.task_ids:
-            _remove(progress, [task.id for task in progress.tasks if task.finished])
-            name = _short(f"{event.name} · {event.threat}", _ATTACK)
-            tasks[key] = progress.add_task(name, total=event.total, count="", note="")
+            # Work beside the attacks, which has no note, may not tell its end.
+            _remove(progress, [task.id for task in progress.tasks if task.finished or not task.fields["note"]])
+            tasks[key] = progress.add_task(_short(_name(event), _ATTACK), total=total, count="", note="")
+            reached[key] = 0.0
+        reached[key] = max(reached[key], event.done + event.under_way)
         progress.update(
             tasks[key],
-            completed=event.done,
-            total=event.total,
-            count=f"{event.done}/{event.total}",
-            note=f"{event.broken} broken",
+            completed=reached[key],
+            total=total,
+            count=f"{event.done}/{event.total}" if total is not None else f"{event.done} done",
+            note=f"{event.broken} broken" if event.threat else "",
+            refresh=event.done == total,  # what a short one came to is seen, too
         )
-        if event.done == event.total:
+        if event.done == total:
             del tasks[key]
 
     return show
@@ -128,22 +172,35 @@ def training_bars(progress: Progress) -> Callable[[TrainingProgress], None]:
     return show
 
 
+def _name(event: AttackProgress) -> str:
+    return f"{event.name} · {event.threat}" if event.threat else event.name
+
+
 def _attack_lines(console: Console) -> Callable[[AttackProgress], None]:
-    """A line for each attack when it is done; of one that takes long, now and then a line with the time left."""
+    """A line for each attack when it is done; of what takes long, now and then a line with the time left."""
     begun: dict[tuple[str, str], float] = {}
     told = [time.monotonic()]
 
     def show(event: AttackProgress) -> None:
         key, now = (event.name, event.threat), time.monotonic()
+        if not event.done and not event.under_way:
+            begun[key] = now
         passed = now - begun.setdefault(key, now)
         done = event.done == event.total
-        if not done and now - told[0] < _SECONDS:
+        if not (done and event.threat) and now - told[0] < _SECONDS:
+            return
+        if not event.threat:
+            of = f"/{event.total}" if event.total else " done"
+            when = _left(passed * (event.total - event.done) / event.done) if event.total and event.done else ""
+            _line(console, f"{event.name}: {event.done}{of}{when}")
+            told[0] = now
             return
         if not event.total:
             _line(console, f"{event.name} · {event.threat}: no sample is left for it")
             begun.pop(key)
             return
-        left = passed * (event.total - event.done) / event.done if event.done else None
+        behind = event.done + event.under_way
+        left = passed * (event.total - behind) / behind if behind else None
         when = f"in {duration(passed)}" if done else "" if left is None else f"about {duration(left)} left"
         _line(
             console,
@@ -191,7 +248,7 @@ def _training_lines(console: Console) -> Callable[[TrainingProgress], None]:
 
 
 def _line(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def _stage(event: TrainingProgress) -> str:

@@ -91,6 +91,12 @@ class Listeners:
     on_progress: Callable[[TrainingProgress], None] | None = None
     on_attack: Callable[[Progress], None] | None = None
     on_epoch: Callable[[Epoch], None] | None = None
+    on_stage: Callable[[str], None] | None = None
+
+    def stage(self, text: str) -> None:
+        """Tell what is done next."""
+        if self.on_stage is not None:
+            self.on_stage(text)
 
 
 _NOBODY = Listeners()
@@ -120,6 +126,7 @@ def harden(
     on_progress: Callable[[TrainingProgress], None] | None = None,
     on_attack: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    on_stage: Callable[[str], None] | None = None,
 ) -> Hardened:
     """Train a copy of a model to withstand an adversary, and evaluate it before and after.
 
@@ -173,8 +180,8 @@ def harden(
         is none yet, start one.
     on_progress, on_attack
         Called after each step of the training, and now and then while the scorecards are made.
-    on_epoch
-        Called after each epoch with its line of the log.
+    on_epoch, on_stage
+        Called after each epoch with its line of the log; and with what is done next.
 
     Returns
     -------
@@ -204,7 +211,7 @@ def harden(
         Sampling(test_data=test_data, limit=limit, limit_train=limit_train, earlier=earlier, seed=seed),
         device,
     )
-    listeners = Listeners(on_progress=on_progress, on_attack=on_attack, on_epoch=on_epoch)
+    listeners = Listeners(on_progress=on_progress, on_attack=on_attack, on_epoch=on_epoch, on_stage=on_stage)
     return run_plan(plan, out, resume, listeners)
 
 
@@ -227,14 +234,17 @@ def run_plan(
         known = run.known_before()
         artifact = Artifact(target=plan.target, threat=plan.recipe.threat)
         between = []
-        for planned in plan.steps:
+        for number, planned in enumerate(plan.steps, 1):
+            listeners.stage(f"step {number} of {len(plan.steps)}: {planned.spec.name}")
             artifact = run.step(planned, artifact)
             if planned.spec.scorecard:
+                listeners.stage(f"evaluation after {planned.spec.name}")
                 between.append(run.scorecard(artifact.target, after_step_file(planned.place)))
         if folder is not None:
             artifact.target.name = folder.resolve().name
             save_model(artifact.target, folder)
         log = tuple(line for record in artifact.records for line in record.log)
+        listeners.stage("evaluation of the hardened model")
         memory = run.memory(artifact.target, known)
         found = (number for record in artifact.records for number in record.measures)
         numbers = (*training_cost(log), *found, *(retention(memory.tasks) if memory else ()))
@@ -288,6 +298,8 @@ class _Run:
 
     def before(self, known: Scorecard | None) -> Scorecard:
         """The scorecard before the first step, where it isn't known; with it the recipe is written."""
+        if known is None:
+            self.listeners.stage("evaluation of the model as it is")
         card = known or self.scorecard(self.plan.target, BEFORE_FILE)
         if known is not None and self.folder is not None:
             known.save(self.folder / BEFORE_FILE)

@@ -56,6 +56,7 @@ class Options(TypedDict, total=False):
     on_progress: Callable[[TrainingProgress], None] | None
     on_attack: Callable[[Progress], None] | None
     on_epoch: Callable[[Epoch], None] | None
+    on_stage: Callable[[str], None] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,10 @@ def harden_all(
     folder = Path(out)
     _claim(folder, {name: plan.fingerprint() for name, plan in plans.items()}, resume)
     listeners = Listeners(
-        on_progress=given.get("on_progress"), on_attack=given.get("on_attack"), on_epoch=given.get("on_epoch")
+        on_progress=given.get("on_progress"),
+        on_attack=given.get("on_attack"),
+        on_epoch=given.get("on_epoch"),
+        on_stage=given.get("on_stage"),
     )
     before = _before(next(iter(plans.values())), folder, listeners)
     after, failed = {}, {}

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustbench_lite.attacking import engine
 from robustbench_lite.attacking.ascent import perturb
 from robustbench_lite.attacking.engine import RunOptions, run_attack
 from robustbench_lite.attacking.interface import Attack, Counted
@@ -950,6 +951,18 @@ def test_progress_only_ever_grows_and_ends_with_everything_done(digits):
     assert events[-1].broken == found.broken.sum()
     assert all(event.done <= event.total for event in events)
     assert not any(event.cut_short for event in events)
+
+
+def test_steps_of_samples_in_flight_are_told_before_any_is_settled(digits, monkeypatch):
+    monkeypatch.setattr(engine, "_TOLD_AFTER", 0.0)
+    events = []
+    attack = ("pgd", {"steps": 5, "restarts": 2})
+    digits.attack(attack, "Linf 0.001", batch_size=1000, budget=BudgetTracker(on_progress=events.append))
+    behind = [event.done + event.under_way for event in events if event.under_way]
+    assert behind[:5] == pytest.approx([100, 200, 300, 400, 500], rel=1e-5)
+    assert behind == sorted(behind)
+    assert behind[-1] <= 1000
+    assert (events[-1].done, events[-1].under_way) == (1000, 0.0)
 
 
 def test_progress_of_an_interrupted_attack_says_that_it_was_cut_short(linear):

@@ -795,8 +795,12 @@ def test_progress_is_told_by_attack(digits):
     events = []
     digits.evaluate(on_progress=events.append, batch_size=32)
     names = list(dict.fromkeys(event.name for event in events))
-    assert names == ["fgsm", "pgd", "pgd-margin"]
-    for name in names:
+    assert names[:2] == ["clean predictions", "checks of the model"]
+    assert [name for name in names if name.startswith(("fgsm", "pgd"))] == ["fgsm", "pgd", "pgd-margin"]
+    assert {event.name for event in events if not event.threat} == {*names} - {"fgsm", "pgd", "pgd-margin"}
+    clean = [(event.done, event.total) for event in events if event.name == "clean predictions"]
+    assert (clean[0], clean[-1]) == ((0, clean[-1][1]), (clean[-1][1],) * 2)
+    for name in ("fgsm", "pgd", "pgd-margin"):
         mine = [event for event in events if event.name == name]
         assert mine[-1].done == mine[-1].total
         assert [event.done for event in mine] == sorted(event.done for event in mine)

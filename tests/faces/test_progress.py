@@ -12,7 +12,7 @@ from rich.progress import Progress
 from robustbench_lite.core.cost import Forecast, Passes
 from robustbench_lite.core.cost import Progress as Attacked
 from robustbench_lite.faces import progress as module
-from robustbench_lite.faces.progress import attack_bars, bars, training_bars
+from robustbench_lite.faces.progress import attack_bars, bars, heading, training_bars
 from robustbench_lite.hardening.interface import TrainingProgress
 
 PASSES = Passes(forward=10, backward=10)
@@ -352,3 +352,83 @@ def test_a_long_training_is_told_at_its_first_batches(
         "training: 10 epochs of 10 batches, about 5 minutes at the speed of the first ones, and the held-out samples "
         "after each\n"
     )
+
+
+# -- what is done beside the attacks, and what all of it is part of -------------------------------------------------
+
+
+def test_steps_under_way_move_the_bar_of_samples_that_are_settled_all_at_the_end(screen: io.StringIO) -> None:
+    with bars() as progress:
+        show = attack_bars(progress)
+        show(attacked(0))
+        show(attacked(0)._replace(under_way=60.0))
+        [task] = progress.tasks
+        assert (task.completed, task.total, task.fields["count"]) == (60.0, 100, "0/100")
+
+
+@pytest.mark.usefixtures("pipe")
+def test_steps_under_way_tell_a_pipe_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 0.0, 60.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    with bars() as progress:
+        show = attack_bars(progress)
+        show(attacked(0))
+        show(attacked(0)._replace(under_way=25.0))
+    assert capsys.readouterr().err == "pgd · Linf 8/255: 0/100 samples, 0 broken, about 0:03:00 left\n"
+
+
+def test_work_beside_the_attacks_has_a_bar_that_goes_when_another_begins(screen: io.StringIO) -> None:
+    with bars() as progress:
+        show = attack_bars(progress)
+        show(attacked(40, name="clean predictions", threat=""))
+        assert [(task.description, task.completed) for task in progress.tasks] == [("clean predictions", 40)]
+        show(attacked(3, name="checks of the model", threat="", total=0))
+        [task] = progress.tasks
+        assert (task.description, task.total, task.fields["count"], task.fields["note"]) == (
+            "checks of the model",
+            None,
+            "3 done",
+            "",
+        )
+        show(attacked(0))
+        assert [task.description for task in progress.tasks] == ["pgd · Linf 8/255"]
+
+
+@pytest.mark.usefixtures("pipe")
+def test_a_pipe_hears_of_work_beside_the_attacks_only_where_it_takes_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 0.0, 20.0, 40.0, 45.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    with bars() as progress:
+        show = attack_bars(progress)
+        for done in (0, 20, 40, 100):
+            show(attacked(done, name="clean predictions", threat=""))
+    assert capsys.readouterr().err == "clean predictions: 40/100; about 0:01:00 left\n"
+
+
+def test_a_heading_says_what_the_bars_are_part_of_and_when_it_ends(screen: io.StringIO) -> None:
+    with bars() as progress:
+        say = heading(progress)
+        say("trial-7: 6 of 20 trials done; best 81.2% robust (trial-1), with a very long rest of the line", 90.4)
+        attack_bars(progress)(attacked(40))
+        progress.refresh()
+    told = last(screen, "trial-7")
+    assert re.fullmatch(r"trial-7: 6 of 20 trials done; best 81\.2% robust .*…; about 0:01:\d\d left", told)
+    assert max(map(len, lines(screen))) <= 80
+
+
+@pytest.mark.usefixtures("pipe")
+def test_a_pipe_gets_headings_as_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with bars() as progress:
+        heading(progress)("step 1 of 2: trades")
+        heading(progress)("trial-0", 61.0)
+    assert capsys.readouterr().err == "step 1 of 2: trades\ntrial-0; about 0:01:01 left\n"
+
+
+def test_quiet_has_no_heading(screen: io.StringIO) -> None:
+    with bars(quiet=True) as progress:
+        heading(progress)("step 1 of 2: trades")
+    assert screen.getvalue() == ""

@@ -6,12 +6,13 @@ Where nothing stands, nothing is asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from robustbench_lite.attacking.record import Samples
+from robustbench_lite.core.cost import BudgetTracker
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.evaluating.evidence.audit import as_images as as_images
 from robustbench_lite.evaluating.evidence.audit import audit as audit
@@ -36,6 +37,7 @@ it."""
 SUSPECT = 16
 """The same, after a first evaluation that can't be trusted."""
 SHARE = 0.1
+_Probe = Iterator[Finding | BrokenSurvivors]
 _PASSES = 450  # of a survivor that is asked, where the suite has no attack without gradients and finds what is planted
 
 
@@ -81,33 +83,45 @@ def ask_survivors(
     asked = [group for group in groups if len(group.survivors) >= LEAST and _by_gradient(group)]
     most = int(SHARE * model.budget.passes.total / _PASSES / max(1, len(asked)))
     count = min(MOST, max(least, most))
-    with model.target.attacking(), model.budget.quietly():
-        for threat, samples, attacks, survivors in asked:
+    with model.target.attacking():
+        for number, (threat, samples, attacks, survivors) in enumerate(asked):
             broke = severe = False
-            for found in _probed(Survivors.of(model, samples, threat, attacks, survivors[:count], batch_size)):
+            few = Survivors.of(model, samples, threat, attacks, survivors[:count], batch_size)
+            for found in _told(_probes(few), model.budget, number, len(asked)):
                 broke |= isinstance(found, BrokenSurvivors)
                 severe |= isinstance(found, Finding) and found.severity == "error"
                 yield found
             if broke and not severe and len(survivors) > count:
                 # What a few can't tell from chance, more can; honest evaluations seldom come here.
-                yield from _probed_again(Survivors.of(model, samples, threat, attacks, survivors[:MOST], batch_size))
+                many = Survivors.of(model, samples, threat, attacks, survivors[:MOST], batch_size)
+                yield from _told(_probes_again(many), model.budget, number, len(asked))
 
 
 def _by_gradient(group: SurvivorGroup) -> bool:
     return any(one.attack.access == "gradients" for one in group.attacks)
 
 
-def _probed(survivors: Survivors) -> Iterator[Finding | BrokenSurvivors]:
+def _told(probes: Sequence[_Probe], budget: BudgetTracker, group: int, groups: int) -> _Probe:
+    """Run the probes of a group; tell how many are done, and nothing of the attacks that they run."""
+    for place, probe in enumerate(probes):
+        budget.work("checks of what stands", group * len(probes) + place, groups * len(probes))
+        with budget.quietly():
+            yield from probe
+
+
+def _probes(survivors: Survivors) -> Sequence[_Probe]:
     climbed = survivors.climb(survivors.threat.norm, survivors.threat.eps, OWN_STEPS)
-    yield from own_climbs(survivors, climbed)
-    yield from black_box(survivors)
-    yield from anything_goes(survivors)
-    yield from jagged(survivors)
-    yield from larger_ball(survivors)
-    yield from planted(survivors, climbed)
+    return (
+        own_climbs(survivors, climbed),
+        black_box(survivors),
+        anything_goes(survivors),
+        jagged(survivors),
+        larger_ball(survivors),
+        planted(survivors, climbed),
+    )
 
 
-def _probed_again(survivors: Survivors) -> Iterator[Finding | BrokenSurvivors]:
+def _probes_again(survivors: Survivors) -> Sequence[_Probe]:
     """The probes that break survivors, once more on many."""
-    yield from own_climbs(survivors, survivors.climb(survivors.threat.norm, survivors.threat.eps, OWN_STEPS))
-    yield from black_box(survivors)
+    climbed = survivors.climb(survivors.threat.norm, survivors.threat.eps, OWN_STEPS)
+    return own_climbs(survivors, climbed), black_box(survivors)

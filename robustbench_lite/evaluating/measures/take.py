@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 
 from robustbench_lite.core import registry
+from robustbench_lite.core.cost import BudgetTracker
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.evaluating.measures.interface import Estimate, Found, Measure, Subject
 from robustbench_lite.results.gates import Gates
@@ -14,6 +15,8 @@ from robustbench_lite.results.scorecard import Finding, Interval, Measured, Scor
 
 _log = logging.getLogger(__name__)
 NOT_TAKEN = "RB303"
+MEASURE = "measure "
+"""How the progress of measures is called, before the name."""
 
 
 def asked_for(names: Iterable[str], gates: Gates) -> dict[str, Measure]:
@@ -30,11 +33,15 @@ def asked_for(names: Iterable[str], gates: Gates) -> dict[str, Measure]:
     return found
 
 
-def take_measures(measures: dict[str, Measure], subject: Subject, gates: Gates) -> Scorecard:
-    """Measure, and put the numbers on the card. One that fails is a finding: no result is lost."""
+def take_measures(
+    measures: dict[str, Measure], subject: Subject, gates: Gates, budget: BudgetTracker | None = None
+) -> Scorecard:
+    """Measure, and put the numbers on the card; the budget tells how far. One that fails is a finding."""
     numbers: list[Measured] = []
     findings: list[Finding] = []
-    for name, measure in measures.items():
+    for place, (name, measure) in enumerate(measures.items()):
+        if budget is not None:
+            budget.work(f"{MEASURE}{name}", place, len(measures))
         try:
             found = measure.of(subject)
             if isinstance(found, Found):

@@ -31,6 +31,7 @@ from robustbench_lite.results.scorecard import Finding, Severity
 SAMPLES = 64
 """Samples that an evaluation's checks look at; `rblite doctor` looks at `THOROUGH`."""
 THOROUGH = 256
+_WORK = "checks of the model"
 _INPUT_SAMPLES = 128  # of an evaluation, for another normalisation; tried only where the accuracy leaves room for one
 
 
@@ -122,8 +123,10 @@ def preflight(
     finished = False
     try:
         with target.attacking():
+            budget.work(_WORK, 0, 0)
             for one in _checks(model, rows, prediction):
                 checks.append(one)  # one by one: what was found stays found where the next can't be asked
+                budget.work(_WORK, len(checks), 0)
         finished = True
     except Stop:
         pass  # the first attack finds the budget spent, too, and says so

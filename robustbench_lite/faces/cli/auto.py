@@ -14,7 +14,7 @@ from robustbench_lite.faces.cli.options import (
     quiet_option,
     run_options,
 )
-from robustbench_lite.faces.cli.tune import Duration, begun, ended
+from robustbench_lite.faces.cli.tune import Duration, ended, telling
 
 
 @click.command()
@@ -70,7 +70,7 @@ def auto(out: str, quiet: bool, **given: Any) -> None:
             out=out,
             options=options,
             listeners=Listeners(on_progress=progress.training_bars(bars), on_attack=progress.attack_bars(bars)),
-            on_trial=None if quiet else begun,
+            on_trial=telling(progress.heading(bars)),
             on_note=None if quiet else output.say,
         )
     ended(found, given, quiet)

@@ -165,6 +165,7 @@ class _Telling:
                 "on_progress": progress.training_bars(bars),
                 "on_attack": progress.attack_bars(bars),
                 "on_epoch": self.board,
+                "on_stage": progress.heading(bars),
             }
 
     def begin(self, recipe: str, number: int, total: int) -> None:

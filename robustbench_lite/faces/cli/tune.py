@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,9 @@ from robustbench_lite.faces.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from robustbench_lite.faces.progress import Say
     from robustbench_lite.searching.study import Standing, Tuned
+    from robustbench_lite.searching.trials import Tried
     from robustbench_lite.workers import Executor
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -123,6 +125,8 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
     sampling = Sampling(test_data=test_data, **{name: given[name] for name in ("limit", "limit_train", "seed")})
     signals.raise_interrupts()
     with output.kept_in(out, "the same command"), progress.bars(quiet) as bars:
+        say = progress.heading(bars)
+        say("the recipe as it is")
         found = study.tune(
             target,
             data,
@@ -133,7 +137,7 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
             changes=Changes(**{name: given[name] for name in ("threat", "suite", "epochs")}),
             sampling=sampling,
             listeners=Listeners(on_progress=progress.training_bars(bars), on_attack=progress.attack_bars(bars)),
-            on_trial=None if quiet else begun,
+            on_trial=telling(say),
             jobs=_jobs(given),
         )
     winner = ended(found, given, quiet)
@@ -151,17 +155,23 @@ def _jobs(given: Mapping[str, Any]) -> int | Executor:
     return RayExecutor(given["ray"], given["jobs"])
 
 
-def begun(standing: Standing) -> None:
-    """Tell where the search stands as a trial begins."""
-    from robustbench_lite.faces.progress import duration
+def telling(say: Say) -> Callable[[Standing], None]:
+    """Tell where the search stands as a trial begins, and after the last one."""
 
-    if not standing.name:
-        return
-    of = "" if standing.total is None else f" of {standing.total}"
-    best = "" if standing.best is None else f"; best so far {standing.best.robust} robust ({standing.best.name})"
-    failed = f", {len(standing.failed)} failed" if standing.failed else ""
-    left = "" if standing.seconds_left is None else f"; about {duration(standing.seconds_left)} left"
-    output.say(f"{standing.name}: {standing.done}{of} trials done{failed}{best}{left}")
+    def told(standing: Standing) -> None:
+        if not standing.name:
+            say("the winner and the recipe as it is are judged")
+            return
+        of = "" if standing.total is None else f" of {standing.total}"
+        best = "" if standing.best is None else f"; best {_share(standing.best)} robust ({standing.best.name})"
+        failed = f", {len(standing.failed)} failed" if standing.failed else ""
+        say(f"{standing.name}: {standing.done}{of} trials done{failed}{best}", standing.seconds_left)
+
+    return told
+
+
+def _share(one: Tried) -> str:
+    return "" if one.robust is None else f"{one.robust.value:.1%}"
 
 
 def ended(found: Tuned, given: dict[str, Any], quiet: bool) -> Path:

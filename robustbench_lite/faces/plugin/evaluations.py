@@ -24,6 +24,7 @@ from robustbench_lite.results.gates import strictly
 from robustbench_lite.results.scorecard import Scorecard, verdict_of
 
 if TYPE_CHECKING:
+    from robustbench_lite.core.cost import Progress
     from robustbench_lite.core.suite import Suite
 
 """Code of the finding that says why an INVALID evaluation was let through."""
@@ -167,10 +168,11 @@ def evaluate(
     whether it is adaptive, the plan does.
     """
     from robustbench_lite.evaluating import pipeline as evaluation
+    from robustbench_lite.evaluating.measures.take import MEASURE
     from robustbench_lite.faces.progress import announcing
 
     counted = {gate: value for gate, value in gates.items() if gate != "max_regression"}
-    told: list[object] = []
+    told: list[Progress] = []
     card = evaluation.evaluate(
         model,
         data,
@@ -187,7 +189,7 @@ def evaluate(
         on_progress=announcing(plan.tell, told.append),
         **options,
     )
-    cached = not told  # every attack tells when it starts
+    cached = all(event.name.startswith(MEASURE) for event in told)  # only measures are taken of an answer in the cache
     if card.verdict == "INVALID" and allow_invalid:
         card = allowed(card, allow_invalid)
     if plan.baseline is None:
