@@ -34,7 +34,7 @@ def linear() -> nn.Linear:
 
 
 class Accuracies(NamedTuple):
-    """Of 200 test samples, without an adversary and under ``linf_quick`` at Linf 0.15."""
+    """Of 120 test samples, without an adversary and under ``linf_quick`` at Linf 0.15."""
 
     clean: float
     robust: float
@@ -43,14 +43,11 @@ class Accuracies(NamedTuple):
 @functools.cache
 def on_digits(name: str, epochs: int, **params: Any) -> Accuracies:
     """Train a small network with a defense on the digits, and evaluate it; the same question is answered once."""
-    data, held_out = load_data("digits", split="train").split(0.1, 0)
-    schedule = Schedule(epochs=epochs, batch_size=64, lr=0.01, optimizer="adam", decay="one_cycle")
+    data, held_out = load_data("digits", split="train").stratified(700, 0).split(0.1, 0)
+    schedule = Schedule(epochs=epochs, batch_size=24, lr=0.01, optimizer="adam", decay="one_cycle")
     threat = ThreatModel.parse("Linf 0.15")
     torch.manual_seed(0)
-    module = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 32), nn.ReLU(),
-        nn.Linear(32, 10),
-    )  # fmt: skip
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     target = train(Target(module), registry.build("defenses", name, params), schedule, threat, data, held_out).target
-    card = evaluate(target, "digits", "linf_quick", threat, limit=200)
+    card = evaluate(target, "digits", "linf_quick", threat, limit=120)
     return Accuracies(card.clean_accuracy.value, card.robust_accuracy.value)

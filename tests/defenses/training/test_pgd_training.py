@@ -97,6 +97,6 @@ def test_a_bad_parameter_is_refused(params: dict[str, Any]) -> None:
 
 
 def test_it_raises_the_robust_accuracy_on_digits() -> None:
-    plain, hardened = on_digits("standard", epochs=8), on_digits("pgd_training", epochs=8, steps=5)
+    plain, hardened = on_digits("standard", epochs=6), on_digits("pgd_training", epochs=6, steps=5)
     assert hardened.clean > 0.85
     assert hardened.robust > plain.robust + 0.2

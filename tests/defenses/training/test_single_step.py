@@ -174,7 +174,7 @@ def test_a_ball_that_it_is_not_made_for_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_raises_the_robust_accuracy_on_digits(name: str) -> None:
-    epochs = 5 if name == "free" else 8
+    epochs = 4 if name == "free" else 6
     plain, hardened = on_digits("standard", epochs=epochs), on_digits(name, epochs=epochs)
     assert hardened.clean > 0.8
     assert hardened.robust > plain.robust + 0.2

@@ -157,6 +157,6 @@ def test_a_threat_model_that_it_is_not_made_for_is_refused(threat: str) -> None:
 
 
 def test_it_raises_the_robust_accuracy_on_digits() -> None:
-    plain, hardened = on_digits("standard", epochs=8), on_digits("trades", epochs=8, steps=5)
+    plain, hardened = on_digits("standard", epochs=6), on_digits("trades", epochs=6, steps=5)
     assert hardened.clean > 0.85
     assert hardened.robust > plain.robust + 0.2
