@@ -90,7 +90,7 @@ class Square(Attack):
         better = loss > state.loss
         best = torch.where(per_sample(better, output.x), output.x, state.best)
         loss = torch.where(better, loss, state.loss)
-        margin = torch.where(better, output.loss, state.margin)
+        margin = torch.where(better, output.loss, state.margin) if problem.targeted else loss
         following = self._paint(problem, best) if problem.threat.norm == "Linf" else self._shift(problem, best)
         return State(following, best, loss, margin, state.first)
 
@@ -112,12 +112,12 @@ class Square(Attack):
     def _paint(self, problem: Problem, best: Tensor) -> Tensor:
         """Set a window to an end of the ball, of one sign in each channel."""
         draws = problem.noise.at(problem.step).uniform((2 + best.shape[1],))
-        side = _sides(self.p_init, best.shape[2], best.shape[3], False, best.device)[self._stage(problem)]
+        side = _sides_by_step(self.steps, self.p_init, *best.shape[2:], best.device).index_select(0, problem.step)
         window = _place(draws[:, :2], side, best).window
         colour = problem.threat.eps * per_sample(_signs(draws[:, 2:]), best)
         painted = torch.where(window, (problem.x + colour).clamp(0.0, 1.0), best)
         # As in the paper's code no pass is spent on what is there already: the other colour is tried.
-        same = ((painted - best).abs().flatten(1).amax(1) < 1e-6)[:, None, None, None]
+        same = (painted - best).abs().amax((1, 2, 3), keepdim=True) < 1e-6
         return torch.where(same & window, problem.x - colour, painted)
 
     def _grid(self, problem: Problem) -> Tensor:
@@ -139,15 +139,15 @@ class Square(Attack):
         """Add a bump to a window, of the length that a second window, cleared, and what the ball has left make free."""
         channels, height, width = best.shape[1:]
         draws = problem.noise.at(problem.step).uniform((5 + channels,))
-        stage = self._stage(problem)
+        stage = _stages(self.steps, best.device)[problem.step]
         side = _sides(self.p_init, height, width, True, best.device)[stage]
         place, other = _place(draws[:, :2], side, best), _place(draws[:, 2:4], side, best)
         bump = _bumps(self.p_init, height, width, best.device)[stage]
         bump = torch.where(draws[:, 4, None, None] < 0.5, bump, bump.mT)
-        bump = bump.gather(1, place.down[:, :, None].expand(-1, -1, bump.shape[2]))
-        bump = bump.gather(2, place.across[:, None].expand(-1, height, -1))[:, None] * per_sample(
-            _signs(draws[:, 5:]), best
-        )
+        offset = place.offset.clamp(0, min(height, width) - 1)
+        bump = bump.gather(1, offset[:, 0, :height, None].expand(-1, -1, bump.shape[2]))
+        bump = bump.gather(2, offset[:, 1, None, :width].expand(-1, height, -1))
+        bump = bump[:, None] * per_sample(_signs(draws[:, 5:]), best)
 
         delta = best - problem.x
         inside = delta * place.window
@@ -157,31 +157,30 @@ class Square(Attack):
         change = torch.where(place.window, fresh * (length / (_length(fresh) + _TINY)), delta * ~other.window)
         return problem.x + problem.threat.eps * GEOMETRIES["L2"].steepest(change)
 
-    def _stage(self, problem: Problem) -> Tensor:
-        """How often the window's area was halved, shape (B,)."""
-        return _stages(self.steps, problem.step.device)[problem.step]
-
 
 class _Place(NamedTuple):
     """Where a window of each sample lies."""
 
     window: Tensor
     """Whether a value is in it, shape (B, 1, H, W)."""
-    down: Tensor
-    """Rows below its upper edge, shape (B, H); anything where it is not."""
-    across: Tensor
-    """Columns right of its left edge, shape (B, W)."""
+    offset: Tensor
+    """Rows below its upper edge, and columns right of its left edge, shape (B, 2, max(H, W))."""
 
 
 def _place(draws: Tensor, side: Tensor, like: Tensor) -> _Place:
     """Put windows of a side, shape (B,), down where two uniform draws, shape (B, 2), say."""
-    offsets, covers = [], []
-    for draw, length in zip(draws.unbind(1), like.shape[2:], strict=True):
-        first = (draw * (length - side + 1)).long()
-        offset = torch.arange(length, device=like.device) - first[:, None]
-        covers.append((offset >= 0) & (offset < side[:, None]))
-        offsets.append(offset.clamp(0, min(like.shape[2:]) - 1))
-    return _Place((covers[0][:, :, None] & covers[1][:, None])[:, None], *offsets)
+    height, width = like.shape[2:]
+    lengths, places = _axes(height, width, like.device)
+    first = (draws * (lengths - side[:, None])).long()
+    offset = places - first[:, :, None]
+    covered = (offset >= 0) & (offset < side[:, None, None])
+    return _Place((covered[:, 0, :height, None] & covered[:, 1, None, :width])[:, None], offset)
+
+
+@cache
+def _axes(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """One more than each side of the image, shape (2,), and the places along the longer one."""
+    return torch.tensor([height + 1, width + 1], device=device), torch.arange(max(height, width), device=device)
 
 
 @cache
@@ -197,6 +196,12 @@ def _sides(p_init: float, height: int, width: int, bumps: bool, device: torch.de
     sides = [round((p_init / 2**halvings * height * width) ** 0.5) for halvings in range(len(_HALVINGS) + 1)]
     sides = [max(side, 3) | 1 if bumps else max(side, 1) for side in sides]
     return torch.tensor([min(side, height, width) for side in sides], device=device)
+
+
+@cache
+def _sides_by_step(steps: int, p_init: float, height: int, width: int, device: torch.device) -> Tensor:
+    """Side of the window at each step, shape (steps,)."""
+    return _sides(p_init, height, width, False, device)[_stages(steps, device)]
 
 
 @cache

@@ -136,13 +136,17 @@ class ActiveBatch(NamedTuple):
         state = type(self.state)(*columns(*(one.state for one in (self, *others))))
         return ActiveBatch(*parts, state)  # type: ignore[call-arg]
 
-    def note(self, loss: Tensor, margin: Tensor, blind: Tensor, inside: Tensor) -> None:
-        """Write down what the model said at each sample's step; out of the ball no margin counts as a rise."""
+    def note(self, loss: Tensor, margin: Tensor, blind: Tensor | None, inside: Tensor | None) -> None:
+        """Write down what the model said at each sample's step; out of the ball no margin counts as a rise.
+
+        ``blind`` is None where no gradient was asked for, and ``inside`` where all are in the ball.
+        """
         at = self.step[:, None]
-        for column, value in ((self.loss, loss), (self.margin, margin.where(inside, -torch.inf))):
-            finite = value.detach().float().nan_to_num(0.0, _LARGEST, -_LARGEST).clamp(-_LARGEST, _LARGEST)
-            column.scatter_(1, at, finite[:, None])
-        self.zero_gradient.scatter_(1, at, blind[:, None])
+        reached = margin if inside is None else margin.where(inside, -torch.inf)
+        for column, value in ((self.loss, loss), (self.margin, reached)):
+            column.scatter_(1, at, value.float().nan_to_num(0.0, _LARGEST, -_LARGEST)[:, None])
+        if blind is not None:
+            self.zero_gradient.scatter_(1, at, blind[:, None])
 
     def keep_nearest(
         self, x: Tensor, hit: Tensor, distance_of: Callable[[Tensor], Tensor], reach: float
@@ -157,8 +161,6 @@ class ActiveBatch(NamedTuple):
             Perturbations to their norms, shape (B,), and the largest norm in the ball.
         """
         rows = hit.nonzero()[:, 0]
-        if len(rows) == 0:
-            return self
         distance = distance_of(x[rows] - self.x[rows]).double()
         nearer = distance < self.distance[rows]
         self.distance[rows[nearer]] = distance[nearer]
@@ -179,14 +181,15 @@ class ActiveBatch(NamedTuple):
     def sums(self) -> StepSums:
         """Sums by step over these samples."""
         newly_broken = torch.bincount(self.broken_at[self.broken_at >= 0], minlength=self.loss.shape[1])
-        sums = ((~self.loss.isnan()).sum(0), self.loss.double().nansum(0), newly_broken, self.zero_gradient.sum(0))
+        loss = self.loss.clamp(-_LARGEST, _LARGEST)
+        sums = ((~loss.isnan()).sum(0), loss.double().nansum(0), newly_broken, self.zero_gradient.sum(0))
         return StepSums(*(one.cpu().numpy() for one in sums))
 
     def margin_rise(self) -> MarginRise:
         """How far the margins rose over the steps taken."""
         reached = ~self.margin.isnan()
         place = torch.arange(self.margin.shape[1], device=self.margin.device)
-        margin = self.margin.double().nan_to_num(-torch.inf)
+        margin = self.margin.clamp(-_LARGEST, _LARGEST).double().nan_to_num(-torch.inf)
         first, best = margin[:, 0], margin.amax(1)
         early = margin.masked_fill(place > _EARLY * (reached.sum(1, keepdim=True) - 1), -torch.inf).amax(1)
         rise = (best - first).nan_to_num(0.0)  # a budget may end before the first answer

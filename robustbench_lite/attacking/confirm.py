@@ -16,13 +16,24 @@ from robustbench_lite.attacking.interface import ModelOutput
 from robustbench_lite.attacking.query import Query
 from robustbench_lite.core.columns import Columns
 from robustbench_lite.core.cost import BudgetTracker
-from robustbench_lite.core.losses import success
+from robustbench_lite.core.losses import finite, success
 from robustbench_lite.core.norms import GEOMETRIES
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.model.float64 import Ask, alike, doubtful
 from robustbench_lite.results.scorecard import CHANGED, DENIALS, IN_FLOAT64, OUTSIDE
 
 _log = logging.getLogger(__name__)
+
+
+class Hits(NamedTuple):
+    """Which candidates of a batch are adversarial; every tensor of shape (B,)."""
+
+    hit: Tensor | None
+    """None where the model in float32 calls none so."""
+    doubted: Tensor | None
+    """Which of them were asked about in float64; None where none was."""
+    finite: Tensor
+    """Whether all logits are finite numbers."""
 
 
 class Confirmation(NamedTuple):
@@ -75,6 +86,7 @@ class SuccessCheck:
         columns: Columns | None = None,
     ) -> None:
         self._query, self._threat, self._name, self._columns = query, threat, name, columns
+        self._targeted = threat.goal == "targeted"
         self._distance = GEOMETRIES[threat.norm].distance
         # With a memory limit of its own: what float64 takes says nothing of what the attack takes.
         self._float64_query = (
@@ -83,20 +95,22 @@ class SuccessCheck:
         self.float64_held = True
         """False where the model, which could be asked in float64 at first, no longer could."""
 
-    def hits(self, output: ModelOutput, target_class: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
-        """Which candidates are adversarial, and which of them were asked about in float64 to know it, shapes (B,).
+    def hits(self, output: ModelOutput, target_class: Tensor, margin: Tensor) -> Hits:
+        """Which candidates are adversarial, and which of them were asked about in float64 to know it.
 
         A candidate that is adversarial only through rounding doesn't end a search. Where float64 gives an answer that
         is another by more than rounding, the answer in float32 counts.
         """
-        hit = self._success(output.logits, target_class)
-        if self._float64_query is None:
-            return hit, torch.zeros_like(hit)
-        doubted = hit & doubtful(output.logits, margin)
-        if bool(doubted.any()):
+        said, numbers = output.logits.argmax(1), finite(output.logits)
+        hit = (said == target_class if self._targeted else said != target_class) & numbers
+        if not bool(hit.any()):
+            return Hits(None, None, numbers)
+        doubted = None
+        if self._float64_query is not None and bool((near := hit & doubtful(output.logits, margin)).any()):
+            doubted = near
             logits, precise = output.logits[doubted], self._ask_again(output.x[doubted], target_class[doubted])
             hit[doubted] = self._success(precise, target_class[doubted]) | ~alike(logits, precise)
-        return hit, doubted
+        return Hits(hit, doubted, numbers)
 
     def confirm(self, x: Tensor, origin: Tensor, target_class: Tensor, *, anywhere: bool) -> Confirmation:
         """Ask the model again about adversarial candidates.
@@ -141,7 +155,7 @@ class SuccessCheck:
         )
 
     def _success(self, logits: Tensor, target_class: Tensor) -> Tensor:
-        return success(logits, target_class, self._threat.goal == "targeted")
+        return success(logits, target_class, self._targeted)
 
     def _ask_again(self, x: Tensor, target_class: Tensor) -> Tensor:
         """Logits in float64, half as many samples at once, which take the same memory; or as the loop asks."""

@@ -8,6 +8,7 @@ broken samples leave the batch and waiting ones take their place; and has succes
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Container
@@ -211,10 +212,10 @@ class _Loop:
         """Ask about the candidates in flight, let go of those that broke their sample, and step the others."""
         if self.batch is None:
             return
+        before = self.batch.broken_at
         batch, output = self._ask(self.batch, gradient=self.attack.gradients)
         self.batch = batch
-        broken = batch.broken_at >= 0
-        if self.options.early_stop and bool(broken.any()):
+        if self.options.early_stop and batch.broken_at is not before and bool((broken := batch.broken_at >= 0).any()):
             self.unconfirmed.add(batch.select(broken))
             self.batch = None if bool(broken.all()) else batch.select(~broken)
             output = ModelOutput(*(part[~broken] for part in output))
@@ -237,30 +238,35 @@ class _Loop:
         """Ask the model about the candidates of a batch, and write down what it says."""
         self.budget.check(batch.size * (1 + gradient))
         x = batch.state.x.to(batch.x.dtype)
-        if not bool(x.sum().isfinite()):  # an attack's slip is not the model's: it gets no NaN to answer to
+        if not math.isfinite(x.sum()):  # an attack's slip is not the model's: it gets no NaN to answer to
             x = torch.where(x.isfinite(), x, batch.x)
         problem = self._problem(batch)
         x = problem.project(x) if self.attack.confined else x.clamp(0.0, 1.0)
         rival = self.attack.rival(problem, batch.state)
         output = self.query(problem.allowed(x), batch.target_class, rival, gradient=gradient)
-        margins = margin(output.logits, batch.target_class, problem.targeted)
-        inside = self._inside(batch, output.x)
-        hit, doubted = self.check.hits(output, batch.target_class, margins)
-        self.budget.spend(batch.size + int(doubted.sum()), batch.size * gradient)
-        batch.note(output.loss, margins, output.blind, inside)
-        return batch.keep_nearest(output.x, hit, self.distance, self.threat.reach)._replace(
-            forward=batch.forward + 1 + doubted,
-            backward=batch.backward + int(gradient),
-            # Of what is out of the ball nothing is claimed.
-            non_finite=batch.non_finite | (inside & ~output.logits.isfinite().all(1)),
-            rounding_only=batch.rounding_only | (inside & doubted & ~hit),
-        ), problem.straight_through(output, x)
+        self.budget.spend(batch.size, batch.size * gradient)
+        return self._noted(batch, output, rival, gradient=gradient), problem.straight_through(output, x)
 
-    def _inside(self, batch: ActiveBatch, x: Tensor) -> Tensor:
-        """Which candidates are in the ball, shape (B,)."""
-        if self.attack.confined:
-            return torch.ones_like(batch.non_finite)
-        return self.distance(x - batch.x) <= self.threat.reach
+    def _noted(self, batch: ActiveBatch, output: ModelOutput, rival: Tensor | None, *, gradient: bool) -> ActiveBatch:
+        """Write down what the model said; most steps break nothing, and then nothing is asked or kept."""
+        margins = output.loss
+        if self.attack.loss != "margin" or rival is not None or margins.dtype != output.logits.dtype:
+            margins = margin(output.logits, batch.target_class, self.threat.goal == "targeted")
+        inside = None if self.attack.confined else self.distance(output.x - batch.x) <= self.threat.reach
+        hit, doubted, finite = self.check.hits(output, batch.target_class, margins)
+        batch.note(output.loss, margins, output.blind if gradient else None, inside)
+        # Of what is out of the ball nothing is claimed.
+        strange = ~finite if inside is None else ~finite & inside
+        batch = batch._replace(forward=batch.forward + 1, non_finite=batch.non_finite | strange)
+        if gradient:
+            batch = batch._replace(backward=batch.backward + 1)
+        if hit is None:
+            return batch
+        if doubted is not None:
+            self.budget.spend(int(doubted.sum()), 0)
+            rounded = doubted & ~hit if inside is None else doubted & ~hit & inside
+            batch = batch._replace(forward=batch.forward + doubted, rounding_only=batch.rounding_only | rounded)
+        return batch.keep_nearest(output.x, hit, self.distance, self.threat.reach)
 
     def _charge(self, batch: ActiveBatch) -> ActiveBatch:
         """Count the passes of an attack that asked the model itself."""

@@ -40,6 +40,8 @@ class Query:
     def __call__(self, x: Tensor, target_class: Tensor, rival: Tensor | None = None, *, gradient: bool) -> ModelOutput:
         while True:
             try:
+                if len(x) <= self.limit:
+                    return self._ask(x, target_class, rival, gradient)
                 parts = [
                     self._ask(x[part], target_class[part], None if rival is None else rival[part], gradient)
                     for part in (slice(at, at + self.limit) for at in range(0, len(x), self.limit))
@@ -49,7 +51,7 @@ class Query:
                     raise
                 self._budget.batch_limit = max(1, min(self.limit, len(x)) // 2)
                 continue
-            return parts[0] if len(parts) == 1 else ModelOutput(*map(torch.cat, zip(*parts, strict=True)))
+            return ModelOutput(*map(torch.cat, zip(*parts, strict=True)))
 
     def _ask(self, x: Tensor, target_class: Tensor, rival: Tensor | None, gradient: bool) -> ModelOutput:
         x = x.detach()
@@ -63,11 +65,12 @@ class Query:
             logits = self._target(x)
             loss = self._loss(logits, target_class, self._targeted, rival)
             # A model that cuts the graph has no gradient.
-            grad = torch.autograd.grad(loss.sum(), x, allow_unused=True)[0] if loss.requires_grad else None
+            one = torch.ones_like(loss)
+            grad = torch.autograd.grad(loss, x, one, allow_unused=True)[0] if loss.requires_grad else None
         x = x.detach()
         grad = torch.zeros_like(x) if grad is None else grad
         steepest = grad.flatten(1).abs().amax(1)
-        if not bool(steepest.isfinite().all()):
+        blind = ~((steepest > 0) & (steepest < torch.inf))
+        if bool(blind.any()):
             grad = grad.nan_to_num(0.0, 0.0, 0.0)  # one value that is no number would spoil a whole L2 step
-        blind = ~((steepest > 0) & steepest.isfinite())
         return ModelOutput(x, logits.detach(), loss.detach().to(x.dtype), grad, blind)

@@ -123,14 +123,19 @@ class BudgetTracker:
 
     def __init__(self, budget: Budget | None = None, on_progress: Callable[[Progress], None] | None = None) -> None:
         self.budget = budget or Budget()
-        self.passes = Passes()
         self.batch_limit = sys.maxsize  # most samples at once that memory was found to hold
         self.interrupted = False  # by Ctrl-C, outside of an attack
         self.speed = Speed()
         self.forecast: Forecast | None = None
         self.ledger: Ledger | None = None
+        self._forward = self._backward = 0
         self._started, self._earlier = time.perf_counter(), 0.0
         self._on_progress = on_progress
+
+    @property
+    def passes(self) -> Passes:
+        """What was spent so far."""
+        return Passes(forward=self._forward, backward=self._backward)
 
     @property
     def seconds(self) -> float:
@@ -143,16 +148,18 @@ class BudgetTracker:
             raise Stop("interrupt")
         if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
             raise Stop("seconds")
-        elsewhere = 0 if self.ledger is None else self.ledger.spent_elsewhere
-        if self.budget.passes is not None and self.passes.total + elsewhere + upcoming > self.budget.passes:
-            raise Stop("passes")
+        if self.budget.passes is not None:
+            elsewhere = 0 if self.ledger is None else self.ledger.spent_elsewhere
+            if self._forward + self._backward + elsewhere + upcoming > self.budget.passes:
+                raise Stop("passes")
 
     def spend(self, forward: int, backward: int, seconds: float = 0.0) -> None:
         """Count passes, and time that an earlier process took for them."""
         self._earlier += seconds
-        self.passes += Passes(forward=forward, backward=backward)
+        self._forward += forward
+        self._backward += backward
         if self.ledger is not None:
-            self.ledger.write(self.passes.total)
+            self.ledger.write(self._forward + self._backward)
 
     def __getstate__(self) -> dict[str, Any]:
         # Progress is shown, and a ledger is open, in one process alone. Another machine has another `perf_counter`.

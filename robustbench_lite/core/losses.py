@@ -45,8 +45,13 @@ def success(logits: Tensor, target_class: Tensor, targeted: bool) -> Tensor:
     target_class
         The class to reach (targeted) or to leave (untargeted), shape (B,).
     """
-    same = logits.argmax(1) == target_class
-    return (same if targeted else ~same) & logits.isfinite().all(1)
+    said = logits.argmax(1)
+    return (said == target_class if targeted else said != target_class) & finite(logits)
+
+
+def finite(logits: Tensor) -> Tensor:
+    """Whether all logits of a sample are finite numbers, shape (B,)."""
+    return logits.abs().amax(1) < torch.inf
 
 
 def cross_entropy(logits: Tensor, target_class: Tensor, targeted: bool, rival: Tensor | None = None) -> Tensor:
@@ -65,8 +70,9 @@ def margin(logits: Tensor, target_class: Tensor, targeted: bool, rival: Tensor |
     Above 0 is adversarial. The loss f6 of Carlini and Wagner 2017, https://arxiv.org/abs/1608.04644, without its clamp.
     Its gradient doesn't vanish however confident the model is.
     """
-    own = logits.gather(1, target_class[:, None])[:, 0]
-    others = logits.scatter(1, target_class[:, None], float("-inf")).amax(1)
+    place = target_class[:, None]
+    own = logits.gather(1, place)[:, 0]
+    others = logits.scatter(1, place, -torch.inf).amax(1)
     if rival is not None:
         others = torch.where(rival == ANY, others, logits.gather(1, rival.clamp_min(0)[:, None])[:, 0])
     return own - others if targeted else others - own

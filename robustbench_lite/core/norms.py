@@ -26,8 +26,8 @@ class Geometry(NamedTuple):
 
     distance: Callable[[Tensor], Tensor]
     """Perturbation -> its norm, shape (B,)."""
-    project: Callable[[Tensor, Tensor, Tensor], Tensor]
-    """Points, origins in [0, 1], eps of each, float64, shape (B,) -> points in the ball and the box [0, 1]."""
+    project: Callable[[Tensor, Tensor, float | Tensor], Tensor]
+    """Points, origins in [0, 1], eps, or one of each, float64, shape (B,) -> points in the ball and the box [0, 1]."""
     steepest: Callable[[Tensor], Tensor]
     """Gradient -> a unit perturbation along which a linear loss grows fastest; 0 where the gradient is."""
     random: Callable[[Noise, tuple[int, ...], float], Tensor]
@@ -43,7 +43,9 @@ def _linf_distance(delta: Tensor) -> Tensor:
     return delta.flatten(1).abs().amax(1)
 
 
-def _linf_project(x: Tensor, origin: Tensor, eps: Tensor) -> Tensor:
+def _linf_project(x: Tensor, origin: Tensor, eps: float | Tensor) -> Tensor:
+    if not isinstance(eps, Tensor):
+        return (origin + (x - origin).clamp(-eps, eps)).clamp(0.0, 1.0)
     radius = per_sample(eps.to(x.dtype), x)
     # Not `clamp`, which takes four times as long with tensors for its ends.
     return (origin + (x - origin).maximum(-radius).minimum(radius)).clamp(0.0, 1.0)
@@ -59,10 +61,11 @@ def _l2_distance(delta: Tensor) -> Tensor:
     return length
 
 
-def _l2_project(x: Tensor, origin: Tensor, eps: Tensor) -> Tensor:
+def _l2_project(x: Tensor, origin: Tensor, eps: float | Tensor) -> Tensor:
     # The clip follows the projection and, as the origin is in the box, only brings the point nearer to it.
     delta = x - origin
-    shortened = per_sample(eps.to(x.dtype), x) * _l2_steepest(delta)
+    radius = per_sample(eps.to(x.dtype), x) if isinstance(eps, Tensor) else eps
+    shortened = radius * _l2_steepest(delta)
     inside = torch.where(per_sample(_l2_distance(delta) <= eps, delta), delta, shortened)
     return (origin + inside).clamp(0.0, 1.0)
 
@@ -84,7 +87,7 @@ def _l1_distance(delta: Tensor) -> Tensor:
     return length
 
 
-def _l1_project(x: Tensor, origin: Tensor, eps: Tensor) -> Tensor:
+def _l1_project(x: Tensor, origin: Tensor, eps: float | Tensor) -> Tensor:
     # The nearest point of ball and box has every change shortened by the same amount, and cut at the walls (Croce and
     # Hein 2021, https://arxiv.org/abs/2103.01208). Its length falls with that amount, in straight pieces that end where
     # a change leaves its wall or comes to nothing: sort the ends, and the amount is found in its piece.
@@ -92,7 +95,7 @@ def _l1_project(x: Tensor, origin: Tensor, eps: Tensor) -> Tensor:
     far = (_l1_distance(boxed - origin) > eps).nonzero()[:, 0]
     if len(far) == 0:
         return boxed
-    start, radius = origin[far].flatten(1).double(), eps[far, None]
+    start, radius = origin[far].flatten(1).double(), _each(eps, x)[far, None]
     delta = x[far].flatten(1).double() - start
     size, wall = delta.abs(), torch.where(delta > 0, 1 - start, start)
     ends, order = torch.cat([(size - wall).clamp_min(0.0), size], 1).sort(1)
@@ -148,10 +151,10 @@ def _l0_distance(delta: Tensor) -> Tensor:
     return (delta.flatten(1) != 0).sum(1).double()
 
 
-def _l0_project(x: Tensor, origin: Tensor, eps: Tensor) -> Tensor:
+def _l0_project(x: Tensor, origin: Tensor, eps: float | Tensor) -> Tensor:
     # Of the points with at most eps changes, the nearest keeps the changes by which it gains most: what a change
     # brings nearer, after the box has cut it.
-    boxed = x.clamp(0.0, 1.0)
+    boxed, eps = x.clamp(0.0, 1.0), _each(eps, x)
     gain = ((x - origin) ** 2 - (x - boxed) ** 2).flatten(1)
     most = min(int(eps.amax()), gain.shape[1]) if len(eps) else 0
     order = gain.topk(most, dim=1).indices
@@ -167,8 +170,13 @@ def _l0_random(noise: Noise, shape: tuple[int, ...], eps: float) -> Tensor:
     return torch.where(rank.reshape(values.shape) < eps, values, 0.0)
 
 
-def _box_project(x: Tensor, origin: Tensor, eps: Tensor) -> Tensor:
+def _box_project(x: Tensor, origin: Tensor, eps: float | Tensor) -> Tensor:
     return x.clamp(0.0, 1.0)
+
+
+def _each(eps: float | Tensor, x: Tensor) -> Tensor:
+    """Radius of each point, float64, shape (B,)."""
+    return torch.as_tensor(eps, dtype=torch.float64, device=x.device).expand(len(x))
 
 
 def _order(order: float) -> Callable[[Tensor], Tensor]:
@@ -251,6 +259,7 @@ def project(x: Tensor, origin: Tensor, norm: Norm, eps: float | Tensor, columns:
     Tensor
         Shape (B, *shape). In Linf, L1 and L0 the nearest point of ball and box; in L2 a point of both.
     """
-    each = torch.as_tensor(eps, dtype=torch.float64, device=x.device).expand(len(x))
+    if isinstance(eps, Tensor):
+        eps = _each(eps, x)
     x = x if columns is None else columns.hold(x, origin)
-    return GEOMETRIES[norm].project(x, origin, each)
+    return GEOMETRIES[norm].project(x, origin, eps)

@@ -148,7 +148,7 @@ def test_a_window_is_a_square_within_the_image(height, width, seed, data):
     draws = torch.rand(5, 2, generator=torch.Generator().manual_seed(seed))
     place = _place(draws, torch.full((5,), side), torch.zeros(5, 1, height, width))
     assert (place.window.flatten(1).sum(1) == side * side).all()
-    for window, down, across in zip(place.window[:, 0], place.down, place.across, strict=True):
+    for window, down, across in zip(place.window[:, 0], *place.offset.unbind(1), strict=True):
         rows, columns = window.any(1).nonzero()[:, 0], window.any(0).nonzero()[:, 0]
         assert down[rows].tolist() == across[columns].tolist() == list(range(side))
 

@@ -131,3 +131,9 @@ def test_draws_have_the_shape_asked_for_and_are_float32():
 def test_no_samples_draw_nothing():
     assert _noise().uniform((3, 2)).shape == (0, 3, 2)
     assert _noise().normal(()).shape == (0,)
+
+
+def test_draws_under_vmap_are_the_same():
+    keys = torch.arange(5)
+    alone = torch.vmap(lambda key: Noise(key[None]).at(3).uniform((4,))[0])(keys)
+    assert torch.equal(alone, Noise(keys).at(3).uniform((4,)))
