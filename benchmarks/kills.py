@@ -2,17 +2,19 @@
 
     python benchmarks/kills.py [--kills 10] [--trials 4] [--only evolution]
 
-Each search runs once without a kill, to learn how long it takes. Then it is begun in a new folder for each of some
-moments that are spread over that time, killed there, and gone on with to its end. `auto` is a search in a time, so its
-trials have no count.
+Each search runs once without a kill, to learn how much time of the processor it takes. Then it is begun in a new folder
+for each of some moments that are spread over that time, killed there, and gone on with to its end. `auto` is a search
+in a time, so its trials have no count: it goes on without any time left, and judges what it has.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import os
 import tempfile
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from torch import nn
 from robustbench_lite.core.suite import Suite
 from robustbench_lite.hardening.preparation import Changes, Sampling
 from robustbench_lite.hardening.recipe import Recipe
-from robustbench_lite.searching.auto import SEARCH, AutoOptions, auto
+from robustbench_lite.searching.auto import SEARCH, STATE_FILE, AutoOptions, auto
 from robustbench_lite.searching.space import Space
 from robustbench_lite.searching.storage import open_study
 from robustbench_lite.searching.study import Search, tune
@@ -41,7 +43,7 @@ RECIPE = Recipe.model_validate(
     }
 )
 CELLS = {"space": "cells", "fixed": {"channels": 2, "stages": 1}}
-_AUTO = 60.0  # seconds of a run of auto
+_AUTO = 180.0  # seconds of a run of auto
 SAMPLERS = ("evolution", "reinforce", "gradient", "gdas")
 
 
@@ -83,31 +85,38 @@ def finished(folder: Path) -> dict[int, Any]:
     return {one.number: one for one in open_study(None, folder, "none").trials if one.state == TrialState.COMPLETE}
 
 
-def took(process: Any) -> float:
-    """Wait for the end of a process; how long that was."""
-    began = time.monotonic()
-    process.join()
+def took(process: Any, until: float = math.inf) -> float:
+    """Wait for the end of a process, or for so many seconds of the processor; how many it has had. On Linux alone."""
+    seconds = 0.0
+    while process.is_alive() and seconds < until:
+        with suppress(OSError, IndexError):  # it ends between two looks
+            parts = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            seconds = (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
+        process.join(0.01)
     if process.exitcode:
         raise SystemExit(f"a search ended with exit code {process.exitcode}")
-    return time.monotonic() - began
+    return seconds
 
 
 def killed(name: str, folder: Path, trials: int, kills: int, say: Callable[[str], None]) -> bool:
     """Kill a search at each moment; whether no trial was lost, and none run twice."""
     counted = name != "auto"
     whole = folder / f"{name}-whole"
-    seconds = took(begun(run, name, whole, trials, _AUTO))
-    say(f"{name}: {seconds:.0f} s without a kill")
+    seconds = took(begun(run, name, whole, trials, _AUTO)) if counted else _AUTO / 10
+    say(f"{name}: killed within {seconds:.0f} s of the processor")
     right = True
     for moment in range(1, kills + 1):
         out = folder / f"{name}-{moment}"
         process = begun(run, name, out, trials, _AUTO)
-        process.join(seconds * moment / (kills + 1))
+        took(process, seconds * moment / (kills + 1))
         process.kill()
         process.join()
         study = out if counted else out / SEARCH
         before = finished(study)
-        took(begun(run, name, out, trials, _AUTO))
+        # A run of auto that knows its shares judges what it has, in no time left.
+        state = out / STATE_FILE
+        left = 1.0 if state.is_file() and "shares" in state.read_text() else _AUTO
+        took(begun(run, name, out, trials, left))
         after = finished(study)
         kept = all(after.get(number) == one for number, one in before.items())
         if counted:
