@@ -50,12 +50,12 @@ def test_comes_near_the_exact_distance_also_where_values_are_0_or_1(walled, shap
     assert ratio.max() <= 1.3
 
 
-@pytest.mark.parametrize("scale", [1e-4, 1e4])
-def test_the_scale_of_the_logits_does_not_matter(linear, scale):
-    plain, scaled = (linear((1, 6, 6), classes=2, scale=by) for by in (1.0, scale))
-    one, other = (problem.attack(EAD(), "L1 5", early_stop=False).distance for problem in (plain, scaled))
-    # Where rounding decides whether the search for the weight had an example, it ends at another one.
-    np.testing.assert_allclose(other, one, rtol=5e-2, atol=1e-5)
+def test_the_scale_of_the_logits_does_not_matter(linear):
+    problems = (linear((1, 6, 6), classes=2, scale=by) for by in (1.0, 1e-4, 1e4))
+    one, *others = (problem.attack(EAD(), "L1 5", early_stop=False).distance for problem in problems)
+    for other in others:
+        # Where rounding decides whether the search for the weight had an example, it ends at another one.
+        np.testing.assert_allclose(other, one, rtol=5e-2, atol=1e-5)
 
 
 @pytest.mark.parametrize("early_stop", [True, False])
