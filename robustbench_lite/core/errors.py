@@ -111,3 +111,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     near = [lowered[one] for one in near] or [one for key, one in lowered.items() if name and name.lower() in key][:3]
     hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known) or '(none)'}"
     return f"unknown {kind} {name!r}: {hint}"
+
+
+def why(fault: Exception) -> str:
+    """What went wrong with a folder or a file, in words; without the number of the error and the path."""
+    if isinstance(fault, FileExistsError | NotADirectoryError):
+        return "there is a file of that name"
+    return (fault.strerror if isinstance(fault, OSError) else None) or str(fault)

@@ -126,7 +126,7 @@ def find_file(kind: str, name: str | Path) -> Path:
         path = room.folder / kind / f"{name}.toml"
         if path.parent == room.folder / kind and path.name in {file.name for file in path.parent.glob("*.toml")}:
             return path
-    raise UserError(unknown(kind.removesuffix("s"), str(name), names(kind)))
+    raise UserError(f"{unknown(kind.removesuffix('s'), str(name), names(kind))} (or give the path of a .toml file)")
 
 
 def build(kind: str, name: str, params: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.errors import UserError, why
 from robustbench_lite.core.extras import library
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Board:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as fault:
-            raise UserError(f"--tensorboard {folder}: can't be written ({fault}); choose another place") from None
+            raise UserError(f"--tensorboard {folder}: can't be written ({why(fault)}); choose another place") from None
 
     def begin(self, run: str) -> None:
         """Go on in a folder of its own, which TensorBoard shows as a run of its own."""

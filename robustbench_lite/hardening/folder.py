@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.errors import UserError, why
 from robustbench_lite.hardening.checkpoint import CHECKPOINT_FILE, LOG_FILE
 from robustbench_lite.hardening.recipe import Recipe
 
@@ -61,7 +61,7 @@ def _claim(folder: Path, resume: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as fault:
-        raise UserError(f"out {folder}: can't be written ({fault}); give a folder that can") from None
+        raise UserError(f"out {folder}: can't be written ({why(fault)}); give a folder that can") from None
     left_over = {name for name in held if _LEFT_OVER.fullmatch(name)}
     held -= left_over
     # A scorecard called before.json may be the user's own.

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from robustbench_lite.core.cost import Progress
-from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.errors import UserError, why
 from robustbench_lite.core.files import read_json, write_atomically
 from robustbench_lite.core.suite import Suite
 from robustbench_lite.core.threat import ThreatModel
@@ -231,7 +231,7 @@ def _claim(folder: Path, settings: Mapping[str, Mapping[str, str]], resume: bool
         write_atomically(path, json.dumps(flat, indent=1) + "\n")
     except (OSError, AttributeError) as fault:
         raise UserError(
-            f"out {folder}: can't be used ({fault}); give a new or empty folder that can be written"
+            f"out {folder}: can't be used ({why(fault)}); give a new or empty folder that can be written"
         ) from None
 
 

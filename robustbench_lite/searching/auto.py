@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_lite.core import registry
-from robustbench_lite.core.errors import ModelError, UserError, unknown
+from robustbench_lite.core.errors import ModelError, UserError, unknown, why
 from robustbench_lite.core.files import read_json, write_atomically
 from robustbench_lite.core.suite import Suite, load_suite
 from robustbench_lite.core.threat import ThreatModel
@@ -174,7 +174,7 @@ class _Clock:
             self._state = read_json(path) if path.is_file() else {}
             self._before = float(self._state.get("spent", 0.0))
         except (OSError, ValueError, AttributeError) as fault:
-            raise UserError(f"out {folder}: can't be used ({fault}); give a new or empty folder") from None
+            raise UserError(f"out {folder}: can't be used ({why(fault)}); give a new or empty folder") from None
         self.save()
 
     @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from robustbench_lite.core.errors import UserError
+from robustbench_lite.core.errors import UserError, why
 from robustbench_lite.core.files import read_json, write_atomically
 from robustbench_lite.hardening.checkpoint import check_settings
 
@@ -55,6 +55,6 @@ def _begun(folder: Path, settings: Mapping[str, str]) -> bool:
         write_atomically(path, json.dumps(settings, indent=1) + "\n")
     except (OSError, AttributeError) as fault:
         raise UserError(
-            f"out {folder}: can't be used ({fault}); give a new or empty folder that can be written"
+            f"out {folder}: can't be used ({why(fault)}); give a new or empty folder that can be written"
         ) from None
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -32,6 +33,7 @@ FOLDER = Path(".robustbench")
 """Where files go whose place nobody named."""
 
 _STDOUT = f"{__name__}.stdout"
+_PROTECTED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _SLUG = 60  # characters of a name that go into a file's
 
 
@@ -214,17 +216,25 @@ def check_writable(*paths: Path) -> None:
         there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
         if there != path and not there.is_dir():
             raise UserError(f"{path} can't be written: {there} is a file, not a folder; choose another place")
-        if not (_takes_files(there) if there.is_dir() else os.access(there, os.W_OK)):
-            raise UserError(f"{path} can't be written: {there} is write-protected; choose another place")
+        if refused := _refused(there):
+            raise UserError(f"{path} can't be written: {refused}; choose another place")
 
 
-def _takes_files(folder: Path) -> bool:
-    """Whether a file can be made in a folder. Permissions alone don't tell: not as root, and not of /proc."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
+def _refused(there: Path) -> str:
+    """Why no file can be made in a folder, or a file not be written; empty where it can.
+
+    Permissions alone don't tell of a folder: not as root, and not of /proc.
+    """
+    if there.is_dir():
+        try:
+            tempfile.TemporaryFile(dir=there).close()
+            return ""
+        except OSError as fault:
+            if fault.errno not in _PROTECTED:
+                return f"no file can be made in {there}"
+    elif os.access(there, os.W_OK):
+        return ""
+    return f"{there} is write-protected"
 
 
 def write(path: Path, text: str) -> None:

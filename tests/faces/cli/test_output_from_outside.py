@@ -144,7 +144,7 @@ def test_a_hostile_word_of_the_command_is_one_word(make_card) -> None:
 @pytest.mark.parametrize(
     ("place", "told"),
     [
-        ("/proc/x/y.out", "/proc is write-protected"),
+        ("/proc/x/y.out", "no file can be made in /proc"),
         ("my model.py/y.out", "my model.py is a file, not a folder"),
         (".", "is a folder"),
     ],
@@ -156,6 +156,22 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_run(option: str, p
     assert done.exit_code == 2
     assert told in done.output
     assert "never_made" not in done.output
+
+
+@pytest.mark.usefixtures("repo")
+def test_a_folder_that_is_a_file_is_told_in_words() -> None:
+    Path("taken").write_text("mine")
+    done = rblite("harden", *ASKED[1:4], "--out", "taken")
+    assert done.exit_code == 2
+    assert "out taken: can't be written (there is a file of that name); give a folder that can" in done.output
+    assert "Errno" not in done.output
+
+
+@pytest.mark.usefixtures("repo")
+def test_an_unknown_suite_says_that_a_file_may_be_given() -> None:
+    done = rblite(*ASKED[:4], "--suite", "nosuch")
+    assert done.exit_code == 2
+    assert "(or give the path of a .toml file)" in done.output
 
 
 MOUNTED = """
