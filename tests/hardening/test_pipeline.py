@@ -279,7 +279,7 @@ def test_what_the_caller_gives_replaces_the_recipes() -> None:
 def test_the_attacks_progress_is_told() -> None:
     told: list[Any] = []
     hardened(epochs=1, on_attack=told.append)
-    assert {one.name for one in told} == {"pgd"}
+    assert {one.name for one in told if one.threat} == {"pgd"}  # the checks have none
 
 
 class Spy:
