@@ -91,10 +91,13 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     if found := _misfits(own, state):
         shown = "\n".join(f"  {line}" for line in found[:_FAULTS_SHOWN])
         more = f"\n  and {len(found) - _FAULTS_SHOWN} more" if len(found) > _FAULTS_SHOWN else ""
-        raise UserError(
-            f"weights {path}: don't fit {type(module).__name__}; give the architecture that they were trained with\n"
-            f"{shown}{more}"
+        classes = _other_classes(own, state)
+        cure = (
+            "give the architecture that they were trained with"
+            if classes is None
+            else f"their last layer has {classes} outputs: give that number of classes (--classes {classes})"
         )
+        raise UserError(f"weights {path}: don't fit {type(module).__name__}; {cure}\n{shown}{more}")
     try:
         module.load_state_dict(state)
     except Exception as fault:  # a module may have a say of its own in it
@@ -259,6 +262,18 @@ def _misfits(own: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[str]:
         elif _kind(value) != _kind(expected):
             lines.append(f"{name}: {_kind(value)} in the file, {_kind(expected)} in the model")
     return lines
+
+
+def _other_classes(own: Mapping[str, Any], state: Mapping[str, Tensor]) -> int | None:
+    """How many outputs the last layer has in the file, where these alone keep a state from being loaded."""
+    if own.keys() != state.keys() or not all(
+        isinstance(value, Tensor) and not nn.parameter.is_lazy(value) for value in own.values()
+    ):
+        return None
+    other = [name for name in own if own[name].shape != state[name].shape]
+    outputs = {len(state[name]) for name in other if state[name].dim()}
+    alike = all(own[name].shape[1:] == state[name].shape[1:] for name in other)
+    return outputs.pop() if alike and len(outputs) == 1 and other[-1] == list(own)[-1] else None
 
 
 def _kind(tensor: Tensor) -> str:

@@ -176,6 +176,17 @@ def test_every_misfit_is_told_at_once_and_nothing_is_loaded(tmp_path: Path) -> N
     assert Target(module).weights_sha256() == before
 
 
+def test_where_only_the_number_of_classes_is_another_it_is_named(tmp_path: Path) -> None:
+    def layers(hidden: int, classes: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(4, hidden), nn.Linear(hidden, classes))
+
+    torch.save(layers(8, 3).state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(UserError, match=r"last layer has 3 outputs: give that number of classes \(--classes 3\)"):
+        load_weights(layers(8, 10), tmp_path / "weights.pt")
+    with pytest.raises(UserError, match="give the architecture that they were trained with"):
+        load_weights(layers(6, 3), tmp_path / "weights.pt")
+
+
 def test_of_many_misfits_eight_are_told(tmp_path: Path) -> None:
     torch.save({f"layer{number}": torch.zeros(1) for number in range(20)}, tmp_path / "weights.pt")
     with pytest.raises(UserError, match="and 12 more"):
