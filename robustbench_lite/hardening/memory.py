@@ -166,7 +166,8 @@ def retention(tasks: Sequence[Task]) -> tuple[Measured, ...]:
                     name=f"task_{number}_{kind}",
                     unit="share",
                     better="higher",
-                    definition=f"{kind} accuracy on {task.name} under {task.threat}; after each task since: {course}",
+                    definition=f"{kind} accuracy on {now.total} samples of {task.name}, kept to judge it by, under "
+                    f"{task.threat}, so not quite that of the evaluation; after each task since: {course}",
                     **{key: getattr(share, key) for key in ("value", "low", "high", "count", "total")},
                 )
             )
