@@ -16,7 +16,7 @@ from robustbench_lite.attacking.interface import ModelOutput
 from robustbench_lite.attacking.query import Query
 from robustbench_lite.core.columns import Columns
 from robustbench_lite.core.cost import BudgetTracker
-from robustbench_lite.core.losses import finite, success
+from robustbench_lite.core.losses import finite, reached, success
 from robustbench_lite.core.norms import GEOMETRIES
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.model.float64 import Ask, alike, doubtful
@@ -101,8 +101,8 @@ class SuccessCheck:
         A candidate that is adversarial only through rounding doesn't end a search. Where float64 gives an answer that
         is another by more than rounding, the answer in float32 counts.
         """
-        said, numbers = output.logits.argmax(1), finite(output.logits)
-        hit = (said == target_class if self._targeted else said != target_class) & numbers
+        numbers = finite(output.logits)
+        hit = reached(output.logits, target_class, self._targeted) & numbers
         if not bool(hit.any()):
             return Hits(None, None, numbers)
         doubted = None

@@ -45,8 +45,13 @@ def success(logits: Tensor, target_class: Tensor, targeted: bool) -> Tensor:
     target_class
         The class to reach (targeted) or to leave (untargeted), shape (B,).
     """
+    return reached(logits, target_class, targeted) & finite(logits)
+
+
+def reached(logits: Tensor, target_class: Tensor, targeted: bool) -> Tensor:
+    """Whether the largest logit is that of the class to reach, or not that of the one to leave, shape (B,)."""
     said = logits.argmax(1)
-    return (said == target_class if targeted else said != target_class) & finite(logits)
+    return said == target_class if targeted else said != target_class
 
 
 def finite(logits: Tensor) -> Tensor:
