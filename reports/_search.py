@@ -290,10 +290,7 @@ def _scale(values: Sequence[Any]) -> tuple[Any, tuple[tuple[float, str, str], ..
         ticks = tuple((xs[one], value(one), anchor) for one, anchor in named) if len(known) <= _NAMED else ()
         return (lambda one: xs[one if numbers else plain(str(one))]), ticks
     low, high = min(values), max(values)
-    scale = math.log if low > 0 and high / low > _APART else float
-    first, last = scale(low), scale(high)
-    ends = ((_MARGIN, number(low), "start"), (100 - _MARGIN, number(high), "end"))
-    return (lambda one: _inside(100 * (scale(one) - first) / (last - first))), ends
+    return _between(low, high), ((_MARGIN, number(low), "start"), (100 - _MARGIN, number(high), "end"))
 
 
 _Axis = tuple[Callable[[float], float], tuple[tuple[float, str], ...]]
@@ -310,10 +307,14 @@ def _line(values: Sequence[float]) -> _Axis:
     low, high = min(values), max(values)
     if low == high:
         return (lambda _: 50.0), ((50.0, exact(low)),)
+    return _between(low, high), ((_MARGIN, exact(low)), (100 - _MARGIN, exact(high)))
+
+
+def _between(low: float, high: float) -> Callable[[float], float]:
+    """Where a number stands on an axis with these ends, which is logarithmic where they are far apart."""
     scale: Callable[[float], float] = math.log if low > 0 and high / low > _APART else float
     first, last = scale(low), scale(high)
-    ends = ((_MARGIN, exact(low)), (100 - _MARGIN, exact(high)))
-    return (lambda one: _inside(100 * (scale(one) - first) / (last - first))), ends
+    return lambda one: _inside(100 * (scale(one) - first) / (last - first))
 
 
 def _inside(percent: float) -> float:
