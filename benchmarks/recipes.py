@@ -132,32 +132,15 @@ _MNIST = Schedule(
     epochs=6, batch_size=100, lr=0.005, optimizer="adam", weight_decay=0.0, decay="one_cycle", average=0.999,
     eps_ramp=0.5, held_out=0.005, keep="last",
 )  # fmt: skip
-MNIST_ROWS = (
-    Row(
-        name="pgd 2",
-        defense="pgd_training",
-        params={"steps": 2, "step_size": 0.22},
-        passes=3,
-        schedule=_MNIST,
-        threat=LEARNT,
-    ),
-    Row(
-        name="pgd 3, longer",
-        defense="pgd_training",
-        params={"steps": 3, "step_size": 0.15},
-        passes=4,
-        schedule=_MNIST.model_copy(update={"epochs": 25}),
-        threat=LEARNT,
-    ),
-    Row(
-        name="pgd 10",
-        defense="pgd_training",
-        params={"steps": 10, "step_size": 0.08},
-        passes=11,
-        schedule=_MNIST.model_copy(update={"epochs": 9}),
-        threat=LEARNT,
-    ),
-)
+
+
+def _pgd(name: str, epochs: int, steps: int, step_size: float) -> Row:
+    schedule = _MNIST.model_copy(update={"epochs": epochs})
+    params = {"steps": steps, "step_size": step_size}
+    return Row(name=name, defense="pgd_training", params=params, passes=steps + 1, schedule=schedule, threat=LEARNT)
+
+
+MNIST_ROWS = (_pgd("pgd 2", 6, 2, 0.22), _pgd("pgd 3, longer", 25, 3, 0.15), _pgd("pgd 10", 9, 10, 0.08))
 
 
 @click.group()
