@@ -14,7 +14,7 @@ from robustbench_lite.results.scorecard import Interval
 from robustbench_lite.results.search import RECIPE, ProxyResult, SearchResult, Trial
 
 from . import _board, _search
-from ._format import count, interval, percent, plain
+from ._format import count, interval, percent, plain, points
 
 _SHOWN = 20  # trials in the table; the file has all
 _LEVELS = "▁▂▃▄▅▆▇█"
@@ -147,8 +147,8 @@ def _outcome(found: SearchResult) -> Iterator[str]:
     if (written := _search.network(found)) is not None:
         yield f"Network    {plain(written)}"
     yield (
-        f"Fall       {fall.by:+.1%} [{fall.low:+.1%}, {fall.high:+.1%}] from validation ({fall.validation}) to fresh "
-        f"samples ({fall.fresh}), under the search's own attack"
+        f"Fall       {points(fall.by)} [{100 * fall.low:z.1f}, {100 * fall.high:z.1f}] from validation "
+        f"({fall.validation}) to fresh samples ({fall.fresh}), under the search's own attack"
     )
     if found.passed_over:
         yield f"Left out   {', '.join(found.passed_over)}: the evaluation on fresh samples can't be trusted"

@@ -54,6 +54,15 @@ class Dimension(BaseModel):
     choices: tuple[Value, ...] | None = None
     """The values, in place of a range."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_list(cls, given: Any) -> Any:
+        if isinstance(given, list | tuple):
+            return {"choices": given}
+        if not isinstance(given, Mapping | Dimension):
+            raise ValueError("expected a range, { low = 0.01, high = 0.1 }, or a list of choices")
+        return given
+
     @model_validator(mode="after")
     def _holds_several(self) -> Self:
         if self.choices is not None:
@@ -260,10 +269,15 @@ def check_grid(found: tuple[Axis, ...], trials: int | None) -> int:
 def _flat(table: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, Any]]:
     """Settings with their dotted names, be these quoted in the file or not: TOML makes tables of names that aren't."""
     for name, value in table.items():
-        if isinstance(value, dict) and value and all(isinstance(inner, dict) for inner in value.values()):
+        if isinstance(value, dict) and value and not any(map(_tells_values, value, value.values())):
             yield from _flat(value, f"{head}{name}.")
         else:
             yield f"{head}{name}", value
+
+
+def _tells_values(key: str, value: Any) -> bool:
+    """Whether a line of a table is about one setting's values, as ``choices`` is, and not a setting by itself."""
+    return key in Dimension.model_fields and not isinstance(value, dict)
 
 
 def _takes_whole_numbers_only(recipe: Recipe, key: str, values: Dimension) -> bool:

@@ -143,7 +143,7 @@ def tune(
     sampling
         Which samples are taken. ``limit`` is of the validation samples, and of the test samples.
     on_trial
-        Called as each trial begins, and after the last; with several jobs, as each ends.
+        Called as the recipe as it is begins, as each trial begins, and after the last; with several jobs, as each ends.
     jobs
         Processes on this machine that run the trials; of those nothing is told but by ``on_trial``. Or who runs them,
         such as `workers.cluster.RayExecutor`: its machines must all see ``out``, and keep locks on its files.
@@ -165,14 +165,17 @@ def tune(
         _same_study(study, settings)
         if job.architecture is not None:
             save_architecture(job.architecture, job.folder / ARCHITECTURE_FILE)
-    _beforehand(job, study, listeners)
-    before = _before(job, listeners)
-    plain = None if job.proxy else run_in_full(job, RECIPE, {}, before, listeners)
+    plain: Tried | None = None
 
     def tell(running: tuple[str, ...]) -> None:
         if on_trial is not None:
             on_trial(_standing(job, study, plain, running, executor.workers))
 
+    _beforehand(job, study, listeners)
+    before = _before(job, listeners)
+    if not job.proxy:
+        tell((RECIPE,))
+        plain = run_in_full(job, RECIPE, {}, before, listeners)
     if executor.workers > 1:
         tell((f"{executor.workers} jobs",))
     for _ in run_trials(job, before, executor, listeners, lambda name: tell((name,))):

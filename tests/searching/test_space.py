@@ -41,6 +41,8 @@ def test_quoted_and_unquoted_names_are_the_same(tmp_path: Path) -> None:
     assert load_space(plain) == found
     assert list(found.params) == ["schedule.lr", "params.steps"]
     assert found.name == "space"
+    listed = write(tmp_path, "[params]\nschedule.lr = {low = 0.01, high = 1}\nparams.steps = [2, 5]")
+    assert load_space(listed) == found
 
 
 def test_all_faults_of_a_file_are_told_at_once_each_with_its_key(tmp_path: Path) -> None:
@@ -58,6 +60,8 @@ def test_all_faults_of_a_file_are_told_at_once_each_with_its_key(tmp_path: Path)
         a.one = {choices = [1]}
         a.twice = {choices = [1, 1]}
         a.typo = {low = 0, hihg = 1}
+        a.alone = 3
+        a.few = [1]
         """,
     )
     with pytest.raises(UserError) as caught:
@@ -72,6 +76,8 @@ def test_all_faults_of_a_file_are_told_at_once_each_with_its_key(tmp_path: Path)
         "none": "expected low and high, or choices",
         "half": "expected low and high, or choices",
         "one": "has 1 choices",
+        "few": "has 1 choices",
+        "alone": "expected a range, { low = 0.01, high = 0.1 }, or a list of choices",
         "twice": "a choice twice",
         "typo.hihg": "unknown key",
     }.items():

@@ -125,8 +125,6 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
     sampling = Sampling(test_data=test_data, **{name: given[name] for name in ("limit", "limit_train", "seed")})
     signals.raise_interrupts()
     with output.kept_in(out, "the same command"), progress.bars(quiet) as bars:
-        say = progress.heading(bars)
-        say("the recipe as it is")
         found = study.tune(
             target,
             data,
@@ -137,7 +135,7 @@ def tune(model: str, out: str, quiet: bool, **given: Any) -> None:
             changes=Changes(**{name: given[name] for name in ("threat", "suite", "epochs")}),
             sampling=sampling,
             listeners=Listeners(on_progress=progress.training_bars(bars), on_attack=progress.attack_bars(bars)),
-            on_trial=telling(say),
+            on_trial=telling(progress.heading(bars)),
             jobs=_jobs(given),
         )
     winner = ended(found, given, quiet)
@@ -157,10 +155,14 @@ def _jobs(given: Mapping[str, Any]) -> int | Executor:
 
 def telling(say: Say) -> Callable[[Standing], None]:
     """Tell where the search stands as a trial begins, and after the last one."""
+    from robustbench_lite.results.search import RECIPE
 
     def told(standing: Standing) -> None:
         if not standing.name:
             say("the winner and the recipe as it is are judged")
+            return
+        if standing.running == (RECIPE,):
+            say("the recipe as it is")
             return
         of = "" if standing.total is None else f" of {standing.total}"
         best = "" if standing.best is None else f"; best {_share(standing.best)} robust ({standing.best.name})"
