@@ -60,8 +60,8 @@ def report(
     """Show scorecards: one by itself, several side by side.
 
     Of a folder that 'rblite harden' wrote it shows before and after, with the training's curves on the page; of one
-    that 'rblite tune' wrote, the search. Patterns such as 'cards/*.json' are expanded, quoted or not. Formats:
-    terminal, html, markdown, csv, badge, github, annotations, sarif, mlbom, huggingface.
+    that 'rblite tune' or 'rblite auto' wrote, the search. Patterns such as 'cards/*.json' are expanded, quoted or not.
+    Formats: terminal, html, markdown, csv, badge, github, annotations, sarif, mlbom, huggingface.
     """
     if not cards:
         raise UserError(f"no scorecard was named: {_what_there_is()}")
@@ -70,8 +70,10 @@ def report(
         asked["html"] = output.fresh("report", ".html")
     output.check_writable(*asked.values(), *([Path(out)] if out and asked else []))
     paths = list(dict.fromkeys(path for given in cards for path in _expanded(given)))
-    if any(map(_is_search, paths)):
-        _search(paths, title, asked.pop("html", None), bool(form or out or asked), open_)
+    if searches := [place for place in map(_search_in, paths) if place is not None]:
+        if len(paths) > 1:
+            raise UserError(f"{len(paths)} things, and one is a search: expected a search by itself, or scorecards")
+        _search(searches[0], title, asked.pop("html", None), bool(form or out or asked), open_)
         return
     loaded, log = _loaded(paths)
     words: dict[str | None, dict[str, Any]] = {name: {} for name in {*asked, form}}
@@ -109,28 +111,27 @@ def _what_there_is() -> str:
     return f"the newest is shown by 'rblite report {shlex.quote(str(there[-1]))}'{more}"
 
 
-def _is_search(path: str) -> bool:
-    """Whether it is the folder of 'rblite tune', or the file in it."""
+def _search_in(path: str) -> Path | None:
+    """The folder of a search, of 'rblite tune' or 'rblite auto', where this is one, or its file."""
     from robustbench_lite.results.search import RESULT_FILE
 
     place = Path(path)
-    return place.name == RESULT_FILE or (place.is_dir() and (place / RESULT_FILE).is_file())
+    if place.name == RESULT_FILE:
+        return place.parent
+    return next((one for one in (place, place / "search") if (one / RESULT_FILE).is_file()), None)
 
 
-def _search(paths: Sequence[str], title: str | None, page: Path | None, others: bool, open_: bool) -> None:
+def _search(place: Path, title: str | None, page: Path | None, others: bool, open_: bool) -> None:
     """Show a search, or write its page."""
     from robustbench_lite.results.search import SearchResult
 
-    if len(paths) > 1:
-        raise UserError(f"{len(paths)} things, and one is a search: expected a search by itself, or scorecards")
     if others:
         raise UserError("a search is shown on the terminal or as a page; give --html FILE, or nothing")
-    place = Path(paths[0])
     found = SearchResult.load(place)
     if page is None:
         output.print_rendered(registry.find("reports", "search")([found], title=title))
         return
-    written = output.write_search(place if place.is_dir() else place.parent, found, page, title)
+    written = output.write_search(place, found, page, title)
     click.echo(f"{'Report':10} {written}")
     if open_:
         _open(written)

@@ -42,6 +42,10 @@ def test_a_search_tells_its_trials_the_winner_and_how_to_go_on() -> None:
     assert "Report     search/search.html" in done.output
     assert "<h2>Course</h2>" in Path("search/search.html").read_text()
     shown = rblite("report", "search")
+    Path("auto").mkdir()
+    Path("search").rename("auto/search")  # as 'rblite auto' leaves it
+    assert rblite("report", "auto").output == shown.output
+    Path("auto/search").rename("search")
     assert shown.exit_code == 0
     assert all(one["name"] in shown.output for one in told["trials"])
     written = rblite("report", "search/search.json", "--html", "pages/mine.html")
