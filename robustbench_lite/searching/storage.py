@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from filelock import FileLock
+
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.searching.folder import JOURNAL_FILE
 from robustbench_lite.searching.objectives import ROBUST_ALONE, Objective
@@ -78,9 +80,26 @@ def _storage(storage: str | None, folder: Path) -> BaseStorage:
 
     if storage is not None and "://" in storage:
         return RDBStorage(storage)
-    # The whole path: Optuna's lock is a link to it, and a killed process leaves one that must lead somewhere.
-    path = folder / JOURNAL_FILE if storage is None else Path(storage)
-    return JournalStorage(JournalFileBackend(str(path.resolve())))
+    path = (folder / JOURNAL_FILE if storage is None else Path(storage)).resolve()
+    return JournalStorage(JournalFileBackend(str(path), _JournalLock(path)))  # type: ignore[arg-type]
+
+
+class _JournalLock:
+    """A lock of Optuna's journal that ends with the process that holds it.
+
+    Optuna's own is a file: where a process is killed that holds it, all others wait half a minute.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        # Not Optuna's name for it: of an older search that was killed, that is a link to the journal.
+        self._lock = FileLock(journal.with_name(f".{journal.name}.lock"), poll_interval=0.01)
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
 
 
 @contextmanager

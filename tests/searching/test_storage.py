@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import optuna
@@ -9,6 +10,7 @@ import pytest
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.searching.storage import open_study
+from tests.forked import Forked
 
 
 def test_a_study_is_opened_again_by_the_folder_s_name(tmp_path: Path) -> None:
@@ -32,3 +34,26 @@ def test_no_password_is_told_wherever_it_stands(tmp_path: Path) -> None:
         open_study("nosuch+driver://me:secret@host:1/db", tmp_path, "none")
     assert "secret" not in str(caught.value)
     assert "nosuch+driver://***@host:1/db" in str(caught.value)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from robustbench_lite.searching.storage import _storage
+_storage(None, Path(sys.argv[1]))._backend._lock.acquire()
+Path(sys.argv[1], "held").touch()
+time.sleep(60)
+"""
+
+
+def test_a_process_that_is_killed_with_the_lock_keeps_no_other_waiting(tmp_path: Path) -> None:
+    open_study(None, tmp_path, "none")
+    (tmp_path / "study.journal.lock").symlink_to(tmp_path / "study.journal")  # left by a search of an older version
+    killed = Forked(HOLD, tmp_path)
+    killed.wait_for((tmp_path / "held").exists)
+    killed.kill()
+    begun = time.monotonic()
+    study = open_study(None, tmp_path, "none")
+    study.tell(study.ask(), 0.25)
+    assert time.monotonic() - begun < 15  # Optuna's own lock is broken after 30 seconds
+    assert open_study(None, tmp_path, "none").best_value == 0.25
