@@ -273,7 +273,8 @@ def _networks(architecture: str, *, flat: bool) -> ArchitectureSpace:
 
 def _shares(judging: Plan, options: AutoOptions, left: float) -> Shares:
     began = time.monotonic()
-    pace = measure(judging.target, judging.recipe, judging.suite, judging.recipe.threat, judging.known, judging.test)
+    given = (judging.target, judging.recipe, judging.suite, judging.recipe.threat, judging.known, judging.test)
+    pace = measure(*given, left)
     left = _for_search(left - (time.monotonic() - began), options)
     return divide(left, pace, len(judging.known), len(judging.test), (options.limit_train, options.limit))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robustbench_lite.core import registry
@@ -15,7 +16,8 @@ from robustbench_lite.hardening.recipe import Recipe
 from robustbench_lite.hardening.training import train
 from robustbench_lite.model.target import Target
 
-_FEW_TRAIN, _FEW_TEST = 256, (12, 48)
+_FEW_TRAIN, _FEW_TEST = 256, (12, 48, 192)
+_MEASURING = 0.01  # of the time: what a judgement may take for one of four times as many samples to be measured, too
 _ROBUST = 2.0  # times as long as the judgement of a network that has learnt for one epoch
 _LARGER = 1.5  # times as long as the first network's trainings, on average, as the search tries larger ones
 _LEAST_TRAIN, _LEAST_TEST = 100, 100  # samples: with fewer, no number is worth its time
@@ -53,7 +55,9 @@ class Shares:
         return _LARGER * self.training + 2.5 * self.judgement
 
 
-def measure(target: Target, recipe: Recipe, suite: Suite, threat: ThreatModel, known: Data, test: Data) -> Pace:
+def measure(
+    target: Target, recipe: Recipe, suite: Suite, threat: ThreatModel, known: Data, test: Data, seconds: float
+) -> Pace:
     """Train for an epoch on a few samples, and judge what came out on a few.
 
     Parameters
@@ -62,6 +66,8 @@ def measure(target: Target, recipe: Recipe, suite: Suite, threat: ThreatModel, k
         What is trained, and how; of the recipe the last step that trains counts.
     suite, threat
         What judges.
+    seconds
+        The time that there is.
     """
     few = known.stratified(_FEW_TRAIN, 0)
     spec = recipe.chain[-1]
@@ -73,13 +79,22 @@ def measure(target: Target, recipe: Recipe, suite: Suite, threat: ThreatModel, k
         started = time.perf_counter()
         trained = train(target, defense, schedule, threat, learn, probe).target
         took = time.perf_counter() - started
-    times = []
+    times: list[float] = []
+    # The checks look at some dozens of samples: only past these a sample costs what each of thousands does.
     for size in _FEW_TEST:
+        if len(times) > 1 and (times[-1] > _MEASURING * seconds or size > len(test)):
+            break
         started = time.perf_counter()
         evaluate(trained, test.stratified(size, 0), suite, threat)
         times.append(time.perf_counter() - started)
-    each = max(0.0, times[1] - times[0]) / (_FEW_TEST[1] - _FEW_TEST[0])
-    return Pace(took * epochs / len(few), _ROBUST * each, max(0.0, times[0] - _FEW_TEST[0] * each))
+    return Pace(took * epochs / len(few), *by_size(times))
+
+
+def by_size(times: Sequence[float]) -> tuple[float, float]:
+    """Seconds of a sample and of the checks in a judgement, by the two largest that were measured."""
+    (fewer, some), (more, all_) = list(zip(_FEW_TEST, times, strict=False))[-2:]
+    each = max(0.0, all_ - some) / (more - fewer)
+    return _ROBUST * each, max(0.0, some - fewer * each)
 
 
 def divide(seconds: float, pace: Pace, learnt: int, judged: int, chosen: tuple[int | None, int | None]) -> Shares:
