@@ -21,6 +21,7 @@ from typing import Any
 import click
 import optuna
 import torch
+from common import write
 from optuna.trial import TrialState
 from torch import nn
 
@@ -45,6 +46,13 @@ RECIPE = Recipe.model_validate(
 CELLS = {"space": "cells", "fixed": {"channels": 2, "stages": 1}}
 _AUTO = 180.0  # seconds of a run of auto
 SAMPLERS = ("evolution", "reinforce", "gradient", "gdas")
+NOTE = (
+    "Each search is killed (SIGKILL) at {kills} moments that are spread over its time of the processor, in a new "
+    "folder each time, and gone on with to its end. A trial is lost where it was finished before the kill and isn't "
+    "the same after it; it is run twice where there are more than {trials} folders, or other settings than without a "
+    "kill. `auto` is killed while it searches; then it goes on without any time left, and judges the trials that it "
+    "has. Repeat it with `python benchmarks/kills.py`."
+)
 
 
 def run(name: str, out: Path, trials: int, seconds: float) -> None:
@@ -98,13 +106,13 @@ def took(process: Any, until: float = math.inf) -> float:
     return seconds
 
 
-def killed(name: str, folder: Path, trials: int, kills: int, say: Callable[[str], None]) -> bool:
-    """Kill a search at each moment; whether no trial was lost, and none run twice."""
+def killed(name: str, folder: Path, trials: int, kills: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Kill a search at each moment; how many trials were finished then and at the end, and whether all is right."""
     counted = name != "auto"
     whole = folder / f"{name}-whole"
     seconds = took(begun(run, name, whole, trials, _AUTO)) if counted else _AUTO / 10
     say(f"{name}: killed within {seconds:.0f} s of the processor")
-    right = True
+    wrong, at_kill, at_end = 0, [], []
     for moment in range(1, kills + 1):
         out = folder / f"{name}-{moment}"
         process = begun(run, name, out, trials, _AUTO)
@@ -126,8 +134,16 @@ def killed(name: str, folder: Path, trials: int, kills: int, say: Callable[[str]
             kept &= len(list(out.glob("trial-*"))) == trials
         told = "none lost, none run twice" if kept else "NOT AS IT SHOULD BE"
         say(f"{name}: killed at moment {moment}, {len(before)} trials finished; {len(after)} at the end, {told}")
-        right &= kept
-    return right
+        wrong += not kept
+        at_kill.append(len(before))
+        at_end.append(len(after))
+    return {
+        "search": name,
+        "killed, each time": kills,
+        "trials finished when it was killed": " ".join(map(str, at_kill)),
+        "at the end": " ".join(map(str, at_end)),
+        "with a trial lost or run twice": wrong,
+    }
 
 
 @click.command()
@@ -135,12 +151,13 @@ def killed(name: str, folder: Path, trials: int, kills: int, say: Callable[[str]
 @click.option("--trials", default=4, show_default=True)
 @click.option("--only", multiple=True, type=click.Choice([*SAMPLERS, "auto"]))
 def main(kills: int, trials: int, only: tuple[str, ...]) -> None:
-    """Kill each search, and tell what came of it; the exit code is 1 where something was lost."""
+    """Kill each search, and write what came of it; the exit code is 1 where something was lost or run twice."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     took(begun(abs, 1))  # the first process waits until torch is loaded
     with tempfile.TemporaryDirectory() as away:
         found = [killed(name, Path(away), trials, kills, click.echo) for name in only or (*SAMPLERS, "auto")]
-    if not all(found):
+    write("kills", "Searches that are killed", NOTE.format(kills=kills, trials=trials), found)
+    if any(row["with a trial lost or run twice"] for row in found):
         raise SystemExit(1)
 
 

@@ -56,7 +56,7 @@ SUPERNETS = 3
 """Seeds with which a supernet is trained."""
 
 NOTE = """
-Robust accuracy under PGD (Linf 0.1, 10 steps) of small networks that learn for a few epochs. Every point was
+Robust accuracy under `linf_quick` (Linf 0.1) of small networks that learn for a few epochs. Every point was
 trained once with each of {trainings} seed(s); on that table each method searched {searches} times for each of
 them. *Recipe*: learning rate, weight decay and steps of PGD training, 36 points, with the passes of ten mean
 trials. *Cells*: three edges of the cell of NAS-Bench-201 with three operations each, the other edges `none`, 27

@@ -19,6 +19,8 @@ from nets import CACHE
 
 from robustbench_lite import Suite, evaluate
 from robustbench_lite.core.files import write_atomically
+from robustbench_lite.core.suite import load_suite
+from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.data.load import load_data
 from robustbench_lite.hardening.pipeline import harden
@@ -31,9 +33,8 @@ from robustbench_lite.results.ranking import TRAINING_PASSES
 THREAT = "Linf 0.1"
 # `harden` evaluates before and after; what counts here is evaluated by itself.
 GLANCE = Suite.model_validate({"name": "glance", "threats": [THREAT], "attacks": [{"attack": "fgsm"}]})
-JUDGE = Suite.model_validate(
-    {"name": "pgd", "threats": [THREAT], "attacks": [{"attack": "pgd", "params": {"steps": 10}}]}
-)
+# As in a search. PGD alone leaves so much standing on networks that learnt little that their evaluations are INVALID.
+JUDGE = load_suite("linf_quick").model_copy(update={"threats": (ThreatModel.parse(THREAT),)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ class Table:
         ``cheap`` is the proxy: FGSM-RS, a quarter of the epochs, half of the samples.
         """
         asked = (self.data, self.learn, self.choose, self.judge, self.epochs, network.toml(), sorted(settings.items()))
-        path = CACHE / "search" / f"{zlib.crc32(repr((asked, seed, cheap, THREAT)).encode()):08x}.json"
+        path = CACHE / "search" / f"{zlib.crc32(repr((asked, seed, cheap, THREAT, JUDGE)).encode()):08x}.json"
         if path.is_file():
             return Row(**json.loads(path.read_text()))
         recipe = self.recipe(settings, cheap=cheap)
