@@ -108,6 +108,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     lowered = {one.lower(): one for one in known}
     meant = "_".join(_MEANT.get(part, part) for part in name.lower().split("_"))
     near = [meant] if meant in lowered else difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
+    family = name.lower().partition("_")[0] + "_"  # of "linf_quik" those of Linf alone
+    near = [one for one in near if one.startswith(family)] or near
     near = [lowered[one] for one in near] or [one for key, one in lowered.items() if name and name.lower() in key][:3]
     hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known) or '(none)'}"
     return f"unknown {kind} {name!r}: {hint}"

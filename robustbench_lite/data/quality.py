@@ -18,6 +18,9 @@ from robustbench_lite.results.data_quality import DataQuality, Fault, Looked, Su
 from robustbench_lite.results.scorecard import Finding, Severity
 from robustbench_lite.results.statistics import clopper_pearson
 
+OnProgress = Callable[[str, int, int], None]
+"""Told what is done, how much of it, and of how much."""
+
 _BATCH = 128
 _NAMED, _SHOWN = 1000, 24  # samples of a fault that are named, and shown as pictures
 _FLAT = 1e-3  # standard deviation of a picture below which it counts as constant
@@ -27,7 +30,9 @@ _LEAKED = 0.01  # share of the test samples that may be among the training sampl
 _MOST_UNREADABLE = 0.1  # share from which on it isn't single samples that are damaged
 
 
-def examine_data(data: Data, known: Data | None = None, *, seed: int = 0) -> DataQuality:
+def examine_data(
+    data: Data, known: Data | None = None, *, seed: int = 0, on_progress: OnProgress | None = None
+) -> DataQuality:
     """Look for what is wrong with data.
 
     Parameters
@@ -38,6 +43,8 @@ def examine_data(data: Data, known: Data | None = None, *, seed: int = 0) -> Dat
         Those that they may have learnt from, where the source has them.
     seed
         Of the cross-validation.
+    on_progress
+        Told what is done, and how much of it, of how much: samples that are read, then checks.
 
     Returns
     -------
@@ -50,17 +57,23 @@ def examine_data(data: Data, known: Data | None = None, *, seed: int = 0) -> Dat
     UserError
         Where so many samples can't be read that it is not theirs to blame, with what was raised.
     """
-    parts = [_read(data, "test")] + ([] if known is None else [_read(known, "train")])
-    checks = [
-        _readable(parts),
-        _steady(data),
-        _in_range(parts),
-        _not_constant(parts),
-        _balanced(parts),
-        _apart(parts),
-        _once(parts),
-        _believable(parts, seed),
-    ]
+    tell = on_progress or _silently
+    parts = [_read(data, "test", tell)] + ([] if known is None else [_read(known, "train", tell)])
+    looks: tuple[Callable[[], Looked], ...] = (
+        lambda: _readable(parts),
+        lambda: _steady(data),
+        lambda: _in_range(parts),
+        lambda: _not_constant(parts),
+        lambda: _balanced(parts),
+        lambda: _apart(parts),
+        lambda: _once(parts),
+        lambda: _believable(parts, seed),
+    )
+    checks: list[Looked] = []
+    for look in looks:
+        tell("checks", len(checks), len(looks))
+        checks.append(look())
+    tell("checks", len(checks), len(looks))
     samples = {part.split: len(part.data) for part in parts}
     return DataQuality(data=data.name, samples=samples, classes=data.classes, checks=tuple(checks))
 
@@ -100,7 +113,11 @@ class _Part:
         )
 
 
-def _read(data: Data, split: str) -> _Part:
+def _silently(name: str, done: int, total: int) -> None:
+    """Nobody listens."""
+
+
+def _read(data: Data, split: str, tell: OnProgress) -> _Part:
     part = _Part(data, split)
     for rows in torch.split(torch.arange(len(data)), _BATCH):
         try:
@@ -115,6 +132,7 @@ def _read(data: Data, split: str) -> _Part:
                         raise
                 else:
                     _note(part, [row], x)
+        tell(f"{split} samples", int(rows[-1]) + 1, len(data))
     return part
 
 

@@ -190,8 +190,10 @@ def _attack_lines(console: Console) -> Callable[[AttackProgress], None]:
         if not (done and event.threat) and now - told[0] < _SECONDS:
             return
         if not event.threat:
+            if not event.done:  # it has only begun
+                return
             of = f"/{event.total}" if event.total else " done"
-            when = _left(passed * (event.total - event.done) / event.done) if event.total and event.done else ""
+            when = _left(passed * (event.total - event.done) / event.done) if event.total else ""
             _line(console, f"{event.name}: {event.done}{of}{when}")
             told[0] = now
             return
@@ -281,12 +283,25 @@ def _short(text: str, limit: int) -> str:
 
 
 def plain_bars(progress: Progress) -> Callable[[str, int, int], None]:
-    """One bar a piece of work: how much of it is done. Nothing where there is no terminal: each takes seconds."""
+    """One bar a piece of work: how much of it is done. Elsewhere, now and then a line."""
+    if not progress.console.is_terminal:
+        return _plain_lines(progress.console)
     tasks: dict[str, TaskID] = {}
 
     def show(name: str, done: int, total: int) -> None:
         if name not in tasks:
             tasks[name] = progress.add_task(_short(name, _ATTACK), total=total, count="", note="")
         progress.update(tasks[name], completed=done, total=total, count=f"{done}/{total}")
+
+    return show
+
+
+def _plain_lines(console: Console) -> Callable[[str, int, int], None]:
+    told = [time.monotonic()]
+
+    def show(name: str, done: int, total: int) -> None:
+        if 0 < done < total and time.monotonic() - told[0] >= _SECONDS:
+            _line(console, f"{name}: {done}/{total}")
+            told[0] = time.monotonic()
 
     return show

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -88,6 +88,7 @@ def export(
     samples: Tensor,
     calibration: Tensor,
     min_agreement: float = 0.99,
+    on_stage: Callable[[str], None] | None = None,
 ) -> ExportReport:
     """Write a target to a file that another runtime answers, its normalisation inside, and a report beside it.
 
@@ -106,6 +107,8 @@ def export(
         The same from the training data, from which the ranges of int8 are taken.
     min_agreement
         Share of the samples that must get the same class.
+    on_stage
+        Told what is done next.
 
     Raises
     ------
@@ -118,17 +121,25 @@ def export(
     if there := [one for one in (path, report) if one.exists()]:
         raise UserError(f"{there[0]}: is there already; give another --out, or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
+    tell = on_stage or _silently
+    tell(f"writing {target.name} as {format}")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         if format == "executorch":
             made = _program(target, Path(folder) / "float.pte", samples[:2])
         else:
             made = _exported(target, Path(folder) / "float.onnx", samples[:2])
         if format == "onnx-int8":
+            tell(f"ranges of int8 from {len(calibration):,} samples")
             made = _in_int8(made, Path(folder), calibration)
+        tell(f"asking both on {len(samples):,} samples, and measuring the time")
         told = _compared(target, made, path, format, samples, len(calibration), min_agreement)
         made.replace(path)
     write_atomically(report, told.model_dump_json(indent=1) + "\n")
     return told
+
+
+def _silently(text: str) -> None:
+    """Nobody listens."""
 
 
 class _Deployed(nn.Module):

@@ -1,4 +1,4 @@
-"""How a saved model is loaded with torch alone: the line of Python, for those who deploy it."""
+"""How a saved model is loaded with torch alone: a few lines of Python, for those who deploy it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from robustbench_lite.model.wrapping import bare
 
 
 def plain_torch(folder: Path) -> str | None:
-    """Line of Python that makes the module of a saved model, without this library.
+    """Lines of Python that make the module of a saved model, without this library.
 
     Parameters
     ----------
     folder
-        What `save_model` wrote; in the line it stands as it is given here.
+        What `save_model` wrote; in the lines it stands as it is given here.
 
     Returns
     -------
     str or None
-        None where no such line is known: the architecture was a live object, or was changed since by compression, or
+        None where no such lines are known: the architecture was a live object, or was changed since by compression, or
         what makes it is no plain module.
     """
     try:
@@ -40,26 +40,26 @@ def plain_torch(folder: Path) -> str | None:
     if make is None:
         return None
     for name in dict.fromkeys(change.layer for change in stored.changes if isinstance(change, NewHead)):
-        make += f"; import torch; model.set_submodule({name!r}, {_layer(folder, name)})"
-    line = (
-        f"from safetensors.torch import load_file; {make}; "
-        f'model.load_state_dict(load_file("{(folder / WEIGHTS_FILE).as_posix()}")); model.eval()'
+        make += f"\nimport torch\nmodel.set_submodule({name!r}, {_layer(folder, name)})"
+    lines = (
+        f"from safetensors.torch import load_file\n{make}\n"
+        f'model.load_state_dict(load_file("{(folder / WEIGHTS_FILE).as_posix()}"))\nmodel.eval()'
     )
     if stored.wrappers:
         names = ", ".join(one.name for one in stored.wrappers)
-        line += f"  # without {names}: with it, load_target({json.dumps(folder.as_posix())})"
-    return line if stored.normalize is None else f"{line}  # takes (x - mean) / std: {_normalisation(stored)}"
+        lines += f"\n# without {names}: with it, load_target({json.dumps(folder.as_posix())})"
+    return lines if stored.normalize is None else f"{lines}\n# takes (x - mean) / std: {_normalisation(stored)}"
 
 
 def _make(spec: str, stored: ModelFile, folder: Path) -> str | None:
-    """Statement that makes the module, called ``model``."""
+    """Statements that make the module, called ``model``; one a line."""
     place, _, name = spec.rpartition(":")
     if place == "timm":
         given = _given({"num_classes": stored.classes} if stored.classes else {})
-        return f'import timm; model = timm.create_model("{name}"{given and f", {given}"})'
+        return f'import timm\nmodel = timm.create_model("{name}"{given and f", {given}"})'
     if place == "torchvision":
         given = _given({"num_classes": stored.classes} if stored.classes else {})
-        return f'import torchvision; model = torchvision.models.get_model("{name}"{given and f", {given}"})'
+        return f'import torchvision\nmodel = torchvision.models.get_model("{name}"{given and f", {given}"})'
     if not name.isidentifier():
         return None
     made: Any
@@ -73,10 +73,10 @@ def _make(spec: str, stored: ModelFile, folder: Path) -> str | None:
     if not isinstance(made, nn.Module):
         return None
     if not place.endswith(".py"):
-        return f"from {place} import {name}; model = {call}"
+        return f"from {place} import {name}\nmodel = {call}"
     path = Path(place)  # absolute; the folder holds its code
     where = folder / path.parent.relative_to(folder.resolve())
-    return f'import sys; sys.path.insert(0, "{where.as_posix()}"); from {path.stem} import {name}; model = {call}'
+    return f'import sys\nsys.path.insert(0, "{where.as_posix()}")\nfrom {path.stem} import {name}\nmodel = {call}'
 
 
 def _layer(folder: Path, head: str) -> str:

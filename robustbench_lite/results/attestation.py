@@ -13,7 +13,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -50,8 +50,10 @@ class Checked(NamedTuple):
     name: str
 
 
-def files(role: Role, places: Sequence[Path]) -> list[File]:
+def files(role: Role, places: Sequence[Path], on_progress: Callable[[str, int, int], None] | None = None) -> list[File]:
     """Hash files, and all files in folders.
+
+    ``on_progress`` is told the role, and how many files of a folder are done, of how many.
 
     Raises
     ------
@@ -63,7 +65,9 @@ def files(role: Role, places: Sequence[Path]) -> list[File]:
         members = sorted(one for one in place.rglob("*") if one.is_file()) if place.is_dir() else [place]
         if not members:
             raise UserError(f"{place}: holds no files; expected a file, or a folder of them")
-        for one in members:
+        for done, one in enumerate(members):
+            if on_progress is not None and len(members) > 1:
+                on_progress(role, done, len(members))
             name = one.relative_to(place.parent).as_posix() if place.is_dir() else one.name
             found.append(File(role, name, _sha256(one)))
     return found

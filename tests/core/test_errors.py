@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from robustbench_lite.core.errors import UserError, faults
+from robustbench_lite.core.errors import UserError, faults, unknown
 from robustbench_lite.core.suite import load_suite
 from robustbench_lite.hardening.recipe import load_recipe
 
@@ -75,3 +75,10 @@ def test_without_a_model_or_on_a_way_through_names_of_ones_own_a_key_is_still_to
         _Outer.model_validate(given)
     assert "color: unknown key; take it out" in faults(fault.value)
     assert "color: unknown key" in faults(fault.value, _Outer)
+
+
+def test_a_name_whose_first_word_is_right_is_taken_for_one_of_its_family() -> None:
+    suites = ["l1_quick", "l2_quick", "linf_quick", "linf_standard"]
+    assert unknown("suite", "linf_quik", suites).endswith("did you mean linf_quick?")
+    assert unknown("suite", "l2_quik", suites).endswith("did you mean l2_quick?")
+    assert "linf_quick" in unknown("suite", "lin_quick", suites)

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from robustbench_lite.core.cost import Forecast, Passes
 from robustbench_lite.core.cost import Progress as Attacked
 from robustbench_lite.faces import progress as module
-from robustbench_lite.faces.progress import attack_bars, bars, heading, training_bars
+from robustbench_lite.faces.progress import attack_bars, bars, heading, plain_bars, training_bars
 from robustbench_lite.hardening.interface import TrainingProgress
 
 PASSES = Passes(forward=10, backward=10)
@@ -432,3 +432,29 @@ def test_quiet_has_no_heading(screen: io.StringIO) -> None:
     with bars(quiet=True) as progress:
         heading(progress)("step 1 of 2: trades")
     assert screen.getvalue() == ""
+
+
+@pytest.mark.usefixtures("pipe")
+def test_a_pipe_is_not_told_of_work_that_has_only_begun(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 60.0, 120.0, 120.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    with bars() as progress:
+        show = attack_bars(progress)
+        for done in (0, 50):
+            show(attacked(done, name="clean predictions", threat=""))
+    assert capsys.readouterr().err == "clean predictions: 50/100; about 0:01:00 left\n"
+
+
+@pytest.mark.usefixtures("pipe")
+def test_a_pipe_hears_of_plain_work_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    with bars() as progress:
+        show = plain_bars(progress)
+        for done, now[0] in ((0, 0.0), (1, 10.0), (2, 40.0), (3, 50.0), (4, 90.0)):
+            show("test samples", done, 4)
+    assert capsys.readouterr().err == "test samples: 2/4\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +139,12 @@ def test_a_folder_without_files_and_a_file_that_is_not_there_are_refused(tmp_pat
     for place, told in ((tmp_path, "holds no files"), (tmp_path / "gone", "can't be read")):
         with pytest.raises(UserError, match=told):
             attestation.files("data", [place])
+
+
+def test_of_a_folder_it_tells_how_many_files_are_hashed(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    found = attestation.files("data", [tmp_path], lambda *event: told.append(event))
+    assert len(found) == 2
+    assert told == [("data", 0, 2), ("data", 1, 2)]

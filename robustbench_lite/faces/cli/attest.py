@@ -43,17 +43,20 @@ def attest(
     in an envelope; exit code 1 where one isn't, or one that it names is not given. It looks at no signature.
     """
     from robustbench_lite.core.errors import UserError
+    from robustbench_lite.faces import progress
     from robustbench_lite.results import attestation
 
     if verify and out:
         raise UserError("--out writes a statement and --verify checks one: give one of the two")
     path = Path(card)
     [loaded] = output.load_cards([card])
-    about = [
-        *attestation.files("scorecard", [path]),
-        *attestation.files("weights", [_place(one) for one in weights]),
-        *attestation.files("data", [_place(one) for one in data]),
-    ]
+    with progress.bars(quiet or json_path == "-") as bars:
+        hashed = progress.plain_bars(bars)
+        about = [
+            *attestation.files("scorecard", [path]),
+            *attestation.files("weights", [_place(one) for one in weights], hashed),
+            *attestation.files("data", [_place(one) for one in data], hashed),
+        ]
     if verify:
         found = attestation.check(Path(verify), loaded, about)
         output.write_json(json_path, json.dumps([one._asdict() for one in found], indent=1, ensure_ascii=False))

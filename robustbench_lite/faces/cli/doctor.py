@@ -71,6 +71,7 @@ def _check_data(json_path: str | None, html_path: str | None, quiet: bool, given
     """Examine the data without a model; both splits where the source has them."""
     from robustbench_lite.data.label_map import relabelled
     from robustbench_lite.data.quality import examine_data, other_split
+    from robustbench_lite.faces import progress
     from robustbench_lite.faces.cli.tables.data_quality import report
 
     if needless := [f"--{name}" for name in _OF_A_MODEL if given[name]]:
@@ -84,7 +85,8 @@ def _check_data(json_path: str | None, html_path: str | None, quiet: bool, given
     if given["limit"]:
         parts = [part.stratified(given["limit"], given["seed"]) for part in parts]
     signals.raise_interrupts()
-    found = examine_data(*parts, seed=given["seed"])
+    with progress.bars(quiet or json_path == "-") as bars:
+        found = examine_data(*parts, seed=given["seed"], on_progress=progress.plain_bars(bars))
     if page:
         page = output.write_result(page, registry.find("reports", "contact_sheet")([found]))
     without = {"checks": {"__all__": {"faults": {"__all__": {"suspects": {"__all__": {"picture", "other"}}}}}}}

@@ -63,6 +63,7 @@ def export(model: str, format: str, out: str | None, json_path: str | None, quie
     split. A file that disagrees with MODEL is not kept. FILE.json tells size, hash, latency, and how far the answers
     lie apart.
     """
+    from robustbench_lite.faces import progress
     from robustbench_lite.model import export as exporting
 
     target, (data, known) = load_both(model, given, "test", "train")
@@ -70,14 +71,16 @@ def export(model: str, format: str, out: str | None, json_path: str | None, quie
     folder = Path(model) if Path(model).is_dir() else Path()
     path = Path(out) if out else folder / _FORMATS[format]
     output.check_writable(path)
-    found = exporting.export(
-        target,
-        path,
-        format,  # type: ignore[arg-type]  # click has checked it
-        samples=_drawn(data, given["limit"], given["seed"]),
-        calibration=_drawn(known, given["calibrate"], given["seed"]),
-        min_agreement=given["min_agreement"],
-    )
+    with progress.bars(quiet or json_path == "-") as bars:
+        found = exporting.export(
+            target,
+            path,
+            format,  # type: ignore[arg-type]  # click has checked it
+            samples=_drawn(data, given["limit"], given["seed"]),
+            calibration=_drawn(known, given["calibrate"], given["seed"]),
+            min_agreement=given["min_agreement"],
+            on_stage=progress.heading(bars),
+        )
     if not quiet:
         _tell(found)
     click.echo(f"Model      {path}\nReport     {path}.json")

@@ -182,8 +182,8 @@ class _Telling:
         # Where the source has no split for tests, most of it was learnt from: that is no data to evaluate on.
         data = ("--data", "TEST-DATA") if card.data.name.endswith(" held out") else self.data
         click.echo(f"Model      {folder}\nEvaluate   {shlex.join(['rblite', 'evaluate', str(folder), *data])}")
-        if line := plain_torch(folder):
-            click.echo(f"In torch   {line}")
+        if lines := plain_torch(folder):  # from the first column, so that they can be copied
+            click.echo(f"In torch   without this library:\n\n{lines}\n")
 
 
 @contextmanager
