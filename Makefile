@@ -85,7 +85,9 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "Making $(VENV) with $$("$$python" --version)"; \
 		"$$python" -m venv --clear $(VENV); }
 	@echo 'Installing into $(VENV) (the first time several GB, most of it torch: minutes)'
-	@# Compiled by all cores afterwards, and without others' tests: pip would take one core for a minute.
+	@# Compiled by all cores afterwards, and without others' tests: pip would take one core for a minute. Ours too:
+	@# where PYTHONDONTWRITEBYTECODE is set, each process that a test starts would compile them anew.
 	@$(BIN)/python -m pip install $(PIP_OPTIONS) --no-compile --constraint constraints.txt --editable '.[dev]'
-	@$(BIN)/python -W ignore -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' $(VENV)/lib/python3*/site-packages || true
+	@$(BIN)/python -W ignore -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' $(VENV)/lib/python3*/site-packages \
+		robustbench_lite attacks defenses reports || true
 	@echo '$(CURDIR)' > $@
