@@ -16,6 +16,7 @@ from robustbench_lite.faces.cli.options import json_option, quiet_option
 if TYPE_CHECKING:
     from robustbench_lite.results.attestation import Checked, File
 
+_LISTED = 10  # files of which the same is said
 _SCHEMES = ("npz:", "csv:", "imagefolder:", "onnx:")
 
 
@@ -67,8 +68,8 @@ def attest(
     text = attestation.statement(loaded, about)
     output.write(place, text)
     output.write_json(json_path, text)
-    for one in () if quiet else about:
-        click.echo(f"{one.role:10} {output.plain(one.name)}")
+    if not quiet:
+        _list([(f"{one.role:10}", one.name) for one in about])
     if missing := _missing(about):
         output.say(f"It is not about the {missing}: give --weights and --data, so that they can't be exchanged.")
     click.echo(f"Statement  {place}")
@@ -77,13 +78,23 @@ def attest(
 
 
 def _tell(path: Path, found: Sequence[Checked], quiet: bool) -> None:
-    for one in found:
-        if not quiet or one.state != "as attested":
-            click.echo(f"{one.state:12} {one.role:10} {output.plain(one.name)}")
+    shown = (one for one in found if not quiet or one.state != "as attested")
+    _list([(f"{one.state:12} {one.role:10}", one.name) for one in shown])
     if any(one.state != "as attested" for one in found):
         output.say(f"Error: these are not the files that {path} names.")
         sys.exit(output.EXIT["FAIL"])
     click.echo(f"All files are the ones that {path} names. Whether it is signed, and by whom, wasn't looked at.")
+
+
+def _list(lines: Sequence[tuple[str, str]]) -> None:
+    """Print what is said of files, and their names; of many of which the same is said, the first ones and how many."""
+    for said in dict.fromkeys(said for said, _ in lines):
+        names = [name for other, name in lines if other == said]
+        shown = names if len(names) <= _LISTED else names[: _LISTED - 1]
+        for name in shown:
+            click.echo(f"{said} {output.plain(name)}")
+        if len(shown) < len(names):
+            click.echo(f"{said} and {len(names) - len(shown):,} more; --json - names all")
 
 
 def _place(given: str) -> Path:

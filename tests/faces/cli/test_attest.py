@@ -37,3 +37,20 @@ def test_attest_says_what_it_is_not_about(make_card: Callable[..., Any]) -> None
     assert (both.exit_code, "give one of the two" in both.output) == (2, True)
     gone = rblite("attest", "card.json", "--verify", "gone.json")
     assert (gone.exit_code, "gone.json: no such file; expected what" in gone.output) == (2, True)
+
+
+def test_of_a_large_folder_some_files_are_listed_and_the_rest_counted(make_card: Callable[..., Any]) -> None:
+    make_card().save("card.json")
+    Path("photos").mkdir()
+    for number in range(1011):
+        Path(f"photos/{number:04}.png").write_text(str(number))
+    given = ("card.json", "--data", "photos")
+    written = rblite("attest", *given)
+    assert "photos/0008.png\ndata       and 1,002 more; --json - names all\n" in written.output
+    assert "0009.png" not in written.output
+    assert "0009.png" in Path("card.intoto.json").read_text()
+    Path("photos/0500.png").write_text("another")
+    held = rblite("attest", *given, "--verify", "card.intoto.json")
+    assert held.exit_code == 1
+    assert "changed      data       photos/0500.png\n" in held.output
+    assert "as attested  data       and 1,001 more" in held.output
