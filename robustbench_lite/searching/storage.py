@@ -81,25 +81,11 @@ def _storage(storage: str | None, folder: Path) -> BaseStorage:
     if storage is not None and "://" in storage:
         return RDBStorage(storage)
     path = (folder / JOURNAL_FILE if storage is None else Path(storage)).resolve()
-    return JournalStorage(JournalFileBackend(str(path), _JournalLock(path)))  # type: ignore[arg-type]
-
-
-class _JournalLock:
-    """A lock of Optuna's journal that ends with the process that holds it.
-
-    Optuna's own is a file: where a process is killed that holds it, all others wait half a minute.
-    """
-
-    def __init__(self, journal: Path) -> None:
-        # Not Optuna's name for it: of an older search that was killed, that is a link to the journal.
-        self._lock = FileLock(journal.with_name(f".{journal.name}.lock"), poll_interval=0.01)
-
-    def acquire(self) -> bool:
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        self._lock.release()
+    # Optuna's own lock is a file that is there: after a kill all others wait for half a minute. This one ends with its
+    # process. It has another name, as a search of an older version may have left a link under Optuna's.
+    lock = FileLock(path.with_name(f".{path.name}.lock"), poll_interval=0.01)
+    # Optuna calls `acquire` and `release` alone; the class that it asks for is private.
+    return JournalStorage(JournalFileBackend(str(path), lock))  # type: ignore[arg-type]
 
 
 @contextmanager
