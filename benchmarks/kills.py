@@ -28,7 +28,8 @@ from torch import nn
 from robustbench_lite.core.suite import Suite
 from robustbench_lite.hardening.preparation import Changes, Sampling
 from robustbench_lite.hardening.recipe import Recipe
-from robustbench_lite.searching.auto import SEARCH, STATE_FILE, AutoOptions, auto
+from robustbench_lite.results.search import SEARCH
+from robustbench_lite.searching.auto import STATE_FILE, AutoOptions, auto
 from robustbench_lite.searching.space import Space
 from robustbench_lite.searching.storage import open_study
 from robustbench_lite.searching.study import Search, tune

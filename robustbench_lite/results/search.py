@@ -15,6 +15,9 @@ from robustbench_lite.results.scorecard import Interval
 
 RESULT_FILE = "search.json"
 
+SEARCH = "search"
+"""The folder of a search in that of ``rblite auto``."""
+
 RECIPE = "recipe"
 """What the trial is called that runs the recipe as it is; it stands beside those that Optuna proposes."""
 

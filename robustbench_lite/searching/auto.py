@@ -29,7 +29,7 @@ from robustbench_lite.model.architectures.files import SPACES, save_architecture
 from robustbench_lite.model.architectures.interface import Choice
 from robustbench_lite.model.loading import load_target
 from robustbench_lite.results.scorecard import Scorecard
-from robustbench_lite.results.search import RECIPE, RESULT_FILE, Entrant
+from robustbench_lite.results.search import RECIPE, RESULT_FILE, SEARCH, Entrant
 from robustbench_lite.searching.architectures import ArchitectureSpace
 from robustbench_lite.searching.entrants import PEERS, check_entrant, entrant
 from robustbench_lite.searching.pace import Shares, divide, measure
@@ -38,7 +38,7 @@ from robustbench_lite.searching.space import Dimension, Space
 from robustbench_lite.searching.strategies.interface import find_strategy
 from robustbench_lite.searching.study import Search, Standing, Tuned, tune
 
-SEARCH, BOARD, START_FILE, STATE_FILE = "search", "board", "start.toml", "auto.json"
+BOARD, START_FILE, STATE_FILE = "board", "start.toml", "auto.json"
 """In the folder: what `tune` writes, the board's scorecards, the first network, and what a resumed run must know."""
 
 _DEFENSES = ("pgd_training", "trades", "mart", "n_fgsm")
@@ -273,8 +273,7 @@ def _networks(architecture: str, *, flat: bool) -> ArchitectureSpace:
 
 def _shares(judging: Plan, options: AutoOptions, left: float) -> Shares:
     began = time.monotonic()
-    given = (judging.target, judging.recipe, judging.suite, judging.recipe.threat, judging.known, judging.test)
-    pace = measure(*given, left)
+    pace = measure(judging, left)
     left = _for_search(left - (time.monotonic() - began), options)
     return divide(left, pace, len(judging.known), len(judging.test), (options.limit_train, options.limit))
 

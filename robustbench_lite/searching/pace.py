@@ -8,13 +8,9 @@ from dataclasses import dataclass
 
 from robustbench_lite.core import registry
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.core.suite import Suite
-from robustbench_lite.core.threat import ThreatModel
-from robustbench_lite.data.dataset import Data
 from robustbench_lite.evaluating.pipeline import evaluate
-from robustbench_lite.hardening.recipe import Recipe
+from robustbench_lite.hardening.preparation import Plan
 from robustbench_lite.hardening.training import train
-from robustbench_lite.model.target import Target
 
 _FEW_TRAIN, _FEW_TEST = 256, (12, 48, 192)
 _MEASURING = 0.01  # of the time: what a judgement may take for one of four times as many samples to be measured, too
@@ -55,21 +51,17 @@ class Shares:
         return _LARGER * self.training + 2.5 * self.judgement
 
 
-def measure(
-    target: Target, recipe: Recipe, suite: Suite, threat: ThreatModel, known: Data, test: Data, seconds: float
-) -> Pace:
+def measure(plan: Plan, seconds: float) -> Pace:
     """Train for an epoch on a few samples, and judge what came out on a few.
 
     Parameters
     ----------
-    target, recipe
-        What is trained, and how; of the recipe the last step that trains counts.
-    suite, threat
-        What judges.
+    plan
+        What is trained, how, and what judges it; of the recipe the last step counts.
     seconds
         The time that there is.
     """
-    few = known.stratified(_FEW_TRAIN, 0)
+    few, recipe = plan.known.stratified(_FEW_TRAIN, 0), plan.recipe
     spec = recipe.chain[-1]
     schedule = (spec.schedule or recipe.schedule).model_copy(update={"epochs": 1})
     learn, probe = few.split(schedule.held_out, 0)
@@ -77,15 +69,15 @@ def measure(
     epochs = (spec.schedule or recipe.schedule).epochs
     for _ in range(2):  # the first one is slower than all that follow
         started = time.perf_counter()
-        trained = train(target, defense, schedule, threat, learn, probe).target
+        trained = train(plan.target, defense, schedule, recipe.threat, learn, probe).target
         took = time.perf_counter() - started
     times: list[float] = []
     # The checks look at some dozens of samples: only past these a sample costs what each of thousands does.
     for size in _FEW_TEST:
-        if len(times) > 1 and (times[-1] > _MEASURING * seconds or size > len(test)):
+        if len(times) > 1 and (times[-1] > _MEASURING * seconds or size > len(plan.test)):
             break
         started = time.perf_counter()
-        evaluate(trained, test.stratified(size, 0), suite, threat)
+        evaluate(trained, plan.test.stratified(size, 0), plan.suite, recipe.threat)
         times.append(time.perf_counter() - started)
     return Pace(took * epochs / len(few), *by_size(times))
 

@@ -113,12 +113,12 @@ def _what_there_is() -> str:
 
 def _search_in(path: str) -> Path | None:
     """The folder of a search, of 'rblite tune' or 'rblite auto', where this is one, or its file."""
-    from robustbench_lite.results.search import RESULT_FILE
+    from robustbench_lite.results.search import RESULT_FILE, SEARCH
 
     place = Path(path)
     if place.name == RESULT_FILE:
         return place.parent
-    return next((one for one in (place, place / "search") if (one / RESULT_FILE).is_file()), None)
+    return next((one for one in (place, place / SEARCH) if (one / RESULT_FILE).is_file()), None)
 
 
 def _search(place: Path, title: str | None, page: Path | None, others: bool, open_: bool) -> None:
