@@ -161,13 +161,11 @@ def telling(say: Say) -> Callable[[Standing], None]:
         if not standing.name:
             say("the winner and the recipe as it is are judged")
             return
-        if standing.running == (RECIPE,):
-            say("the recipe as it is")
-            return
+        name = "the recipe as it is" if standing.running == (RECIPE,) else standing.name
         of = "" if standing.total is None else f" of {standing.total}"
         best = "" if standing.best is None else f"; best {_share(standing.best)} robust ({standing.best.name})"
         failed = f", {len(standing.failed)} failed" if standing.failed else ""
-        say(f"{standing.name}: {standing.done}{of} trials done{failed}{best}", standing.seconds_left)
+        say(f"{name}: {standing.done}{of} trials done{failed}{best}", standing.seconds_left)
 
     return told
 
