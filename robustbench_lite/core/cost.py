@@ -72,6 +72,14 @@ class Progress(NamedTuple):
     """What is behind those that are not done yet, as if so many more were done; told now and then, else 0."""
 
 
+OnProgress = Callable[[str, int, int], None]
+"""Told what is done, how much of it is done, and how much there is."""
+
+
+def unheard(*_: object) -> None:
+    """Where nobody wants to be told of progress."""
+
+
 class Speed:
     """Seconds that a pass takes, as the fastest batch so far took them."""
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustbench_lite.core.cost import OnProgress, unheard
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.data import resemblance
 from robustbench_lite.data.arrays import png
@@ -17,9 +18,6 @@ from robustbench_lite.data.suspect_labels import MOST, Doubts, doubted
 from robustbench_lite.results.data_quality import DataQuality, Fault, Looked, Suspect
 from robustbench_lite.results.scorecard import Finding, Severity
 from robustbench_lite.results.statistics import clopper_pearson
-
-OnProgress = Callable[[str, int, int], None]
-"""Told what is done, how much of it, and of how much."""
 
 _BATCH = 128
 _NAMED, _SHOWN = 1000, 24  # samples of a fault that are named, and shown as pictures
@@ -31,7 +29,7 @@ _MOST_UNREADABLE = 0.1  # share from which on it isn't single samples that are d
 
 
 def examine_data(
-    data: Data, known: Data | None = None, *, seed: int = 0, on_progress: OnProgress | None = None
+    data: Data, known: Data | None = None, *, seed: int = 0, on_progress: OnProgress = unheard
 ) -> DataQuality:
     """Look for what is wrong with data.
 
@@ -57,8 +55,7 @@ def examine_data(
     UserError
         Where so many samples can't be read that it is not theirs to blame, with what was raised.
     """
-    tell = on_progress or _silently
-    parts = [_read(data, "test", tell)] + ([] if known is None else [_read(known, "train", tell)])
+    parts = [_read(data, "test", on_progress)] + ([] if known is None else [_read(known, "train", on_progress)])
     looks: tuple[Callable[[], Looked], ...] = (
         lambda: _readable(parts),
         lambda: _steady(data),
@@ -71,9 +68,9 @@ def examine_data(
     )
     checks: list[Looked] = []
     for look in looks:
-        tell("checks", len(checks), len(looks))
+        on_progress("checks", len(checks), len(looks))
         checks.append(look())
-    tell("checks", len(checks), len(looks))
+    on_progress("checks", len(checks), len(looks))
     samples = {part.split: len(part.data) for part in parts}
     return DataQuality(data=data.name, samples=samples, classes=data.classes, checks=tuple(checks))
 
@@ -111,10 +108,6 @@ class _Part:
             picture=_picture(self.data, row) if shown else "",
             other=_picture(other[0].data, other[1]) if shown and other else "",
         )
-
-
-def _silently(name: str, done: int, total: int) -> None:
-    """Nobody listens."""
 
 
 def _read(data: Data, split: str, tell: OnProgress) -> _Part:

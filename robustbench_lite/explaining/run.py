@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import robustbench_lite
 from robustbench_lite.core import registry
-from robustbench_lite.core.cost import Passes
+from robustbench_lite.core.cost import OnProgress, Passes
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import enough
 from robustbench_lite.data.dataset import Data
@@ -31,9 +31,6 @@ from robustbench_lite.results.scorecard import Measured, Scorecard
 
 SAMPLES = 8
 _NEAR = 200  # passes a sample beyond which a method is not asked about inputs near it, which costs eleven times as much
-
-OnProgress = Callable[[str, int, int], None]
-"""Told what is done, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True, kw_only=True)

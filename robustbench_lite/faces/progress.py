@@ -18,7 +18,7 @@ from rich.text import Text
 from robustbench_lite.core.names import plural
 
 if TYPE_CHECKING:
-    from robustbench_lite.core.cost import Forecast
+    from robustbench_lite.core.cost import Forecast, OnProgress
     from robustbench_lite.core.cost import Progress as AttackProgress
     from robustbench_lite.hardening.interface import TrainingProgress
 
@@ -282,7 +282,7 @@ def _short(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def plain_bars(progress: Progress) -> Callable[[str, int, int], None]:
+def plain_bars(progress: Progress) -> OnProgress:
     """One bar a piece of work: how much of it is done. Elsewhere, now and then a line."""
     if not progress.console.is_terminal:
         return _plain_lines(progress.console)
@@ -296,7 +296,7 @@ def plain_bars(progress: Progress) -> Callable[[str, int, int], None]:
     return show
 
 
-def _plain_lines(console: Console) -> Callable[[str, int, int], None]:
+def _plain_lines(console: Console) -> OnProgress:
     told = [time.monotonic()]
 
     def show(name: str, done: int, total: int) -> None:

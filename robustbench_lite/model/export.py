@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from robustbench_lite.core import extras
+from robustbench_lite.core.cost import unheard
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.files import write_atomically
 from robustbench_lite.model.executorch import INSTALL as EXECUTORCH
@@ -88,7 +89,7 @@ def export(
     samples: Tensor,
     calibration: Tensor,
     min_agreement: float = 0.99,
-    on_stage: Callable[[str], None] | None = None,
+    on_stage: Callable[[str], None] = unheard,
 ) -> ExportReport:
     """Write a target to a file that another runtime answers, its normalisation inside, and a report beside it.
 
@@ -121,25 +122,20 @@ def export(
     if there := [one for one in (path, report) if one.exists()]:
         raise UserError(f"{there[0]}: is there already; give another --out, or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    tell = on_stage or _silently
-    tell(f"writing {target.name} as {format}")
+    on_stage(f"writing {target.name} as {format}")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         if format == "executorch":
             made = _program(target, Path(folder) / "float.pte", samples[:2])
         else:
             made = _exported(target, Path(folder) / "float.onnx", samples[:2])
         if format == "onnx-int8":
-            tell(f"ranges of int8 from {len(calibration):,} samples")
+            on_stage(f"ranges of int8 from {len(calibration):,} samples")
             made = _in_int8(made, Path(folder), calibration)
-        tell(f"asking both on {len(samples):,} samples, and measuring the time")
+        on_stage(f"asking both on {len(samples):,} samples, and measuring the time")
         told = _compared(target, made, path, format, samples, len(calibration), min_agreement)
         made.replace(path)
     write_atomically(report, told.model_dump_json(indent=1) + "\n")
     return told
-
-
-def _silently(text: str) -> None:
-    """Nobody listens."""
 
 
 class _Deployed(nn.Module):

@@ -13,10 +13,11 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from robustbench_lite.core.cost import OnProgress, unheard
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.files import file_sha256, read_json
 from robustbench_lite.results.scorecard import Scorecard
@@ -50,7 +51,7 @@ class Checked(NamedTuple):
     name: str
 
 
-def files(role: Role, places: Sequence[Path], on_progress: Callable[[str, int, int], None] | None = None) -> list[File]:
+def files(role: Role, places: Sequence[Path], on_progress: OnProgress = unheard) -> list[File]:
     """Hash files, and all files in folders.
 
     ``on_progress`` is told the role, and how many files of a folder are done, of how many.
@@ -66,7 +67,7 @@ def files(role: Role, places: Sequence[Path], on_progress: Callable[[str, int, i
         if not members:
             raise UserError(f"{place}: holds no files; expected a file, or a folder of them")
         for done, one in enumerate(members):
-            if on_progress is not None and len(members) > 1:
+            if len(members) > 1:
                 on_progress(role, done, len(members))
             name = one.relative_to(place.parent).as_posix() if place.is_dir() else one.name
             found.append(File(role, name, _sha256(one)))
