@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
@@ -15,6 +16,7 @@ from robustbench_lite.faces import progress as module
 from robustbench_lite.faces.progress import attack_bars, bars, heading, plain_bars, training_bars
 from robustbench_lite.hardening.interface import TrainingProgress
 
+Clock = Callable[..., None]
 PASSES = Passes(forward=10, backward=10)
 
 
@@ -39,6 +41,17 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
         module, "Console", lambda **_: Console(file=buffer, force_terminal=True, width=80, color_system=None)
     )
     return buffer
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Sets what the time is each time that it is looked at, in seconds."""
+
+    def at(*seconds: float) -> None:
+        times = iter(seconds)
+        monkeypatch.setattr(module.time, "monotonic", lambda: next(times))
+
+    return at
 
 
 def lines(screen: io.StringIO) -> list[str]:
@@ -96,10 +109,9 @@ def test_a_pipe_is_told_that_an_attack_was_cut_short(capsys: pytest.CaptureFixtu
 
 @pytest.mark.usefixtures("pipe")
 def test_a_pipe_is_told_the_time_left_of_an_attack_that_takes_long(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], clock: Clock
 ) -> None:
-    clock = iter([0.0, 0.0, 10.0, 60.0, 240.0])
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    clock(0.0, 0.0, 10.0, 60.0, 240.0)
     with bars() as progress:
         show = attack_bars(progress)
         for done in (0, 10, 25, 100):
@@ -112,11 +124,8 @@ def test_a_pipe_is_told_the_time_left_of_an_attack_that_takes_long(
 
 
 @pytest.mark.usefixtures("pipe")
-def test_a_pipe_gets_a_line_an_epoch_with_the_time_left(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter([0.0, 10.0, 30.0, 60.0])
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+def test_a_pipe_gets_a_line_an_epoch_with_the_time_left(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
+    clock(0.0, 10.0, 30.0, 60.0)
     with bars() as progress:
         show = training_bars(progress)
         for epoch, step in ((1, 1), (1, 10), (2, 10), (3, 10)):
@@ -339,11 +348,8 @@ def test_a_terminal_is_told_above_the_bars(screen: io.StringIO) -> None:
 
 
 @pytest.mark.usefixtures("pipe")
-def test_a_long_training_is_told_at_its_first_batches(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter([0.0, 3.0, 6.0, 9.0])
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+def test_a_long_training_is_told_at_its_first_batches(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
+    clock(0.0, 3.0, 6.0, 9.0)
     with bars() as progress:
         show = training_bars(progress)
         for step in range(1, 5):
@@ -367,11 +373,8 @@ def test_steps_under_way_move_the_bar_of_samples_that_are_settled_all_at_the_end
 
 
 @pytest.mark.usefixtures("pipe")
-def test_steps_under_way_tell_a_pipe_the_time_left(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter([0.0, 0.0, 60.0])
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+def test_steps_under_way_tell_a_pipe_the_time_left(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
+    clock(0.0, 0.0, 60.0)
     with bars() as progress:
         show = attack_bars(progress)
         show(attacked(0))
@@ -398,10 +401,9 @@ def test_work_beside_the_attacks_has_a_bar_that_goes_when_another_begins(screen:
 
 @pytest.mark.usefixtures("pipe")
 def test_a_pipe_hears_of_work_beside_the_attacks_only_where_it_takes_long(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], clock: Clock
 ) -> None:
-    clock = iter([0.0, 0.0, 20.0, 40.0, 45.0])
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    clock(0.0, 0.0, 20.0, 40.0, 45.0)
     with bars() as progress:
         show = attack_bars(progress)
         for done in (0, 20, 40, 100):
@@ -435,11 +437,8 @@ def test_quiet_has_no_heading(screen: io.StringIO) -> None:
 
 
 @pytest.mark.usefixtures("pipe")
-def test_a_pipe_is_not_told_of_work_that_has_only_begun(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter([0.0, 60.0, 120.0, 120.0])
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+def test_a_pipe_is_not_told_of_work_that_has_only_begun(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
+    clock(0.0, 60.0, 120.0, 120.0)
     with bars() as progress:
         show = attack_bars(progress)
         for done in (0, 50):
