@@ -51,7 +51,7 @@ def attest(
         raise UserError("--out writes a statement and --verify checks one: give one of the two")
     path = Path(card)
     [loaded] = output.load_cards([card])
-    with progress.bars(quiet or json_path == "-") as bars:
+    with progress.bars(quiet) as bars:
         hashed = progress.plain_bars(bars)
         about = [
             *attestation.files("scorecard", [path]),

@@ -85,7 +85,7 @@ def _check_data(json_path: str | None, html_path: str | None, quiet: bool, given
     if given["limit"]:
         parts = [part.stratified(given["limit"], given["seed"]) for part in parts]
     signals.raise_interrupts()
-    with progress.bars(quiet or json_path == "-") as bars:
+    with progress.bars(quiet) as bars:
         found = examine_data(*parts, seed=given["seed"], on_progress=progress.plain_bars(bars))
     if page:
         page = output.write_result(page, registry.find("reports", "contact_sheet")([found]))

@@ -71,7 +71,7 @@ def export(model: str, format: str, out: str | None, json_path: str | None, quie
     folder = Path(model) if Path(model).is_dir() else Path()
     path = Path(out) if out else folder / _FORMATS[format]
     output.check_writable(path)
-    with progress.bars(quiet or json_path == "-") as bars:
+    with progress.bars(quiet) as bars:
         found = exporting.export(
             target,
             path,
