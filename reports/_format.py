@@ -8,6 +8,7 @@ from datetime import datetime
 
 from robustbench_lite.core.cost import Passes
 from robustbench_lite.core.names import plural as plural
+from robustbench_lite.results.paired import p_in_words as p_in_words
 from robustbench_lite.results.ranking import TRAINING_SECONDS, Rank
 from robustbench_lite.results.scorecard import (
     AttackResult,
@@ -59,8 +60,8 @@ def points(difference: float) -> str:
 
 
 def p_value(value: float) -> str:
-    """A p-value as papers write it."""
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+    """A p-value in a column that is headed with p: ``0.021``, ``< 0.001``."""
+    return p_in_words(value).removeprefix("p ").removeprefix("= ")
 
 
 def number(value: float | None) -> str:

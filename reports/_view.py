@@ -27,6 +27,7 @@ from robustbench_lite.results.scorecard import AttackResult, Audit, Curve, Gate,
 from robustbench_lite.results.scorecard.measured import CERTIFIED
 
 from ._format import count, gate_demand, gate_found, number, percent, plain, plural
+from ._words import listed
 
 RUNNING = "robust after: samples still right after this attack and those before it"
 ALONE = "alone: samples this attack by itself leaves right; – where it didn't see all"
@@ -284,9 +285,11 @@ def sides(cards: Sequence[Scorecard]) -> Sides:
 def unlike(cards: Sequence[Scorecard]) -> list[tuple[str, tuple[str, ...]]]:
     """What makes each scorecard unlike the first: which two are meant, and a sentence for each difference."""
     names = labels(cards)
-    others = zip(names[1:], cards[1:], strict=True)
-    told = ((f"{names[0]} and {name}", differences(cards[0], card, sides(cards))) for name, card in others)
-    return [(pair, sentences) for pair, sentences in told if sentences]
+    told: dict[tuple[str, ...], list[str]] = {}  # said once of all whom it is true of
+    for name, card in zip(names[1:], cards[1:], strict=True):
+        told.setdefault(differences(cards[0], card, sides(cards)), []).append(name)
+    pairs = ((f"{names[0]} and {'each of ' * (len(others) > 1)}{listed(others)}", why) for why, others in told.items())
+    return [(pair, sentences) for pair, sentences in pairs if sentences]
 
 
 def _threats(cards: Sequence[Scorecard]) -> list[ThreatModel]:

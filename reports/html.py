@@ -45,6 +45,7 @@ _FILTERS: tuple[Callable[..., Any], ...] = (
     _format.measured,
     _format.moment,
     _format.number,
+    _format.p_in_words,
     _format.p_value,
     _format.parameters,
     _format.per_sample,

@@ -213,7 +213,7 @@ def _change(change: Change) -> tuple[str, ...]:
         fmt.points(change.difference),
         f"{change.only_before:,}",
         f"{change.only_after:,}",
-        escape(fmt.p_value(change.p_value)),
+        escape(fmt.p_in_words(change.p_value)),
     )
 
 

@@ -14,7 +14,7 @@ from robustbench_lite.results.scorecard import Interval
 from robustbench_lite.results.search import RECIPE, ProxyResult, SearchResult, Trial
 
 from . import _board, _search
-from ._format import count, interval, percent, plain, points
+from ._format import count, interval, percent, plain
 
 _SHOWN = 20  # trials in the table; the file has all
 _LEVELS = "▁▂▃▄▅▆▇█"
@@ -147,7 +147,7 @@ def _outcome(found: SearchResult) -> Iterator[str]:
     if (written := _search.network(found)) is not None:
         yield f"Network    {plain(written)}"
     yield (
-        f"Fall       {points(fall.by)} [{100 * fall.low:z.1f}, {100 * fall.high:z.1f}] from validation "
+        f"Fall       {100 * fall.by:z.1f} points [{100 * fall.low:z.1f}, {100 * fall.high:z.1f}] from validation "
         f"({fall.validation}) to fresh samples ({fall.fresh}), under the search's own attack"
     )
     if found.passed_over:

@@ -337,10 +337,7 @@ def _ranked(cards: Sequence[Scorecard], names: Sequence[str]) -> RenderableType 
                 f"{fmt.percent(share.value)}\n{fmt.interval(share)}"
                 for share in (one.card.robust_accuracy, one.card.clean_accuracy)
             ),
-            *(
-                fmt.p_value(p).removeprefix("p = ").removeprefix("p ")
-                for p in ((found.p_robust, found.p_clean) if found else ())
-            ),
+            *(fmt.p_value(p) for p in ((found.p_robust, found.p_clean) if found else ())),
             *(() if found else ("–", "–")),
             *costs,
         )
@@ -369,7 +366,7 @@ def _change(change: Change) -> Iterator[str]:
     yield fmt.points(change.difference)
     yield f"{change.only_before:,}"
     yield f"{change.only_after:,}"
-    yield fmt.p_value(change.p_value)
+    yield fmt.p_in_words(change.p_value)
 
 
 def _unlike(cards: Sequence[Scorecard]) -> RenderableType | None:

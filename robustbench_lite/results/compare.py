@@ -10,7 +10,7 @@ from typing import Any
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.suite import AttackSpec
 from robustbench_lite.core.threat import ThreatModel
-from robustbench_lite.results.paired import mcnemar
+from robustbench_lite.results.paired import mcnemar, p_in_words
 from robustbench_lite.results.scorecard import AttackResult, Interval, Outcome, Scorecard
 
 _Pair = tuple[Outcome, Outcome]
@@ -51,6 +51,11 @@ class Change:
     def difference(self) -> float:
         """``after - before``, in [-1, 1]."""
         return self.after.value - self.before.value
+
+    @property
+    def told(self) -> str:
+        """In words: ``41.0% to 60.0% (p < 0.001)``."""
+        return f"{self.before.value:.1%} to {self.after.value:.1%} ({p_in_words(self.p_value)})"
 
     @property
     def both(self) -> int:

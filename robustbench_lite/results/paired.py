@@ -16,6 +16,11 @@ _NUISANCE = 0.001
 """Error, a side, that is spent on how often two classifiers differ at all; Berger and Boos's choice."""
 
 
+def p_in_words(value: float) -> str:
+    """A p-value as papers write it: ``p = 0.021``, ``p < 0.001``."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """Exact two-sided McNemar test of two classifiers on the same samples.
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from robustbench_lite.hardening.gain import weigh
+from robustbench_lite.results.paired import p_in_words
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def test_weigh(
     gain = weigh(make_card("before", **before), make_card("after", **after))
     assert (gain.word, told in gain.why) == (word, True), gain.why
     assert f"clean {gain.clean.before.value:.1%} to {gain.clean.after.value:.1%}" in gain.why
-    assert f"p = {gain.robust.p_value:.2g}" in gain.why
+    assert p_in_words(gain.robust.p_value) in gain.why
 
 
 def test_what_can_not_be_trusted_shows_nothing(make_card: Callable[..., Any]) -> None:

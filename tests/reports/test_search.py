@@ -32,7 +32,7 @@ def test_the_terminal_tells_the_trials_the_course_and_the_winner() -> None:
         "trial-1: the training diverges",
         "Importance by fANOVA",
         "Winner     trial-5: on fresh samples, by linf_standard",
-        "Fall       +3.0 points [-6.0, 12.0]",
+        "Fall       3.0 points [-6.0, 12.0]",
         "Recipe     better than the recipe as it is",
     ):
         assert words in re.sub(r"\n(?=\S)", " ", told) or words in told, words

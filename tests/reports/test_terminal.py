@@ -206,6 +206,9 @@ def test_unlike_cards_are_told_loudly(make_card):
     assert "Compare with care" in text
     assert "Threat models differ: Linf 0.3 in the first, Linf 0.1 in the second." in text
     assert "Compare with care" not in show([make_card(), make_card()])
+    three = show([make_card("a"), make_card("b", seed=3), make_card("c", seed=3)])
+    assert "a and each of b and c" in three
+    assert three.count("Seeds differ: 0 in the first, 3 in the second.") == 1
 
 
 @pytest.mark.parametrize(

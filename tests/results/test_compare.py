@@ -8,6 +8,7 @@ from robustbench_lite.core.cost import Passes
 from robustbench_lite.core.suite import AttackSpec, Suite
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.results.compare import compare, differences, same_adversary
+from robustbench_lite.results.paired import p_in_words
 from robustbench_lite.results.scorecard import Outcome
 
 
@@ -32,6 +33,11 @@ def test_counts_by_hand(make_card):
     assert found.robust.p_value == 1.0  # 1 against 2 is what a coin does
     assert (found.clean.only_before, found.clean.only_after) == (0, 1)
     assert found.differences == ()
+
+
+@pytest.mark.parametrize(("value", "told"), [(1.0, "p = 1.000"), (0.0212, "p = 0.021"), (4e-9, "p < 0.001")])
+def test_p_values_read_as_in_papers(value, told):
+    assert p_in_words(value) == told
 
 
 def test_p_value_is_exact(make_card):

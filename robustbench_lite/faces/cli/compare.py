@@ -32,7 +32,7 @@ def compare(before: str, after: str, html_path: str | None, json_path: str | Non
     first, second = cards = output.before_and_after(*output.load_cards((before, after)))
     found = paired(first, second)
     if quiet:
-        click.echo(f"robust {_in_words(found.robust)}; clean {_in_words(found.clean)}")
+        click.echo(f"robust {found.robust.told}; clean {found.clean.told}")
     else:
         output.show(cards)
     output.write_json(json_path, _as_json(found))
@@ -41,10 +41,6 @@ def compare(before: str, after: str, html_path: str | None, json_path: str | Non
         click.echo(f"Report     {html_path}")
     elif not quiet:
         output.suggest(f"rblite compare {before} {after} --html comparison.html")
-
-
-def _in_words(change: Change) -> str:
-    return f"{change.before.value:.1%} to {change.after.value:.1%} (p = {change.p_value:.3g})"
 
 
 def _as_json(found: Comparison) -> str:

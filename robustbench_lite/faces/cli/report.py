@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from robustbench_lite.results.scorecard import Scorecard
 
 _HARDENED = ("before.json", "after-*.json", "after.json")
+_SEVERAL = "recipes.json"  # where several recipes ran from the same start, each in a folder of its own
 _CALLED = {
     "html": "Report",
     "markdown": "Summary",
@@ -59,8 +60,9 @@ def report(
 ) -> None:
     """Show scorecards: one by itself, several side by side.
 
-    Of a folder that 'rblite harden' wrote it shows before and after, with the training's curves on the page; of one
-    that 'rblite tune' or 'rblite auto' wrote, the search. Patterns such as 'cards/*.json' are expanded, quoted or not.
+    Of a folder that 'rblite harden' wrote it shows before and after, with the training's curves on the page, or the
+    ranking of its recipes; of one that 'rblite tune' or 'rblite auto' wrote, the search. Patterns such as
+    'cards/*.json' are expanded, quoted or not.
     Formats: terminal, html, markdown, csv, badge, github, annotations, sarif, mlbom, huggingface.
     """
     if not cards:
@@ -145,14 +147,22 @@ def _loaded(paths: Sequence[str]) -> tuple[list[Scorecard], list[dict[str, Any]]
         if not folder.is_dir():
             cards += output.load_cards([path])
             continue
-        files = [file for name in _HARDENED for file in sorted(folder.glob(name))]
-        if not files:
-            raise UserError(f"{path}: holds no before.json and after.json of 'rblite harden'; name the scorecards")
-        for file, card in zip(files, output.load_cards(list(map(str, files))), strict=True):
-            target = card.target.model_copy(update={"name": f"{card.target.name} ({file.stem})"})
+        files, ranked = _of_folder(folder), (folder / _SEVERAL).is_file()
+        for name, card in zip(files, output.load_cards(list(map(str, files.values()))), strict=True):
+            target = card.target.model_copy(update={"name": name if ranked else f"{card.target.name} ({name})"})
             cards.append(card.model_copy(update={"target": target}))
         log += _log(folder / "log.jsonl")
     return cards, log
+
+
+def _of_folder(folder: Path) -> dict[str, Path]:
+    """The scorecards of a folder that 'rblite harden' wrote, and what each is called: ``after``, or its recipe."""
+    files = {file.stem: file for name in _HARDENED for file in sorted(folder.glob(name))}
+    if (folder / _SEVERAL).is_file():
+        files |= {file.parent.name: file for file in sorted(folder.glob("*/after.json"))}
+    if not files:
+        raise UserError(f"{folder}: holds no before.json and after.json of 'rblite harden'; name the scorecards")
+    return files
 
 
 def _log(path: Path) -> list[dict[str, Any]]:

@@ -71,6 +71,17 @@ def test_report_opens_its_page(make_card: Callable[..., Any], monkeypatch: pytes
     assert Path("opened").read_text().strip() == page.absolute().as_uri()
 
 
+def test_report_of_a_folder_of_recipes_ranks_them(make_card: Callable[..., Any]) -> None:
+    make_card("net", breaks={"pgd": 0.9}).save("several/before.json")
+    for name, broken in (("pgd_training", 0.2), ("trades", 0.5)):
+        make_card("net", breaks={"pgd": broken}).save(f"several/{name}/after.json")
+    Path("several/recipes.json").write_text("{}")
+    result = rblite("report", "several")
+    assert result.exit_code == 0, result.output
+    assert "pgd_training has the best robust accuracy" in result.output
+    assert all(name in result.output for name in ("before", "trades"))
+
+
 def test_compare(make_card: Callable[..., Any]) -> None:
     make_card("plain").save("a.json")
     make_card("hardened", breaks={"pgd": 0.1}).save("b.json")
