@@ -85,9 +85,30 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "Making $(VENV) with $$("$$python" --version)"; \
 		"$$python" -m venv --clear $(VENV); }
 	@echo 'Installing into $(VENV) (the first time several GB, most of it torch: minutes)'
-	@# Compiled by all cores afterwards, and without others' tests: pip would take one core for a minute. Ours too:
-	@# where PYTHONDONTWRITEBYTECODE is set, each process that a test starts would compile them anew.
-	@$(BIN)/python -m pip install $(PIP_OPTIONS) --no-compile --constraint constraints.txt --editable '.[dev]'
-	@$(BIN)/python -W ignore -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' $(VENV)/lib/python3*/site-packages \
-		robustbench_lite attacks defenses reports || true
+	@$(MAKE) --no-print-directory --jobs=2 environment
 	@echo '$(CURDIR)' > $@
+
+# Two cores at once, as pip keeps one busy for minutes: one installs torch and what it runs on, the other the rest.
+# A list that has what this machine can't have (CUDA on a Mac) is passed over: at the end pip chooses what it can.
+# Compiled without others' tests. Ours too: where PYTHONDONTWRITEBYTECODE is set, each process that a test starts
+# would compile them anew.
+LARGE := ^(cuda|nvidia|torch|triton)
+PINNED := $(BIN)/python -m pip install $(PIP_OPTIONS) --no-compile --no-deps --requirement /dev/stdin || \
+	echo 'Not all of constraints.txt is for this machine: going on with what is.'
+COMPILE := $(BIN)/python -W ignore -m compileall -qq -x 'site-packages/.*/tests?/' $(VENV)/lib/python3*/site-packages \
+	robustbench_lite attacks defenses reports || true
+.PHONY: environment editable compiled pinned-large pinned-rest
+environment: editable compiled
+
+editable: pinned-large pinned-rest
+	@$(BIN)/python -m pip install $(PIP_OPTIONS) --constraint constraints.txt --editable '.[dev]'
+
+compiled: pinned-large pinned-rest
+	@$(COMPILE)
+
+pinned-large:
+	@grep -E '$(LARGE)' constraints.txt | $(PINNED)
+
+pinned-rest:
+	@sed '/^# .*docs/,$$d' constraints.txt | grep -vE '$(LARGE)' | $(PINNED)
+	@$(COMPILE)
