@@ -12,7 +12,7 @@ import json
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,13 @@ JUDGE = Suite.model_validate(
 )
 PLAIN = {"defense": "standard", "params": {}}
 PGD = {"defense": "pgd_training", "params": {"steps": 2, "step_size": 0.2}}
-LYING = {"liars": 2, "lie": "label_flip", "alpha": 100.0}
-KRUM = {"strategy": "krum", "strategy_params": {"num_malicious_nodes": 2}}
-TRIMMED = {"strategy": "trimmed_mean", "strategy_params": {"beta": 0.2}}
+LABELS = {"liars": 2, "lie": "label_flip", "alpha": 100.0}
+SIGNS = {"liars": 2, "lie": "sign_flip", "lie_scale": 10.0, "alpha": 100.0}
+STRATEGIES = {
+    "FedAvg": {},
+    "trimmed mean": {"strategy": "trimmed_mean", "strategy_params": {"beta": 0.2}},
+    "Krum": {"strategy": "krum", "strategy_params": {"num_malicious_nodes": 2}},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +52,23 @@ class Row:
     name: str
     step: dict[str, Any] = field(default_factory=dict)
     """Parameters of the step ``federated``."""
+    learn: int | None = None
+    """Training images, where they are others than the table's."""
 
 
 ROWS = (
+    Row(name="plain, alpha 1, 60,000 images", step={**PLAIN, "alpha": 1.0}, learn=60_000),
     Row(name="plain, alpha 1", step={**PLAIN, "alpha": 1.0}),
     *(Row(name=f"PGD, alpha {alpha:g}", step={**PGD, "alpha": alpha}) for alpha in (100.0, 1.0, 0.1)),
-    Row(name="plain, 2 of 10 lie, FedAvg", step={**PLAIN, **LYING}),
-    Row(name="plain, 2 of 10 lie, trimmed mean", step={**PLAIN, **LYING, **TRIMMED}),
-    Row(name="plain, 2 of 10 lie, Krum", step={**PLAIN, **LYING, **KRUM}),
+    *(
+        Row(name=f"{training}, 2 of 10 {lie}, {strategy}", step={**learnt, **told, **put_together})
+        for training, learnt, lie, told in (
+            ("plain", PLAIN, "flip labels", LABELS),
+            ("plain", PLAIN, "turn signs", SIGNS),
+            ("PGD", PGD, "turn signs", SIGNS),
+        )
+        for strategy, put_together in STRATEGIES.items()
+    ),
 )
 
 
@@ -125,16 +138,16 @@ def main(names: Sequence[str], data: Path, learn: int, rounds: int, samples: int
     """Train and judge each row, or the rows of these names alone, and write the table."""
     torch.set_num_threads(1)
     size = Size(learn=learn, rounds=rounds, judge=samples)
-    train = load_data("mnist", split="train", root=data).stratified(learn, SEED)
-    test = mnist(data, samples)
+    train, test = load_data("mnist", split="train", root=data), mnist(data, samples)
     rows, left_out = [], []
     for row in ROWS:
         if names and row.name not in names:
             continue
-        if kept and not size.folder(row).with_suffix(".json").is_file():
+        its_size = replace(size, learn=row.learn or learn)
+        if kept and not its_size.folder(row).with_suffix(".json").is_file():
             left_out.append(row.name)
             continue
-        rows.append(size.found(row, train, test))
+        rows.append(its_size.found(row, train.stratified(its_size.learn, SEED), test))
         click.echo(json.dumps(rows[-1]))
     if names:
         return
@@ -152,8 +165,9 @@ NOTE = (
     "in the first 40 % of the rounds. Judged on the first {n:,} test images under PGD of 40 steps; a client by samples "
     "of its own that it held out, under PGD of 10 steps. Heterogeneity: mean distance of the clients' classes from "
     "those of all. "
-    "The last three rows: alpha 100, plain training, and two clients learn class k as 9 - k. Bytes are those of the "
-    "weights, both ways, of all rounds. "
+    "Where 2 of 10 lie, alpha is 100; they learn class k as 9 - k, or send 10 times their update with its sign turned; "
+    "the trimmed mean cuts 0.2 at each end, and Krum is told of two. Bytes are those of the weights, both ways, of all "
+    "rounds. "
     "Repeat it with `python benchmarks/federated.py`."
 )
 

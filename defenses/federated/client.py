@@ -43,6 +43,8 @@ class Order(BaseModel):
     seed: int
     liars: dict[int, Lie] = {}
     """Clients that lie, for trials of what a strategy survives."""
+    lie_scale: float = 1.0
+    """How many times as large they make their update."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +93,11 @@ def client_app(provide: Callable[[Node, float, int], Client]) -> ClientApp:
             pull=_towards([one.detach().clone() for one in module.parameters()], module, mu) if mu else None,
         )
         weights = floats(module)
-        if lie == "sign_flip":
-            weights = {name: 2 * before[name] - value for name, value in weights.items()}
-        elif lie == "nan":
+        if lie == "nan":
             weights = {name: torch.full_like(value, torch.nan) for name, value in weights.items()}
+        elif lie:
+            scale = -order.lie_scale if lie == "sign_flip" else order.lie_scale
+            weights = {name: was + scale * (weights[name] - was) for name, was in before.items()}
         told = {
             "client": client.number,
             "num-examples": len(client.data),

@@ -68,6 +68,8 @@ class Federated(Step):
     """Simulated clients that lie, the first ones: a trial of what the strategy survives."""
     lie: Literal["label_flip", "sign_flip", "nan"] = "label_flip"
     """What they do: learn each class k as K - 1 - k, send their update with its sign turned, or send no numbers."""
+    lie_scale: Length = 1.0
+    """How many times as large they make their update. Two of ten that turn its sign stop a plain mean at 4."""
     timeout: Length = 3600.0
     """Seconds that a round waits for the clients' answers; whoever is later is left out of it."""
     superlink: str = ""
@@ -137,6 +139,7 @@ class Federated(Step):
             threat=artifact.threat.model_copy(update={"goal": "untargeted"}),
             seed=context.seed,
             liars=dict.fromkeys(range(self.liars), self.lie),
+            lie_scale=self.lie_scale,
         )
         file = None if folder is None else folder / STATE_FILE
         server.wait(grid, clients, self.timeout)

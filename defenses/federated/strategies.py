@@ -58,7 +58,7 @@ class Watch:
     answers: list[Mapping[str, Any]] = field(default_factory=list)
     """Of the last round, what the clients told of themselves."""
     against: dict[int, list[float]] = field(default_factory=dict)
-    """By client, the cosine of each of its updates with the mean of the others'."""
+    """By client, the cosine of each of its updates with the mean direction of the others'."""
 
     def note(self, what: str, number: int) -> None:
         """Remember a fault."""
@@ -99,10 +99,13 @@ class Watch:
     def _compare(self, before: ArrayRecord, good: list[tuple[dict[str, Any], Message]]) -> None:
         start = _flat(before)
         updates = np.stack([_flat(reply.content["arrays"]) - start for _, reply in good])
+        lengths = np.linalg.norm(updates, axis=1, keepdims=True)
+        # Of directions alone: a client that makes its update large must not decide where the others seem to point.
+        updates = np.divide(updates, lengths, out=np.zeros_like(updates), where=lengths > 0)
         total = updates.sum(0)
         for (told, _), update in zip(good, updates, strict=True):
             others = total - update
-            scale = np.linalg.norm(update) * np.linalg.norm(others)
+            scale = np.linalg.norm(others)
             self.against.setdefault(int(told["client"]), []).append(float(update @ others / scale) if scale else 0.0)
 
 

@@ -132,6 +132,19 @@ def test_a_client_that_turns_its_update_around_is_told_of() -> None:
     assert "client 0" in told[0]
 
 
+@pytest.mark.parametrize(
+    ("strategy", "params", "holds"), [("fedavg", {}, False), ("trimmed_mean", {"beta": 0.2}, True)]
+)
+def test_one_large_lie_ruins_the_mean_alone(strategy: str, params: dict[str, Any], holds: bool) -> None:
+    lie = {"liars": 1, "lie": "sign_flip", "lie_scale": 20.0}
+    made = federation(recipe(clients=5, alpha=100.0, strategy=strategy, strategy_params=params, **lie))
+    clean = made.after.clean_accuracy.value
+    assert clean >= 0.5 if holds else clean <= 0.3
+    told = [note for note in made.notes if "point away" in note]
+    assert len(told) == 1
+    assert "client 0" in told[0]
+
+
 def test_privacy_is_accounted_for() -> None:
     """Epsilon of the Gaussian mechanism over two rounds, by its Renyi divergence."""
     made = federation(recipe({"epochs": 2}, noise=2.0, clip=0.5))
