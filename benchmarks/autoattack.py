@@ -106,7 +106,7 @@ def reference(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, eps: float, seed
         raise click.ClickException(f"pyautoattack can't be imported ({fault}): pip install pyautoattack") from fault
     target = Target(net)
     with target.attacking(), torch.random.fork_rng(devices=[]):
-        ledger = _Ledger(net)
+        ledger = Ledger(net)
         peer = library.AutoAttack(ledger, norm=norm, eps=eps, seed=seed, version="standard")
         for name, attack in (
             ("apgd-ce", peer.apgd),
@@ -117,14 +117,7 @@ def reference(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, eps: float, seed
             attack.perturb = ledger.charged(name, attack.perturb)
         with ledger.charge(_ELSEWHERE, len(x)):
             found, _ = peer.run_standard_evaluation(x, y, batch_size=BATCH)
-        with torch.no_grad():
-            right, still_right = (
-                torch.cat([net(part).argmax(1) for part in given.split(BATCH)]) == y for given in (x, found)
-            )
-        claimed = right & (found != x).flatten(1).any(1)
-        distance = GEOMETRIES[norm].distance(found.double() - x.double())
-        in_box = ((found >= 0) & (found <= 1)).flatten(1).all(1)
-        broken = claimed & ~still_right & in_box & (distance <= eps + TOLERANCE * max(1.0, eps))
+        right, claimed, broken = judged(net, x, y, found, norm, eps)
     return Reference(
         right=right,
         robust=right & ~broken,
@@ -133,7 +126,26 @@ def reference(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, eps: float, seed
     )
 
 
-class _Ledger(nn.Module):
+def judged(net: nn.Module, x: Tensor, y: Tensor, found: Tensor, norm: Norm, eps: float) -> tuple[Tensor, ...]:
+    """Look again at what an attack hands back.
+
+    Returns
+    -------
+    tuple of Tensor
+        Bool, (N,): the samples that are classified correctly; those of them that the attack moved; and those of these
+        that are broken: the example lies in ball and box, and is misclassified.
+    """
+    with torch.no_grad():
+        right, still_right = (
+            torch.cat([net(part).argmax(1) for part in torch.split(given, BATCH)]) == y for given in (x, found)
+        )
+    claimed = right & (found != x).flatten(1).any(1)
+    distance = GEOMETRIES[norm].distance(found.double() - x.double())
+    in_box = ((found >= 0) & (found <= 1)).flatten(1).all(1)
+    return right, claimed, claimed & ~still_right & in_box & (distance <= eps + TOLERANCE * max(1.0, eps))
+
+
+class Ledger(nn.Module):
     """A network that writes down every sample that goes through it, under the name of whoever asks."""
 
     def __init__(self, net: nn.Module) -> None:
