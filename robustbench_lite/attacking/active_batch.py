@@ -163,8 +163,9 @@ class ActiveBatch(NamedTuple):
         rows = hit.nonzero()[:, 0]
         distance = distance_of(x[rows] - self.x[rows]).double()
         nearer = distance < self.distance[rows]
-        self.distance[rows[nearer]] = distance[nearer]
-        self.nearest[rows[nearer]] = x[rows[nearer]]
+        rows, distance = rows[nearer], distance[nearer]
+        self.distance[rows] = distance
+        self.nearest[rows] = x[rows]
         newly_broken = (self.broken_at < 0) & (self.distance <= reach)
         return self._replace(broken_at=torch.where(newly_broken, self.step, self.broken_at))
 

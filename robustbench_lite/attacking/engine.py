@@ -257,9 +257,8 @@ class _Loop:
         batch.note(output.loss, margins, output.blind if gradient else None, inside)
         # Of what is out of the ball nothing is claimed.
         strange = ~finite if inside is None else ~finite & inside
-        batch = batch._replace(forward=batch.forward + 1, non_finite=batch.non_finite | strange)
-        if gradient:
-            batch = batch._replace(backward=batch.backward + 1)
+        backward = batch.backward + 1 if gradient else batch.backward
+        batch = batch._replace(forward=batch.forward + 1, backward=backward, non_finite=batch.non_finite | strange)
         if hit is None:
             return batch
         if doubted is not None:

@@ -183,8 +183,7 @@ class Target:
     @property
     def device(self) -> torch.device:
         """Where the module's first parameter is."""
-        first = next(tensors(self.module), None)
-        return self._device if first is None else first.device
+        return self._home()[0]
 
     @property
     def access(self) -> Access:
@@ -194,7 +193,16 @@ class Target:
     @property
     def dtype(self) -> torch.dtype:
         """Type of the module's first floating parameter or buffer; float32 where it has none."""
-        return next((tensor.dtype for tensor in tensors(self.module) if tensor.is_floating_point()), torch.float32)
+        return self._home()[1]
+
+    def _home(self) -> tuple[torch.device, torch.dtype]:
+        """Device and type, in one walk; nothing is kept, as the module may be moved by whoever holds it."""
+        device: torch.device | None = None
+        for tensor in tensors(self.module):
+            device = tensor.device if device is None else device
+            if tensor.is_floating_point():
+                return device, tensor.dtype
+        return self._device if device is None else device, torch.float32
 
     def to(self, device: str | torch.device) -> Target:
         """Move the module to a device, in place."""
@@ -210,7 +218,8 @@ class Target:
     def _forward(self, x: Tensor) -> Tensor:
         # A copy, as a module that works in place (a first ReLU, say) must not write into its caller's inputs; and
         # contiguous, as one that reshapes with `view` may be given data in channels_last memory.
-        x = x.to(device=self.device, dtype=self.dtype, copy=True, memory_format=torch.contiguous_format)
+        device, dtype = self._home()
+        x = x.to(device=device, dtype=dtype, copy=True, memory_format=torch.contiguous_format)
         try:
             return self.predictor.answer(self.normalised(x))
         except NoLogitsError as fault:

@@ -80,12 +80,13 @@ def _drawn(survivors: Survivors) -> Tensor:
     geometry, threat = GEOMETRIES[survivors.threat.norm], survivors.threat
     columns = survivors.samples.data.columns
     noise = Noise(survivors.samples.sample_keys[survivors.rows].to(survivors.x.device)).at(survivors.model.seed)
-    best = torch.full_like(survivors.start, -torch.inf)
-    for draw in range(_DRAWS):
+
+    def point(draw: int) -> Tensor:
         delta = geometry.random(noise.at(draw), tuple(survivors.x.shape[1:]), threat.eps)
         x = project(survivors.x + delta, survivors.x, threat.norm, threat.eps)
-        best = torch.maximum(best, survivors.margins(x if columns is None else columns.allowed(x, survivors.x)))
-    return best
+        return x if columns is None else columns.allowed(x, survivors.x)
+
+    return survivors.margins_along(map(point, range(_DRAWS))).amax(0)
 
 
 def _found(survivors: Survivors, target: Target, row: int) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -86,6 +87,17 @@ class Survivors:
         """Margins of other inputs for the survivors, shape (n,), without a gradient."""
         target_classes = self.samples.target_classes[self.rows].to(x.device)
         return margin(self.model.logits(self.rows, x), target_classes, self.threat.goal == "targeted")
+
+    def margins_along(self, points: Iterable[Tensor]) -> Tensor:
+        """Margins at several points of each survivor, shape (points, n); as many points at once as a batch holds."""
+        together = max(1, min(self.batch_size, self.model.budget.batch_limit) // len(self.rows))
+        target_classes = self.samples.target_classes[self.rows].to(self.x.device)
+        found, rest = [], iter(points)
+        while part := list(islice(rest, together)):
+            logits = self.model.logits(self.rows.repeat(len(part)), torch.cat(part))
+            values = margin(logits, target_classes.repeat(len(part)), self.threat.goal == "targeted")
+            found.append(values.reshape(len(part), -1))
+        return torch.cat(found)
 
     def climb(self, norm: Norm, eps: float, steps: int, *, anywhere: bool = False) -> ClimbResult:
         """Climb the margin from the inputs, in steps that fall to zero along a cosine: a plain attack of our own.
