@@ -100,6 +100,19 @@ def test_a_climb_stays_in_sparse_balls_and_rises(linear, norm):
     assert (found.margin > here.start).all()
 
 
+@pytest.mark.parametrize("limit", [50, 1000])
+def test_margins_at_several_points_are_asked_in_batches_that_memory_holds(linear, limit):
+    model, data = linear
+    here = ground(model, data, "Linf 0.05")
+    here.model.budget.batch_limit = limit
+    sizes = []
+    with model.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0]))):
+        seen = here.margins(here.x, here.x.flip(0))
+    assert sizes == ([50, 30] if limit == 50 else [80])
+    torch.testing.assert_close(seen, torch.stack([here.start, here.margins(here.x.flip(0))[0]]))
+    assert here.model.forward.tolist() == [4] * 40  # by `ground`, at two points, and at one
+
+
 def test_nothing_is_asked_where_nothing_stands(linear):
     model, data = linear
     look = CountedModel(Target(model), data, 0, BudgetTracker(), gradients=True, thorough=False)

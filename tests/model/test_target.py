@@ -96,6 +96,15 @@ def test_a_module_without_parameters_is_float32_on_the_cpu() -> None:
     assert (target.dtype, target.device) == (torch.float32, torch.device("cpu"))
 
 
+def test_the_device_is_that_of_the_first_tensor_and_the_type_that_of_the_first_of_floats() -> None:
+    module = nn.Module()
+    target = Target(module)
+    module.register_buffer("seen", torch.zeros(3, dtype=torch.int64, device="meta"))
+    assert (target.dtype, target.device) == (torch.float32, torch.device("meta"))
+    module.register_buffer("scale", torch.ones(3, dtype=torch.float64))
+    assert (target.dtype, target.device) == (torch.float64, torch.device("meta"))
+
+
 def test_what_is_no_module_is_refused() -> None:
     with pytest.raises(UserError, match=r"type function: expected a torch\.nn\.Module"):
         Target(lambda x: x)  # type: ignore[arg-type]

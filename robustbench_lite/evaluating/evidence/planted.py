@@ -86,7 +86,7 @@ def _drawn(survivors: Survivors) -> Tensor:
         x = project(survivors.x + delta, survivors.x, threat.norm, threat.eps)
         return x if columns is None else columns.allowed(x, survivors.x)
 
-    return survivors.margins_along(map(point, range(_DRAWS))).amax(0)
+    return survivors.margins(*map(point, range(_DRAWS))).amax(0)
 
 
 def _found(survivors: Survivors, target: Target, row: int) -> bool:

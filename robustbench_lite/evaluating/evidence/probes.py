@@ -118,7 +118,7 @@ def jaggedness(survivors: Survivors) -> tuple[list[float], Tensor, Tensor]:
     steepest, length = stride(survivors.threat.norm, survivors.threat.eps)
     ahead = steepest(survivors.grad)
     places = torch.linspace(0.0, length, _POINTS + 1).tolist()
-    line = survivors.margins_along((survivors.x + at * ahead).clamp(0.0, 1.0) for at in places[1:])
+    line = survivors.margins(*((survivors.x + at * ahead).clamp(0.0, 1.0) for at in places[1:]))
     seen = torch.cat([survivors.start[None], line])
     return places, seen, _ups_and_downs(seen)
 

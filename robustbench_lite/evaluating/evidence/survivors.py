@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -83,21 +82,12 @@ class Survivors:
         start, grad = _asked(model, samples, rows, x, threat)
         return cls(model, samples, threat, attacks, rows, x, start, grad, batch_size)
 
-    def margins(self, x: Tensor) -> Tensor:
-        """Margins of other inputs for the survivors, shape (n,), without a gradient."""
-        target_classes = self.samples.target_classes[self.rows].to(x.device)
-        return margin(self.model.logits(self.rows, x), target_classes, self.threat.goal == "targeted")
-
-    def margins_along(self, points: Iterable[Tensor]) -> Tensor:
-        """Margins at several points of each survivor, shape (points, n); as many points at once as a batch holds."""
-        together = max(1, min(self.batch_size, self.model.budget.batch_limit) // len(self.rows))
-        target_classes = self.samples.target_classes[self.rows].to(self.x.device)
-        found, rest = [], iter(points)
-        while part := list(islice(rest, together)):
-            logits = self.model.logits(self.rows.repeat(len(part)), torch.cat(part))
-            values = margin(logits, target_classes.repeat(len(part)), self.threat.goal == "targeted")
-            found.append(values.reshape(len(part), -1))
-        return torch.cat(found)
+    def margins(self, *points: Tensor) -> Tensor:
+        """Margins at other inputs for the survivors, each of shape (n, *shape), without a gradient: (points, n)."""
+        rows = self.rows.repeat(len(points))
+        target_classes = self.samples.target_classes[rows].to(self.x.device)
+        logits = self.model.logits(rows, torch.cat(points))
+        return margin(logits, target_classes, self.threat.goal == "targeted").reshape(len(points), -1)
 
     def climb(self, norm: Norm, eps: float, steps: int, *, anywhere: bool = False) -> ClimbResult:
         """Climb the margin from the inputs, in steps that fall to zero along a cosine: a plain attack of our own.
@@ -114,7 +104,7 @@ class Survivors:
             x = project(x + length * steepest(grad), self.x, norm, eps, columns)
             seen = x if columns is None else columns.allowed(x, self.x)
             if step == steps - 1:
-                value = self.margins(seen)
+                value = self.margins(seen)[0]
             else:
                 value, grad = _asked(self.model, self.samples, self.rows, seen, self.threat)
             higher = value > best.margin
