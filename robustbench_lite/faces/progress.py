@@ -1,6 +1,7 @@
 """What the engine and the training loop tell while they work, shown on the standard error stream.
 
-On a terminal there are bars; elsewhere, as in the log of a CI job, a line for each attack and each epoch.
+On a terminal there are bars; elsewhere, as in the log of a CI job or where TERM is dumb, a line for each attack and
+each epoch.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Bars(Progress):
 def bars(quiet: bool = False) -> Iterator[Bars]:
     """Show progress until the block ends: bars on a terminal, lines elsewhere, nothing where it is quiet."""
     console = Console(stderr=True)
+    if console.is_dumb_terminal:  # it can't take a bar back
+        console = Console(stderr=True, force_terminal=False)
     console.quiet = quiet
     columns = (
         TextColumn("{task.description}", markup=False),

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +92,10 @@ def auto(
         Name of a source; or the samples to learn from and those that judge, a pair of `Data`.
     out
         A new or empty folder, or that of this very run, which goes on from there in the time that is left.
+    listeners
+        ``on_stage`` is told what is done after the search.
     on_note
-        Told what is chosen, and what is done next.
+        Told what is chosen.
 
     Returns
     -------
@@ -143,7 +145,7 @@ def auto(
         search=Search(seconds=max(0.01, _for_trials(clock.left, shares, options)), sampler=options.sampler),
         changes=changes,
         sampling=sampling,
-        listeners=listeners,
+        listeners=replace(listeners, on_stage=None),  # of a search `on_trial` tells
         on_trial=tell,
     )
     clock.save()
@@ -152,7 +154,8 @@ def auto(
     board = [*_own(found), *((name, name) for name in options.entrants)]
     rows = []
     for name, what in board:
-        say(f"board: {name}")
+        fitted = f"fitted for about {_fit_seconds(options):.0f} s and " if name in PEERS else ""
+        listeners.stage(f"board: {name} is {fitted}judged")
         rows.append(_row(name, what, clock, known, judge, judging.recipe.threat, options, listeners))
     rows.sort(key=lambda one: -1.0 if one.robust is None else one.robust.value, reverse=True)
     result = found.result.model_copy(update={"board": tuple(rows), "seconds": clock.spent})
@@ -278,6 +281,11 @@ def _shares(judging: Plan, options: AutoOptions, left: float) -> Shares:
     return divide(left, pace, len(judging.known), len(judging.test), (options.limit_train, options.limit))
 
 
+def _fit_seconds(options: AutoOptions) -> float:
+    """Seconds that each library may take to make its model."""
+    return max(5.0, _FIT_SHARE * options.seconds)
+
+
 def _for_search(left: float, options: AutoOptions) -> float:
     """Seconds for all but the board."""
     fitted = sum(name in PEERS for name in options.entrants)
@@ -321,8 +329,9 @@ def _row(
     began, own = time.monotonic(), what != name
     try:
         if not path.is_file():
-            fitted = max(5.0, _FIT_SHARE * options.seconds)
-            target = load_target(what, device="auto") if own else entrant(name, known, fitted, options.seed)
+            target = (
+                load_target(what, device="auto") if own else entrant(name, known, _fit_seconds(options), options.seed)
+            )
             suite = load_suite(_BOARD_SUITE)
             # Also of one that is INVALID at once the attacks tell the number, beside the others'.
             card = evaluate(

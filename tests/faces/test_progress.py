@@ -37,9 +37,8 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     for name in ("NO_COLOR", "TERM", "COLUMNS", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     buffer = io.StringIO()
-    monkeypatch.setattr(
-        module, "Console", lambda **_: Console(file=buffer, force_terminal=True, width=80, color_system=None)
-    )
+    known = {"file": buffer, "force_terminal": True, "width": 80, "color_system": None}
+    monkeypatch.setattr(module, "Console", lambda stderr, **given: Console(**(known | given)))
     return buffer
 
 
@@ -159,11 +158,12 @@ def test_bars_are_written_to_standard_error(
     assert "3 broken" in err
 
 
-def test_a_dumb_terminal_gets_no_codes(screen: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dumb_terminal_gets_lines_without_codes(screen: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     with bars() as progress:
         attack_bars(progress)(attacked(100))
     assert "\x1b" not in screen.getvalue()
+    assert screen.getvalue().startswith("pgd · Linf 8/255: 100/100 samples")
 
 
 def test_an_error_or_ctrl_c_inside_leaves_the_cursor_visible(screen: io.StringIO) -> None:

@@ -12,6 +12,7 @@ from sklearn.datasets import load_wine
 from torch.nn import Linear
 
 from robustbench_lite.core.errors import UserError
+from robustbench_lite.hardening.pipeline import Listeners
 from robustbench_lite.hardening.recipe import Recipe
 from robustbench_lite.model.architectures.cells import Cells
 from robustbench_lite.model.architectures.files import load_architecture
@@ -77,8 +78,11 @@ def test_a_run_goes_on_in_the_time_that_is_left_and_ends_with_a_board(table: str
     # There is no time left for a third trial: the one under way is left, and what is done is judged.
     rival, hosted = out / "start.toml", Serving(Linear(13, 3), (13,), classes=3)
     rivals = (f"arch:{rival}", "arch:nowhere.toml", hosted.address())
-    found = auto(data, out=out, options=options(seconds=1, entrants=rivals))
+    stages: list[str] = []
+    told = Listeners(on_stage=stages.append)
+    found = auto(data, out=out, options=options(seconds=1, entrants=rivals), listeners=told)
     hosted.close()
+    assert stages[-3:] == [f"board: {rival} is judged" for rival in rivals]
     assert [one.name for one in found.result.in_order if one.state == "done"] == ["trial-0"]
     assert [one for one in trials_of(out / "search") if one.state == TrialState.COMPLETE] == [before]
     assert found.judged is not None

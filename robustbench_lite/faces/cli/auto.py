@@ -65,12 +65,15 @@ def auto(out: str, quiet: bool, **given: Any) -> None:
     options = machine.AutoOptions(seconds=given["budget"], **{name: given[name] for name in asked})
     signals.raise_interrupts()
     with output.kept_in(out, "the same command"), progress.bars(quiet) as bars:
+        heading = progress.heading(bars)
         found = machine.auto(
             (known, test),
             out=out,
             options=options,
-            listeners=Listeners(on_progress=progress.training_bars(bars), on_attack=progress.attack_bars(bars)),
-            on_trial=telling(progress.heading(bars)),
+            listeners=Listeners(
+                on_progress=progress.training_bars(bars), on_attack=progress.attack_bars(bars), on_stage=heading
+            ),
+            on_trial=telling(heading),
             on_note=None if quiet else output.say,
         )
     ended(found, given, quiet)
