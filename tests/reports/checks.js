@@ -78,6 +78,13 @@ function* structure(page) {
 function* layout(page, frame) {
   const wide = page.scrollingElement.scrollWidth;
   if (wide > frame.clientWidth) yield `${wide} wide in ${frame.clientWidth}`;
+  for (const one of page.querySelectorAll(".plot")) {
+    if (one.checkVisibility() && one.clientWidth < 60) yield `no room for bars: ${one.clientWidth} wide`;
+  }
+  for (const one of page.querySelectorAll(".scroll caption")) {
+    const room = one.closest(".scroll").clientWidth;
+    if (one.clientWidth > room) yield `a caption is cut: ${one.textContent.trim().slice(0, 40)}`;
+  }
   for (const one of page.querySelectorAll(frame.dataset.first || "none")) {
     const end = one.getBoundingClientRect().bottom;
     if (end > frame.clientHeight) yield `below the fold, at ${Math.round(end)}: ${one.textContent.trim().slice(0, 60)}`;

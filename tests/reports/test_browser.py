@@ -26,16 +26,18 @@ AXE_RUN = (Path(__file__).parent / "axe.js").read_text(encoding="utf-8")
 POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
 DAYS = (("net", 1), ("other", 1), ("net", 2), ("net", 3))
 SIZES = ((360, 740), (800, 1000), (1400, 900))
-EVERYWHERE = ("pass", "several", "trend", "search", "explained", "faulty")
+EVERYWHERE = ("pass", "several", "trend", "search False", "explained", "faulty")
 FIRST = ".banner .verdict, .banner .reason, .banner .cure, .meaning, .hero-value, .hero .ends, .gates li, .threats li"
 FIRST_OF_SEVERAL = ".glance .verdict, .glance .robust"
 
+LONG_NAMES = {"fgsm": 0.3, "pgd_by_the_difference_of_logits": 0.5, "an attack that says in full what it does": 0.6}
 
 FAULTY = """<!doctype html><html><body style="color: #999; background: #fff">
 <h1>a pale title</h1><h3>b</h3><img src="data:,x"><a href="#none">c</a>
 <table><tr><th>d</th><th></th></tr></table><svg role="img"></svg><svg></svg><select></select><div class="scroll"></div>
 <nav aria-label="f"></nav><nav aria-label="f"></nav><p id="x" style="margin-top: 2000px; width: 1500px">e</p>
-<p id="x"></p></body></html>"""
+<p id="x"></p><p class="plot" style="width: 9px"></p><div class="scroll" style="overflow: auto">
+<table style="width: 3000px"><caption>g</caption></table></div></body></html>"""
 FAULTS = (
     "contrast 2.85",
     "heading b skips a level",
@@ -51,6 +53,8 @@ FAULTS = (
     "no way to scroll by keys",
     "id twice",
     "a link leads nowhere",
+    "no room for bars",
+    "a caption is cut",
 )
 
 
@@ -95,7 +99,9 @@ def cards(make_card, make_gate):
     several = ["Linf 8/255", "L2 0.5 targeted next", "L0 24"]
     independent = make_card("many").suite.model_copy(update={"independent": True})
     return {
-        "pass": make_card(gates=(met, other), curve=True, threats=["L2 0.5"], gallery=6, suite=independent),
+        "pass": make_card(
+            gates=(met, other), curve=True, threats=["L2 0.5"], gallery=6, suite=independent, breaks=LONG_NAMES
+        ),
         "fail": make_card(verdict="FAIL", gates=(met, other, failed), validity=(warning, info), gallery=3),
         "measured": make_card(verdict="MEASURED", gates=(), threats=several, measures=(size,)),
         "undecided": make_card(verdict="UNDECIDED", gates=(open_, met), **short),
