@@ -156,7 +156,7 @@ def l1_distances(problem: Linear) -> Tensor:
     return torch.tensor(found)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def linear() -> Callable[..., Linear]:
     def make(
         shape: tuple[int, ...] = (1, 6, 6), classes: int = 4, samples: int = 40, seed: int = 0, scale: float = 1.0

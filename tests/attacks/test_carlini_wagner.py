@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -21,11 +23,22 @@ SHAPES = [(1, 6, 6), (3, 16, 16), (50,), (2, 3, 4, 5)]
 ROUNDING = 1e-6  # of a float32 margin, as a distance: it matters to samples that lie on the boundary
 
 
+@pytest.fixture(scope="module")
+def attacked(linear):
+    """A problem, and what the attack finds in it to its end: what several tests begin with."""
+
+    @cache
+    def make(shape=(1, 6, 6)):
+        problem = linear(shape, classes=2)
+        return problem, problem.attack(CarliniWagner(), "L2 5", early_stop=False)
+
+    return make
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-def test_finds_the_exact_distance_of_every_sample_of_a_binary_linear_model(linear, shape):
-    problem = linear(shape, classes=2)
+def test_finds_the_exact_distance_of_every_sample_of_a_binary_linear_model(attacked, shape):
+    problem, found = attacked(shape)
     exact = problem.distances("L2").numpy()
-    found = problem.attack(CarliniWagner(), "L2 5", early_stop=False)
     assert found.broken.all()
     assert (found.distance >= exact * (1 - 1e-4) - ROUNDING).all(), "nearer than the boundary"
     ratio = found.distance / exact
@@ -42,10 +55,10 @@ def test_finds_the_same_distances_whatever_the_batch_size(linear, batch_size):
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
-def test_the_scale_of_the_logits_does_not_matter(linear, scale):
-    plain, scaled = (linear((1, 6, 6), classes=2, scale=by) for by in (1.0, scale))
-    one, other = (problem.attack(CarliniWagner(), "L2 5", early_stop=False).distance for problem in (plain, scaled))
-    np.testing.assert_allclose(other, one, rtol=5e-3, atol=1e-6)  # float32 tells nothing finer
+def test_the_scale_of_the_logits_does_not_matter(linear, attacked, scale):
+    scaled = linear((1, 6, 6), classes=2, scale=scale)
+    other = scaled.attack(CarliniWagner(), "L2 5", early_stop=False).distance
+    np.testing.assert_allclose(other, attacked()[1].distance, rtol=5e-3, atol=1e-6)  # float32 tells nothing finer
 
 
 def test_in_many_classes_is_never_nearer_than_the_nearest_boundary_and_mostly_at_it(linear):
@@ -75,9 +88,9 @@ def test_breaks_what_is_in_the_ball_and_nothing_else(linear):
     assert (found.distance[found.broken] <= eps + 1e-6).all()
 
 
-def test_a_sample_leaves_as_soon_as_it_is_broken(linear):
-    problem = linear((1, 6, 6), classes=2)
-    early, late = (problem.attack(CarliniWagner(), "L2 5", early_stop=early) for early in (True, False))
+def test_a_sample_leaves_as_soon_as_it_is_broken(attacked):
+    problem, late = attacked()
+    early = problem.attack(CarliniWagner(), "L2 5", early_stop=True)
     assert early.passes.total < late.passes.total / 10
     assert (early.distance >= late.distance * (1 - 1e-6)).all()
 

@@ -28,7 +28,6 @@ from robustbench_lite.searching.proxy import Proxy
 from robustbench_lite.searching.space import Space
 from robustbench_lite.searching.storage import _storage
 from robustbench_lite.searching.study import Search, Standing, Tuned, tune
-from robustbench_lite.workers.cluster import RayExecutor
 from tests.forked import ROOT, Forked
 
 SUITE = Suite.model_validate(
@@ -378,20 +377,3 @@ def test_a_killed_search_loses_no_trial_and_runs_none_twice(tmp_path: Path) -> N
     resumed = run(out, trials=4)
     assert resumed.trials == whole.trials
     assert {one.number: one.datetime_complete for one in trials_of(out) if one.number in done} == done
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of Ray's own sockets and processes
-def test_a_search_on_ray_is_that_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what it will do by default, and warns of until then
-    monkeypatch.chdir(tmp_path)
-    alone = run(Path("alone"), STEPS, sampler="grid", trials=2)
-    ray.init(num_cpus=1, log_to_driver=False, configure_logging=False, include_dashboard=False)
-    try:
-        found = run(Path("out"), STEPS, sampler="grid", trials=2, jobs=RayExecutor(workers=1))
-    finally:
-        ray.shutdown()
-    assert [(one.name, one.values, one.robust) for one in found.trials] == [
-        (one.name, one.values, one.robust) for one in alone.trials
-    ]
-    assert found.folder == tmp_path / "out"

@@ -15,6 +15,8 @@ from robustbench_lite.core.cost import Budget, BudgetTracker, Passes, Stop
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.workers import Executor, Lost
 from robustbench_lite.workers.cluster import RayExecutor
+from tests.searching.test_study import STEPS
+from tests.searching.test_study import run as search
 
 ray = pytest.importorskip("ray")
 PARTS = list(range(6))
@@ -99,3 +101,15 @@ def test_passes_are_counted_and_a_limit_ends_the_workers(executor: Executor) -> 
 def test_more_workers_than_cores_are_refused(executor: Executor) -> None:
     with pytest.raises(UserError, match="workers is 99: expected 1 to 2"):
         RayExecutor(workers=99)
+
+
+def test_a_search_on_ray_is_that_of_one_process(
+    executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # which isn't where the workers are
+    alone = search(Path("alone"), STEPS, sampler="grid", trials=2)
+    found = search(Path("out"), STEPS, sampler="grid", trials=2, jobs=RayExecutor(workers=1))
+    assert [(one.name, one.values, one.robust) for one in found.trials] == [
+        (one.name, one.values, one.robust) for one in alone.trials
+    ]
+    assert found.folder == tmp_path / "out"
