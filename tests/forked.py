@@ -50,9 +50,9 @@ HERE = "import sys; sys.path.insert(0, '')\n"
 PYTEST = f"""{HERE}
 import pytest, robustbench_lite
 robustbench_lite.__doc__ += "PYTEST_DONT_REWRITE"  # it is loaded, and a warning would say so
-sys.exit(pytest.main())
+sys.exit(pytest.main(["-p", "no:hypothesispytest", *sys.argv[1:]]))
 """
-"""Code of ``python -m pytest``."""
+"""Code of ``python -m pytest``, but for Hypothesis: to rewrite its assertions takes a second each time."""
 
 _CHILD = """
 import os, signal, sys

@@ -88,7 +88,7 @@ def test_a_session_that_was_killed_goes_on(project, run):
     project.syspathinsert()
     command = ["robustness.toml", "--data", "digits", "--limit", "150", "--target", "slow.py:slow"]
     cache = project.path / ".robustbench" / "cache"
-    killed = Forked(PYTEST, "-p", "no:hypothesispytest", *command, variables=os.environ | {"PAUSE": "0.1"})
+    killed = Forked(PYTEST, *command, variables=os.environ | {"PAUSE": "0.1"})
     killed.wait_for(lambda: any(path.read_bytes().count(b"\n") for path in cache.glob("*/pgd-*.jsonl")))
     killed.kill()
     assert killed.returncode == -signal.SIGKILL
