@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,15 +37,6 @@ def cpu_seconds(job: Callable[[], object]) -> float:
     started = time.process_time()
     job()
     return time.process_time() - started
-
-
-def rounds(jobs: Mapping[str, Callable[[], object]], count: int) -> dict[str, float]:
-    """Median seconds of each job over rounds in which every job runs once, so that drift hits all alike."""
-    taken: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(count):
-        for name, job in jobs.items():
-            taken[name].append(cpu_seconds(job))
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
 def _version(package: str) -> str | None:
