@@ -22,11 +22,11 @@ from robustbench_lite.data.convert import from_arrays
 from robustbench_lite.evaluating.attack_run import AttackRun
 from robustbench_lite.evaluating.evidence import LEAST, MOST, SurvivorGroup, as_images, ask_survivors, audit
 from robustbench_lite.evaluating.evidence.probes import _ups_and_downs
-from robustbench_lite.evaluating.evidence.survivors import Survivors
+from robustbench_lite.evaluating.evidence.survivors import AttackRecord, Survivors
 from robustbench_lite.evaluating.preflight.check import CountedModel
 from robustbench_lite.evaluating.validity import clearly_more
 from robustbench_lite.results.compare import compare
-from robustbench_lite.results.scorecard import IN_FLOAT64, OUTSIDE
+from robustbench_lite.results.scorecard import IN_FLOAT64, OUTSIDE, Finding
 
 pytestmark = pytest.mark.evidence
 
@@ -120,6 +120,33 @@ def test_nothing_is_asked_where_nothing_stands(linear):
     group = SurvivorGroup(ThreatModel.parse("Linf 0.1"), samples, (), torch.arange(0))
     assert list(ask_survivors(look, [group], 64)) == []
     assert look.passes.total == 0
+
+
+def test_where_one_of_a_few_falls_more_are_asked_and_none_twice(linear):
+    """An eps by which a climb breaks the nearest sample alone, which is not enough to accuse the suite."""
+    model, data = linear
+    look = CountedModel(Target(model), data, 0, BudgetTracker(), gradients=True, thorough=False)
+    samples = Samples(data, torch.arange(40), data.labels)
+    logits = model(data.fetch(range(40))).detach()
+    reach = (logits[:, 0] - logits[:, 1]).abs() / (model[1].weight[1] - model[1].weight[0]).detach().abs().sum()
+    order = reach.argsort()
+    threat = ThreatModel.parse(f"Linf {reach[order[:2]].mean().item():.6f}")
+    attacks = (AttackRecord("pgd", PGD(steps=5), np.arange(0)),)
+
+    def asked(survivors, least=LEAST):
+        look.forward[:] = look.backward[:] = 0
+        return list(ask_survivors(look, [SurvivorGroup(threat, samples, attacks, survivors)], 64, least))
+
+    asked(order[:8])
+    once = look.forward[order[:8]].tolist()
+    more = asked(order)
+    assert look.forward[order[:8]].tolist() == once
+    assert (look.forward[order[8:32]] > 150).all()
+    assert (look.forward[order[32:]] == 0).all()
+    most = asked(order, MOST)
+    assert (look.forward[order[32:]] == 0).all()
+    told = [one.message for one in [*more, *most] if isinstance(one, Finding) and one.code == "RB211"]
+    assert [" ".join(one.split()[6:10]) for one in told] == ["break 1 of 8", "break 1 of 32", "break 1 of 32"]
 
 
 # How jagged a line is

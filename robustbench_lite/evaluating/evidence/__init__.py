@@ -91,10 +91,10 @@ def ask_survivors(
                 broke |= isinstance(found, BrokenSurvivors)
                 severe |= isinstance(found, Finding) and found.severity == "error"
                 yield found
-            if broke and not severe and len(survivors) > count:
+            rest = survivors[count:MOST]
+            if broke and not severe and len(rest):
                 # What a few can't tell from chance, more can; honest evaluations seldom come here.
-                many = Survivors.of(model, samples, threat, attacks, survivors[:MOST], batch_size)
-                yield from _told(_probes_again(many), model.budget, number, len(asked))
+                yield from _told(_probes_again(few.others(rest)), model.budget, number, len(asked))
 
 
 def _by_gradient(group: SurvivorGroup) -> bool:
@@ -122,6 +122,6 @@ def _probes(survivors: Survivors) -> Sequence[_Probe]:
 
 
 def _probes_again(survivors: Survivors) -> Sequence[_Probe]:
-    """The probes that break survivors, once more on many."""
+    """The probes that break survivors, on further ones."""
     climbed = survivors.climb(survivors.threat.norm, survivors.threat.eps, OWN_STEPS)
     return own_climbs(survivors, climbed), black_box(survivors)

@@ -44,7 +44,8 @@ def own_climbs(survivors: Survivors, climbed: ClimbResult) -> Iterator[Finding |
     )
     over = ((single.margin > 0) | (climbed.margin > 0)).cpu()
     x = torch.where(per_sample(climbed.margin > 0, climbed.x), climbed.x, single.x).float().cpu().numpy()
-    total, broke = len(survivors.rows), int(over.sum())
+    broke, total = survivors.counted("climb", int(over.sum()))
+    one, _ = survivors.counted("single step", int((single.margin > 0).sum()))
     if not broke:
         return
     yield BrokenSurvivors(
@@ -53,7 +54,6 @@ def own_climbs(survivors: Survivors, climbed: ClimbResult) -> Iterator[Finding |
     severity: Severity = "info"  # reported even if not significant: an example exists
     if clearly_more(broke, OVERLOOKED, total):
         severity = "error" if clearly_more(broke, WEAK, total) else "warning"
-    one = int((single.margin > 0).sum())
     yield survivors.finding(
         "RB211",
         f"{OWN_STEPS} plain steps up the margin break {broke} of {total} samples that the whole suite left"
@@ -161,9 +161,8 @@ def black_box(survivors: Survivors) -> Iterator[Finding | BrokenSurvivors]:
     shape = tuple(survivors.samples.data.shape)
     if square.unfit(shape, survivors.threat) is not None:
         return
-    total = len(survivors.rows)
     found = survivors.run(square, survivors.rows.numpy(), name="probe", keep=range(len(survivors.samples)))
-    broke = int(found.broken.sum())
+    broke, total = survivors.counted("random search", int(found.broken.sum()))
     if broke:
         yield BrokenSurvivors(survivors.threat, found.witnesses)
     if clearly_more(broke, BLACK_BOX_GAIN, total):

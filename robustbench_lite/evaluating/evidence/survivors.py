@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +66,8 @@ class Survivors:
     grad: Tensor
     """Gradients of the margin there, shape (n, *shape)."""
     batch_size: int
+    _counts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """By question, how many it broke, and of how many."""
 
     @classmethod
     def of(
@@ -81,6 +83,17 @@ class Survivors:
         x = model.inputs(rows)
         start, grad = _asked(model, samples, rows, x, threat)
         return cls(model, samples, threat, attacks, rows, x, start, grad, batch_size)
+
+    def others(self, rows: Tensor) -> Survivors:
+        """Look at further survivors; what is counted of them is added to what was counted of these."""
+        further = self.of(self.model, self.samples, self.threat, self.attacks, rows, self.batch_size)
+        return replace(further, _counts=self._counts)
+
+    def counted(self, question: str, broken: int) -> tuple[int, int]:
+        """How many a question broke, and of how many, with those that were asked it before."""
+        before, asked = self._counts.get(question, (0, 0))
+        self._counts[question] = before + broken, asked + len(self.rows)
+        return self._counts[question]
 
     def margins(self, *points: Tensor) -> Tensor:
         """Margins at other inputs for the survivors, each of shape (n, *shape), without a gradient: (points, n)."""
