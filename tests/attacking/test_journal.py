@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -88,6 +88,7 @@ def made(rows: list[int]) -> Entry:
     )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # it is, on a machine that does other work
 @given(entries())
 def test_an_entry_comes_back_as_it_was_written(entry: Entry) -> None:
     line = entry.to_line()
