@@ -50,7 +50,12 @@ _OF_THE_STEP = (
 )
 @click.option("--liars", type=click.IntRange(min=0), metavar="N", help="Simulated clients that lie: a trial.")
 @click.option("--lie", type=click.Choice(["label_flip", "sign_flip", "nan"]), help="What they do.")
-@click.option("--lie-scale", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Times their update.")
+@click.option(
+    "--lie-scale",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    help="How much larger their updates are.  [default: 1]",
+)
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds that a round waits.")
 @click.option("--superlink", metavar="NAME", help="Run on SuperNodes: a connection of Flower's configuration.")
 @training_options
