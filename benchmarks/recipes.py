@@ -156,7 +156,7 @@ def main() -> None:
 @click.option(
     "--autoattack", default=0, metavar="N", help="Under pyautoattack as well: the first N, minutes for each 100."
 )
-@click.option("--samples", default=1000, show_default=True, help="Of the test images, the first.")
+@click.option("--samples", default=10_000, show_default=True, help="Of the test images, the first.")
 def mnist_rows(names: Sequence[str], data: Path, autoattack: int, samples: int) -> None:
     """The small network, Linf 0.3."""
     images = load_data("mnist", split="train", root=data)
@@ -193,9 +193,10 @@ MNIST_NOTE = (
     "The network of Wong and Kolter 2017 (166,406 parameters), from scratch, seed 0: PGD training with a ball "
     "that grows over half of the training to Linf 0.33, running mean of the weights (0.999), Adam at 0.005, one "
     "cycle, batches of 100; no data beside MNIST's training images, the weights of the last epoch. Judged under "
-    "Linf 0.3 on the first {samples} test images by `linf_standard`, and on as many as it says by AutoAttack (standard;"
-    " PyPI's pyautoattack). The mark: a published FGSM-RS model of this network has 80.1 % on the first 1,000 "
-    "under AutoAttack. Repeat it with `python benchmarks/recipes.py mnist --autoattack 1000`."
+    "Linf 0.3 on the first {samples:,} test images by `linf_standard`, and on as many as it says by AutoAttack "
+    "(standard; PyPI's pyautoattack). The mark: a published FGSM-RS model of this network has 82.9 % on all 10,000 "
+    "under AutoAttack, and 80.1 % on the first 1,000. Repeat it with `python benchmarks/recipes.py mnist "
+    "--samples {samples} --autoattack 1000`."
 )
 
 
