@@ -16,6 +16,7 @@ from flwr.serverapp.strategy import Strategy
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.defenses.federated import strategies
 from robustbench_lite.defenses.federated.client import Order, floats, load
+from robustbench_lite.hardening.checkpoint import store
 from robustbench_lite.hardening.interface import Learnt, Stage
 from robustbench_lite.model.target import Target
 from robustbench_lite.results.scorecard import Interval, Measured
@@ -65,10 +66,9 @@ class Rounds:
             )
         load(module, result.arrays)
         if self.file is not None:
-            last = (
-                {epoch: states[epoch]} if epoch in states else {}
-            )  # the loop may be killed before it keeps this round
-            torch.save({**last, epoch + 1: self._state()}, self.file)
+            # The loop may be killed before it keeps this round.
+            last = {epoch: states[epoch]} if epoch in states else {}
+            store({**last, epoch + 1: self._state()}, self.file)
         told = self.watch.answers
         samples = sum(one["num-examples"] for one in told)
         loss = sum(one["loss"] * one["num-examples"] for one in told) / samples

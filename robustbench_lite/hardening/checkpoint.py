@@ -163,21 +163,34 @@ class Checkpoint:
             self.on_epoch(line)
 
     def save(self) -> None:
-        """Write log and checkpoint; a kill at any moment leaves a whole checkpoint, the old one or the new."""
+        """Write log and checkpoint."""
         if self.folder is None:
             return
         lines = [line._asdict() for line in self.log]
         write_atomically(self.folder / LOG_FILE, "".join(json.dumps(line) + "\n" for line in lines))
         done = {key: vars(one) | {"kept": one.kept._asdict()} for key, one in self.done.items()}
         stored = {"fingerprint": self.fingerprint, "done": done, "log": lines, "state": vars(self.state)}
-        part = self.folder / f"{CHECKPOINT_FILE}.part"
-        with part.open("wb") as stream:
-            torch.save(stored, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(self.folder / CHECKPOINT_FILE)
+        store(stored, self.folder / CHECKPOINT_FILE)
 
     def close(self, key: str, kept: Kept, notes: tuple[str, ...]) -> None:
         """End the training of the network under way, and be ready for the next."""
         self.done[key] = FinishedStage(self.state.kept, kept, notes)
         self.state = StageState()
+
+
+def store(stored: Mapping[Any, Any], path: Path) -> None:
+    """Write what `torch.load` reads; a kill at any moment leaves a whole file, the old one or the new.
+
+    What stops the writing is raised as it is: an interrupt, or an `OSError`.
+    """
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as stream:
+        try:
+            torch.save(stored, stream)
+        except RuntimeError as fault:  # torch closes its archive all the same, and that fails
+            if fault.__context__ is None:
+                raise
+            raise fault.__context__ from None
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(path)

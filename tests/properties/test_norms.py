@@ -65,7 +65,9 @@ def test_projection_is_in_the_ball_and_in_the_box(norm, ball):
     x, origin, eps = ball
     eps = _radius(norm, eps)
     inside = project(x, origin, norm, eps)
-    assert (_length(inside.double() - origin.double(), ORDER[norm]) <= eps + TOLERANCE).all()
+    # In L1 the rounding of all values to float32 adds up: half a unit of the last place of each.
+    rounding = inside[0].numel() * 2.0**-25 if norm == "L1" else 0.0
+    assert (_length(inside.double() - origin.double(), ORDER[norm]) <= eps + TOLERANCE + rounding).all()
     assert inside.min() >= 0
     assert inside.max() <= 1
 
