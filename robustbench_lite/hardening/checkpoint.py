@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.core.files import write_atomically
+from robustbench_lite.core.files import atomic_file, write_atomically
 
 CHECKPOINT_FILE = "checkpoint.pt"
 LOG_FILE = "log.jsonl"
@@ -179,18 +178,11 @@ class Checkpoint:
 
 
 def store(stored: Mapping[Any, Any], path: Path) -> None:
-    """Write what `torch.load` reads; a kill at any moment leaves a whole file, the old one or the new.
-
-    What stops the writing is raised as it is: an interrupt, or an `OSError`.
-    """
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as stream:
+    """Write what `torch.load` reads, through `atomic_file`; what stops it is raised as it is, an interrupt say."""
+    with atomic_file(path) as stream:
         try:
             torch.save(stored, stream)
         except RuntimeError as fault:  # torch closes its archive all the same, and that fails
             if fault.__context__ is None:
                 raise
             raise fault.__context__ from None
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(path)

@@ -20,8 +20,9 @@ AFTER_FILE = "after.json"
 
 # What a kill in the middle of writing leaves.
 _LEFT_OVER = re.compile(
-    r"\.((before|after|task)[^/]*\.json|memory\.npz|recipe\.toml|log\.jsonl|model\.json|model\.safetensors)\.[0-9a-f]{8}"
-    r"|checkpoint\.pt\.part"
+    r"\.((before|after|task)[^/]*\.json|memory\.npz|recipe\.toml|log\.jsonl|model\.json|model\.safetensors"
+    r"|checkpoint\.pt)\.[0-9a-f]{8}"
+    r"|checkpoint\.pt\.part"  # of an older version
 )
 
 

@@ -193,7 +193,7 @@ def test_after_a_training_that_diverges_later_what_to_delete_is_told(
 
 
 def test_what_a_kill_leaves_in_the_middle_of_writing_is_cleared(tmp_path: Path) -> None:
-    for name in (".before.json.0a1b2c3d", "checkpoint.pt.part"):
+    for name in (".before.json.0a1b2c3d", ".checkpoint.pt.0a1b2c3d", "checkpoint.pt.part"):
         (tmp_path / name).write_text("{")
     hardened(out=tmp_path, epochs=1)
     assert {path.name for path in tmp_path.iterdir()} == FILES

@@ -147,7 +147,8 @@ def _loaded(paths: Sequence[str]) -> tuple[list[Scorecard], list[dict[str, Any]]
         if not folder.is_dir():
             cards += output.load_cards([path])
             continue
-        files, ranked = _of_folder(folder), (folder / _SEVERAL).is_file()
+        ranked = (folder / _SEVERAL).is_file()
+        files = _of_folder(folder, ranked)
         for name, card in zip(files, output.load_cards(list(map(str, files.values()))), strict=True):
             target = card.target.model_copy(update={"name": name if ranked else f"{card.target.name} ({name})"})
             cards.append(card.model_copy(update={"target": target}))
@@ -155,10 +156,10 @@ def _loaded(paths: Sequence[str]) -> tuple[list[Scorecard], list[dict[str, Any]]
     return cards, log
 
 
-def _of_folder(folder: Path) -> dict[str, Path]:
+def _of_folder(folder: Path, ranked: bool) -> dict[str, Path]:
     """The scorecards of a folder that 'rblite harden' wrote, and what each is called: ``after``, or its recipe."""
     files = {file.stem: file for name in _HARDENED for file in sorted(folder.glob(name))}
-    if (folder / _SEVERAL).is_file():
+    if ranked:
         files |= {file.parent.name: file for file in sorted(folder.glob("*/after.json"))}
     if not files:
         raise UserError(f"{folder}: holds no before.json and after.json of 'rblite harden'; name the scorecards")
