@@ -319,7 +319,10 @@ def _believable(parts: Sequence[_Part], seed: int) -> Looked:
 def _no_skill(doubts: Doubts) -> str:
     if doubts.accuracy != doubts.accuracy:
         return "can't be told: too few samples of each class"
-    return f"can't be told from the pixels: a plain classifier is right for {doubts.accuracy:.0%} alone"
+    return (
+        f"can't be told from the pixels: a plain classifier is right for {doubts.accuracy:.0%} alone, "
+        f"one who always says the commonest class for {doubts.commonest:.0%}"
+    )
 
 
 _Named = tuple[_Part, int, str, "tuple[_Part, int] | None"]

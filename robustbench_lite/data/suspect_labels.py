@@ -16,6 +16,8 @@ _PARTS = 64
 _NEIGHBOURS = 7
 _SKILL = 0.6
 """Cross-validated accuracy below which a disagreement says nothing about the label."""
+_BEYOND_COMMONEST = 0.5
+"""Share of the errors of one who always says the commonest class that a classifier with skill doesn't make."""
 
 
 class Doubt(NamedTuple):
@@ -35,11 +37,13 @@ class Doubts(NamedTuple):
     """The surest first."""
     accuracy: float
     """Of the classifier, cross-validated; NaN where there were too few samples."""
+    commonest: float
+    """Share of the commonest class: the accuracy of one who always says it; NaN as above."""
 
     @property
     def skilled(self) -> bool:
         """Whether the classifier is good enough to doubt a label."""
-        return self.accuracy >= _SKILL
+        return self.accuracy >= max(_SKILL, self.commonest + _BEYOND_COMMONEST * (1 - self.commonest))
 
 
 def doubted(x: NDArray[np.float32], y: NDArray[np.int64], seed: int = 0) -> Doubts:
@@ -77,7 +81,7 @@ def doubted(x: NDArray[np.float32], y: NDArray[np.int64], seed: int = 0) -> Doub
     usable = np.isin(y, classes[counts >= FOLDS])
     rows = usable.nonzero()[0]
     if len(np.unique(y[rows])) < 2:
-        return Doubts([], float("nan"))
+        return Doubts([], float("nan"), float("nan"))
     x, y = x[rows], y[rows]
     known = np.unique(y)
     probability = np.zeros((len(x), len(known)))
@@ -107,4 +111,4 @@ def doubted(x: NDArray[np.float32], y: NDArray[np.int64], seed: int = 0) -> Doub
         Doubt(int(rows[one]), int(known[taken[one]]), float(probability[one, taken[one]]))
         for one in rows_found[np.argsort(-margin[rows_found], kind="stable")]
     ]
-    return Doubts(found, float((probability.argmax(1) == label).mean()))
+    return Doubts(found, float((best == label).mean()), float(np.bincount(label).max() / len(label)))

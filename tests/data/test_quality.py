@@ -170,13 +170,16 @@ def test_data_that_change_are_a_finding() -> None:
     assert "RB141" in {fault.finding.code for fault in examine_data(as_data(Jittered())).faults}
 
 
-def test_a_classifier_that_knows_nothing_doubts_no_label() -> None:
-    x = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    quality = examine_data(from_arrays(x, torch.arange(200) % 4, "noise"))
-    assert quality.faults == ()
+@pytest.mark.parametrize("labels", [torch.arange(200) % 4, torch.arange(50) % 2, (torch.arange(200) % 5 == 0).long()])
+def test_a_classifier_that_knows_nothing_doubts_no_label(labels: torch.Tensor) -> None:
+    x = torch.rand(len(labels), 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    quality = examine_data(from_arrays(x, labels, "noise"))
+    assert "RB159" not in {fault.finding.code for fault in quality.faults}
     [check] = [check for check in quality.checks if check.name == "labels can be believed"]
     assert not check.asked
+    commonest = labels.bincount().max() / len(labels)
     assert "can't be told from the pixels" in check.saw
+    assert f"one who always says the commonest class for {commonest:.0%}" in check.saw
 
 
 def test_the_same_samples_are_no_other_split() -> None:
