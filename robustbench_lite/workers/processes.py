@@ -23,7 +23,7 @@ from typing import Any
 
 from robustbench_lite.core.cost import BudgetTracker, Passes
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.workers import TRIES, Lost, Part, Result, in_order
+from robustbench_lite.workers import TRIES, Lost, Part, Result, gpus, in_order
 from robustbench_lite.workers.ledger import FileLedger
 from robustbench_lite.workers.packing import packed, users_modules
 from robustbench_lite.workers.worker import RAISED
@@ -215,12 +215,19 @@ class _Crew:
         threads = str(self.threads)
         process = self._processes[place] = _interpreter(
             [str(self.folder), str(place), *self._paths],
-            os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            os.environ
+            | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+            | gpus.one_for(place, os.environ, _gpus_here()),
         )
         kind, fault, _ = pickle.load(process.stdout)  # type: ignore[arg-type]
         if kind == RAISED:
             raise fault
         return process
+
+
+def _gpus_here() -> int:
+    torch = sys.modules.get("torch")  # where nothing has loaded it, no worker is sent anything that is on a GPU
+    return torch.cuda.device_count() if torch else 0
 
 
 def _interpreter(arguments: list[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:

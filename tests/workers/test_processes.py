@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from robustbench_lite.core.cost import Budget, BudgetTracker, Passes, Stop
 from robustbench_lite.core.errors import UserError
@@ -65,6 +66,16 @@ def test_results_come_in_the_order_of_the_parts_and_from_other_processes() -> No
     results = mapped(run)
     assert [value for value, _ in results] == [0, 10, 20, 30, 40, 50]
     assert os.getpid() not in {process for _, process in results}
+
+
+def test_each_worker_finds_another_gpu_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+    def run(part: int) -> str:
+        time.sleep(0.1)
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    assert set(mapped(run)) == {"0,1", "1,0"}
 
 
 def test_what_is_printed_does_not_mix_with_the_answers(capfd: pytest.CaptureFixture[str]) -> None:
