@@ -9,8 +9,9 @@ from itertools import accumulate
 
 from robustbench_lite.results.scorecard import Interval, Plot, Scorecard, Trace
 
+from ._against_eps import Against
 from ._format import number
-from ._view import Against, plotted
+from ._view import plotted
 
 _POINTS = 240  # as many as a small chart can show
 _BINS = 40

@@ -18,7 +18,20 @@ from robustbench_lite.results.compare import Comparison
 from robustbench_lite.results.ranking import Ranking
 from robustbench_lite.results.scorecard import AttackResult, ClassResult, Example, Finding, Interval, Scorecard
 
-from . import _again, _charts, _codes, _format, _frontier, _repeat, _spread, _training, _trend, _view, _words
+from . import (
+    _again,
+    _against_eps,
+    _charts,
+    _codes,
+    _format,
+    _frontier,
+    _repeat,
+    _spread,
+    _training,
+    _trend,
+    _view,
+    _words,
+)
 from ._png import Picture, picture
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -142,7 +155,7 @@ class Section:
     classes_left_out: int
     courses: list[Course]
     findings: list[tuple[Finding, _charts.Sketch | None]]
-    against: list[tuple[_view.Against, _charts.EpsChart]]
+    against: list[tuple[_against_eps.Against, _charts.EpsChart]]
 
     @property
     def anchor(self) -> str:
@@ -235,7 +248,7 @@ def _section(place: int, card: Scorecard, name: str, room: int) -> Section:
         classes_left_out=max(0, len(classes) - _CLASSES),
         courses=[_course(result) for result in card.attacks if len(result.trace.loss) > 1],
         findings=[(finding, _charts.sketch(finding.plot) if finding.plot else None) for finding in card.validity],
-        against=[(found, _charts.eps_chart(found)) for found in _view.against_eps(card)],
+        against=[(found, _charts.eps_chart(found)) for found in _against_eps.against_eps(card)],
     )
 
 

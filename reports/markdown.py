@@ -11,6 +11,7 @@ from robustbench_lite.results.scorecard import AttackResult, Interval, Scorecard
 
 from . import _format as fmt
 from . import _view as view
+from ._against_eps import against_eps
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~#]|^[-+=])")
 _NUMBERED = re.compile(r"^(\d+)([.)])(?=\s|$)")
@@ -107,7 +108,7 @@ def _share(accuracy: Interval, card: Scorecard | None = None) -> tuple[str, str]
 
 
 def _against(card: Scorecard) -> Iterator[str]:
-    if not (shown := view.against_eps(card)):
+    if not (shown := against_eps(card)):
         return
     yield "### Robust accuracy against eps"
     yield _table(

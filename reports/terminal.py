@@ -21,6 +21,7 @@ from robustbench_lite.results.scorecard import AttackResult, Finding, Interval, 
 
 from . import _format as fmt
 from . import _view as view
+from ._against_eps import Against, against_eps
 
 _VERDICTS: dict[Verdict, str] = {
     "PASS": "bold white on green",
@@ -67,7 +68,7 @@ def render(cards: Sequence[Scorecard], *, title: str | None = None, story: Seque
 
 def scorecard(card: Scorecard) -> RenderableType:
     """One scorecard: verdict, accuracy, attacks, findings, gates, checks, cost."""
-    curves = map(_against, view.against_eps(card))
+    curves = map(_against, against_eps(card))
     parts = [_verdict(card), _about(card), _accuracies(card), *curves, _attacks(card), _findings(card), _gates(card)]
     parts.append(_measures(card))
     return _Portable(Group(*_spaced(parts), *_checked(card), _cost(card)))
@@ -174,7 +175,7 @@ def _bar(label: str, accuracy: Interval, style: str) -> tuple[Text, Text, Text, 
     return Text(fmt.plain(label)), bar, Text(fmt.percent(accuracy.value), style="bold", justify="right"), ends
 
 
-def _against(found: view.Against) -> RenderableType:
+def _against(found: Against) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     for eps, accuracy in found.rows:
         style = "yellow" if any(eps == one.eps_text for one in found.asked) else "blue"
