@@ -2,9 +2,9 @@
 
     python benchmarks/workers.py
 
-Two tables: wall-clock time and memory of one evaluation by the number of workers, of one thread each; and evaluations
-in which one of two workers is killed at a random moment. The outcomes of every run are compared sample by sample with
-those of one process.
+Two tables: wall-clock time and memory of one evaluation by the number of workers, of one thread each, ``ray:2`` on Ray;
+and evaluations in which one of two workers is killed at a random moment. The outcomes of every run are compared sample
+by sample with those of one process.
 """
 
 from __future__ import annotations
@@ -26,17 +26,19 @@ from nets import NETS
 from robustbench_lite import Scorecard, evaluate
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.model.target import Target
+from robustbench_lite.workers.cluster import RayExecutor
 
 SUITE = "linf_standard"
 
 
-def children() -> list[int]:
-    """Processes that this one has started and that run."""
+def running_workers() -> list[int]:
+    """Worker processes that run: those that this one has started, and the actors of Ray."""
     found = []
     for status in Path("/proc").glob("[0-9]*/status"):
         with contextlib.suppress(OSError):
             lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
-            if int(lines["PPid"]) == os.getpid() and "Z" not in lines["State"]:
+            ours = int(lines["PPid"]) == os.getpid() or lines["Name"].strip().startswith("ray::_Worker")
+            if ours and "Z" not in lines["State"]:
                 found.append(int(lines["Pid"]))
     return found
 
@@ -60,7 +62,7 @@ class Watch:
     def _look(self) -> None:
         started = time.monotonic()
         while not self._over.wait(0.05):
-            workers = children()
+            workers = running_workers()
             for worker in workers:
                 with contextlib.suppress(OSError):
                     self.peak = max(self.peak, _peak(worker))
@@ -87,21 +89,23 @@ def same(one: Scorecard, other: Scorecard) -> str:
     return "all" if not differ else f"{differ} differ"
 
 
-def run(net: str, data: Data, workers: int, kill_after: float | None = None) -> tuple[Scorecard, float, Watch]:
+def run(net: str, data: Data, workers: str, kill_after: float | None = None) -> tuple[Scorecard, float, Watch]:
     """Evaluate, and say how long it took."""
     target = Target(NETS[net].load(), name=net)
     with Watch(kill_after) as watch:
         started = time.perf_counter()
-        card = evaluate(target, data, SUITE, NETS[net].threat, workers=workers)
+        kind, _, count = workers.rpartition(":")
+        executor = RayExecutor(workers=int(count)) if kind else int(count)
+        card = evaluate(target, data, SUITE, NETS[net].threat, workers=executor)
         seconds = time.perf_counter() - started
     return card, seconds, watch
 
 
-def gain_table(net: str, data: Data, counts: list[int], rounds: int) -> list[dict[str, Any]]:
+def gain_table(net: str, data: Data, counts: list[str], rounds: int) -> list[dict[str, Any]]:
     """Time and memory by the number of workers, in alternating rounds; the best of each counts."""
-    best: dict[int, float] = {}
-    peak: dict[int, float] = {}
-    cards: dict[int, Scorecard] = {}
+    best: dict[str, float] = {}
+    peak: dict[str, float] = {}
+    cards: dict[str, Scorecard] = {}
     for _ in range(rounds):
         for workers in counts:
             cards[workers], seconds, watch = run(net, data, workers)
@@ -124,12 +128,12 @@ def gain_table(net: str, data: Data, counts: list[int], rounds: int) -> list[dic
 def killed_table(net: str, data: Data, times: int, seed: int) -> list[dict[str, Any]]:
     """Evaluations in which a worker is killed at a random moment of the time that one takes."""
     random.seed(seed)
-    alone, _, _ = run(net, data, 1)
-    _, seconds, _ = run(net, data, 2)
+    alone, _, _ = run(net, data, "1")
+    _, seconds, _ = run(net, data, "2")
     table = []
     for number in range(1, times + 1):
         moment = random.uniform(0.0, seconds)
-        card, took, watch = run(net, data, 2, kill_after=moment)
+        card, took, watch = run(net, data, "2", kill_after=moment)
         table.append(
             {
                 "run": number,
@@ -147,7 +151,7 @@ def killed_table(net: str, data: Data, times: int, seed: int) -> list[dict[str, 
 @click.option("--net", default="lenet5_adv", show_default=True)
 @click.option("--samples", default=600, show_default=True, help="First test images of the first table.")
 @click.option("--few", default=100, show_default=True, help="And of the second.")
-@click.option("--workers", default="1,2,4", show_default=True)
+@click.option("--workers", default="1,2,4,ray:2", show_default=True)
 @click.option("--rounds", default=1, show_default=True, help="Of the first table; the best counts.")
 @click.option("--times", default=10, show_default=True, help="Runs with a worker that is killed.")
 @click.option("--seed", default=0, show_default=True, help="Of the moments.")
@@ -156,11 +160,12 @@ def main(net: str, samples: int, few: int, workers: str, rounds: int, times: int
     torch.set_num_threads(1)
     options = f"--net {net} --samples {samples} --few {few} --workers {workers} --rounds {rounds} --times {times}"
     ran = f"`python benchmarks/workers.py {options}`"
-    counts = [int(count) for count in workers.split(",")]
+    counts = workers.split(",")
     write(
         "workers",
         "Workers against one process",
-        f"{SUITE} on the first {samples} test images of {net}, each worker and the one process with one thread; "
+        f"{SUITE} on the first {samples} test images of {net}, each worker and the one process with one thread, "
+        "`ray:2` on Ray; "
         f"wall-clock seconds of the whole evaluation, the workers' start with it; best of {rounds}. {ran}",
         gain_table(net, NETS[net].test(samples), counts, rounds),
     )
