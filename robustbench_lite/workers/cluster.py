@@ -15,7 +15,7 @@ from typing import Any
 
 from robustbench_lite.core.cost import BudgetTracker, Passes
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.workers import TRIES, Lost, Part, Result, gpus, in_order
+from robustbench_lite.workers import TRIES, Lost, Part, Result, in_order
 from robustbench_lite.workers.packing import all_users_modules, packed
 
 LOCAL = "local"
@@ -31,8 +31,7 @@ class RayExecutor:
     address
         Of the cluster, as `ray.init` takes it, such as ``auto`` or ``ray://head:10001``; ``local`` starts Ray here.
     workers
-        How many actors, of one processor core each and their share of the cluster's GPUs; by default one for each GPU,
-        and where there is none one for each core.
+        How many actors, of one processor core each; by default as many as the cluster has cores.
 
     Raises
     ------
@@ -43,11 +42,10 @@ class RayExecutor:
     def __init__(self, address: str = LOCAL, workers: int | None = None) -> None:
         self._address = address
         with self._connected() as ray:
-            there = ray.cluster_resources()
-        cores, self._gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
+            cores = int(ray.cluster_resources().get("CPU", 1))
         if workers is not None and not 1 <= workers <= cores:
             raise UserError(f"workers is {workers}: expected 1 to {cores}, the cores that Ray has at {address}")
-        self.workers = workers or min(self._gpus, cores) or cores
+        self.workers = workers or cores
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
@@ -55,10 +53,9 @@ class RayExecutor:
         ray = _ray()
         ours = not ray.is_initialized()
         if ours:
-            where = {} if self._address == LOCAL else {"address": self._address}
             try:
                 _knock(self._address)
-                ray.init(**where, log_to_driver=False, configure_logging=False)
+                ray.init(address=self._address, log_to_driver=False, configure_logging=False)
             except Exception as fault:  # of many kinds
                 told = str(fault).strip().partition("\n")[0]
                 raise UserError(
@@ -97,8 +94,7 @@ class RayExecutor:
     ) -> Iterator[tuple[int, Any]]:
         """Results as they come, until every part that was started has come in."""
         ledger = ray.remote(num_cpus=0)(_Ledger).remote()
-        gpu = gpus.share(self._gpus, min(self.workers, len(parts)))
-        kind = ray.remote(num_cpus=1, num_gpus=gpu, max_concurrency=1)(_Worker)
+        kind = ray.remote(num_cpus=1, max_concurrency=1)(_Worker)
         sent = ray.put(content)
         waiting, deaths = deque(range(len(parts))), dict.fromkeys(range(len(parts)), 0)
         free = [kind.remote(sent, ledger, place) for place in range(min(self.workers, len(parts)))]

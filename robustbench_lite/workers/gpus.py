@@ -1,4 +1,4 @@
-"""Which GPU a worker has: each another one, and its share of one where there are fewer GPUs than workers."""
+"""Which GPU a worker process of this machine has: each another one, in turn where there are more workers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,9 @@ def one_for(place: int, variables: Mapping[str, str], count: int) -> dict[str, s
     """
     if count < 2:
         return {}
-    given = variables.get(_VISIBLE) or ",".join(str(number) for number in range(count))
-    seen = given.split(",")[:count]
+    given = variables.get(_VISIBLE)
+    seen = given.split(",")[:count] if given is not None else [str(number) for number in range(count)]
+    if len(seen) < count:  # it was changed after they were counted
+        return {}
     first = place % count
     return {_VISIBLE: ",".join(seen[first:] + seen[:first])}
-
-
-def share(gpus: int, workers: int) -> float:
-    """Of one GPU, for each of so many workers, so that all of them find room; 0 without a GPU."""
-    return 1 / -(-workers // gpus) if gpus else 0.0

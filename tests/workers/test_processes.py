@@ -70,6 +70,7 @@ def test_results_come_in_the_order_of_the_parts_and_from_other_processes() -> No
 
 def test_each_worker_finds_another_gpu_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     def run(part: int) -> str:
         time.sleep(0.1)
