@@ -68,8 +68,8 @@ class SquareAscent(Attack):
     windows: PositiveInt = 2000
     """Most windows of a search, one forward pass each; how fast they shrink follows from it."""
     every: PositiveInt = 50
-    """Windows between two climbs."""
-    climb: PositiveInt = 15
+    """Windows between two climbs; a search has had at least as many before its first one."""
+    climb: PositiveInt = 12
     """Steps of a climb, a forward and a backward pass each."""
     stride: Length = 1 / 6
     """Length of a climb's first step over eps; they fall to 0 along a cosine."""
@@ -101,7 +101,8 @@ class SquareAscent(Attack):
         within = replace(_nth(problem, state.search), step=state.tried)
         state = State(*square.step(within, Search(*state[:5]), output), state.search, state.tried + 1)
         over = self._over(state)
-        climbs = (state.tried % self.every == 0) & ~over
+        # By the sample's windows in all its searches: so the samples of a batch climb together, not one by one.
+        climbs = ((problem.step + 1) % self.every == 0) & (state.tried >= self.every) & ~over
         if bool(climbs.any()):
             state = state._replace(x=state.x.index_put((climbs,), self._climb(problem, climbs, state.best[climbs])))
         again = over & (state.margin > _NEAR * state.first) & (state.search + 1 < self.searches)

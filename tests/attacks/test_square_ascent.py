@@ -89,6 +89,18 @@ def test_every_candidate_is_in_ball_and_box_and_batches_do_not_matter(walled, no
         np.testing.assert_allclose(part.distance, whole.distance, rtol=1e-4)
 
 
+def test_the_samples_of_a_batch_climb_together(walled):
+    problem, every = walled((3, 9, 5), samples=20), 8
+    recording = Recording(problem.model)
+    attack = SquareAscent(searches=4, windows=40, every=every, climb=2, patience=100)
+    found = problem.attack(attack, "Linf 0.1", early_stop=False, model=recording)
+    assert len(set(found.forward.tolist())) > 4, "their searches end at different windows"
+    windows = "".join("c" if climbed else "w" for climbed in recording.climbed).strip("w")
+    between = [len(part) for part in windows.split("c") if part]
+    assert len(between) > 4
+    assert min(between) >= every
+
+
 def test_a_climb_from_what_random_search_found_crosses_a_plain_that_no_other_climb_leaves():
     x = torch.full((24, 1, 12, 12), 0.5)
     weight = torch.randn(1, 12, 12, generator=torch.Generator().manual_seed(0))
