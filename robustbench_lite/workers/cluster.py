@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import socket
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from robustbench_lite.core.cost import BudgetTracker, Passes
@@ -21,6 +21,13 @@ from robustbench_lite.workers.packing import all_users_modules, packed
 LOCAL = "local"
 _ASKED_EVERY = 0.5  # seconds, in which workers may overspend together
 _PATIENCE = 5.0  # seconds until somebody answers at an address
+
+
+class _Connection:
+    """A connection to Ray that was made here: it ends with the last executor that holds it."""
+
+
+_made: weakref.WeakSet[_Connection] = weakref.WeakSet()  # one or none; one that was there before is not ours to end
 
 
 class RayExecutor:
@@ -41,18 +48,15 @@ class RayExecutor:
 
     def __init__(self, address: str = LOCAL, workers: int | None = None) -> None:
         self._address = address
-        with self._connected() as ray:
-            cores = int(ray.cluster_resources().get("CPU", 1))
+        cores = int(self._connect().cluster_resources().get("CPU", 1))
         if workers is not None and not 1 <= workers <= cores:
             raise UserError(f"workers is {workers}: expected 1 to {cores}, the cores that Ray has at {address}")
         self.workers = workers or cores
 
-    @contextmanager
-    def _connected(self) -> Iterator[Any]:
-        """Reach the cluster; a connection that was there before stays."""
+    def _connect(self) -> Any:
+        """Reach the cluster, once for all that is mapped, as Ray takes seconds to start."""
         ray = _ray()
-        ours = not ray.is_initialized()
-        if ours:
+        if not ray.is_initialized():
             try:
                 _knock(self._address)
                 ray.init(address=self._address, log_to_driver=False, configure_logging=False)
@@ -62,11 +66,11 @@ class RayExecutor:
                     f"Ray can't be reached at {self._address} ({type(fault).__name__}: {told}); start it with "
                     "'ray start --head', or leave the address out to run it here"
                 ) from None
-        try:
-            yield ray
-        finally:
-            if ours:
-                ray.shutdown()
+            connection = _Connection()
+            weakref.finalize(connection, ray.shutdown)
+            _made.add(connection)
+        self._held = next(iter(_made), None)
+        return ray
 
     def map(
         self,
@@ -86,8 +90,7 @@ class RayExecutor:
         """
         parts = list(parts)
         content = packed((function, budget), all_users_modules())
-        with self._connected() as ray:
-            yield from in_order(self._arrivals(ray, content, parts, budget, until))
+        yield from in_order(self._arrivals(self._connect(), content, parts, budget, until))
 
     def _arrivals(
         self, ray: Any, content: bytes, parts: list[Any], budget: BudgetTracker, until: Callable[[Any], bool]
@@ -100,39 +103,43 @@ class RayExecutor:
         free = [kind.remote(sent, ledger, place) for place in range(min(self.workers, len(parts)))]
         at_work: dict[Any, tuple[int, Any]] = {}
         places = len(free)
-        while waiting or at_work:
-            while waiting and free:
-                number, worker = waiting.popleft(), free.pop()
-                at_work[worker.run.remote(parts[number])] = number, worker
-            try:
-                [done], _ = ray.wait(list(at_work), num_returns=1)
-            except KeyboardInterrupt:
-                if budget.interrupted:  # a second time: nobody waits for the rest
-                    return
-                budget.interrupted = True
-                waiting.clear()
-                ray.get(ledger.stop.remote())
-                continue
-            number, worker = at_work.pop(done)
-            try:
-                result, spent = ray.get(done)
-            except ray.exceptions.RayActorError as fault:
-                deaths[number] += 1
-                places += 1
-                free.append(kind.remote(sent, ledger, places))
-                if deaths[number] < TRIES:
-                    waiting.appendleft(number)
-                else:
-                    why = str(fault).strip().rpartition("\n")[2]
-                    yield number, Lost(f"it ended {TRIES} workers, the last one so: {why}")
-                continue
-            except ray.exceptions.RayTaskError as fault:
-                raise fault.cause from None
-            free.append(worker)
-            budget.spend(spent.forward, spent.backward)
-            if until(result):
-                waiting.clear()
-            yield number, result
+        try:
+            while waiting or at_work:
+                while waiting and free:
+                    number, worker = waiting.popleft(), free.pop()
+                    at_work[worker.run.remote(parts[number])] = number, worker
+                try:
+                    [done], _ = ray.wait(list(at_work), num_returns=1)
+                except KeyboardInterrupt:
+                    if budget.interrupted:  # a second time: nobody waits for the rest
+                        return
+                    budget.interrupted = True
+                    waiting.clear()
+                    ray.get(ledger.stop.remote())
+                    continue
+                number, worker = at_work.pop(done)
+                try:
+                    result, spent = ray.get(done)
+                except ray.exceptions.RayActorError as fault:
+                    deaths[number] += 1
+                    places += 1
+                    free.append(kind.remote(sent, ledger, places))
+                    if deaths[number] < TRIES:
+                        waiting.appendleft(number)
+                    else:
+                        why = str(fault).strip().rpartition("\n")[2]
+                        yield number, Lost(f"it ended {TRIES} workers, the last one so: {why}")
+                    continue
+                except ray.exceptions.RayTaskError as fault:
+                    raise fault.cause from None
+                free.append(worker)
+                budget.spend(spent.forward, spent.backward)
+                if until(result):
+                    waiting.clear()
+                yield number, result
+        finally:  # whatever they are at: where one has raised, or nobody waits, others still run
+            for actor in (ledger, *free, *(worker for _, worker in at_work.values())):
+                ray.kill(actor)
 
 
 class _Worker:
