@@ -101,7 +101,7 @@ class SquareAscent(Attack):
         within = replace(_nth(problem, state.search), step=state.tried)
         state = State(*square.step(within, Search(*state[:5]), output), state.search, state.tried + 1)
         over = self._over(state)
-        # By the sample's windows in all its searches: so the samples of a batch climb together, not one by one.
+        # By the sample's windows in all its searches: samples that started together climb together, not one by one.
         climbs = ((problem.step + 1) % self.every == 0) & (state.tried >= self.every) & ~over
         if bool(climbs.any()):
             state = state._replace(x=state.x.index_put((climbs,), self._climb(problem, climbs, state.best[climbs])))
@@ -133,14 +133,16 @@ class SquareAscent(Attack):
         before, best, highest = x, x, torch.full_like(x.flatten(1)[:, 0], -torch.inf)
         for place in range(self.climb):
             output = query(x, target_class, gradient=True)
-            if bool(output.blind.all()):
-                break
             higher = output.loss > highest
             best, highest = torch.where(per_sample(higher, x), x, best), torch.where(higher, output.loss, highest)
+            if bool(output.blind.all()):
+                break
             length = self.stride * eps * (1 + math.cos(math.pi * place / self.climb)) / 2
             ahead = project(x + length * GEOMETRIES[norm].steepest(output.grad), origin, norm, eps)
             move = (1 - _MOMENTUM) * (ahead - x) + _MOMENTUM * (x - before)
-            before, x = x, project(x + move, origin, norm, eps)
+            # Without a gradient a sample stays, whoever else still climbs: what becomes of it depends on itself alone.
+            there = torch.where(per_sample(output.blind, x), x, project(x + move, origin, norm, eps))
+            before, x = x, there
         return best
 
 

@@ -6,11 +6,12 @@ takes only the part in flight with it.
 
 from __future__ import annotations
 
+import os
 import socket
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from robustbench_lite.core.cost import BudgetTracker, Passes
@@ -21,13 +22,6 @@ from robustbench_lite.workers.packing import all_users_modules, packed
 LOCAL = "local"
 _ASKED_EVERY = 0.5  # seconds, in which workers may overspend together
 _PATIENCE = 5.0  # seconds until somebody answers at an address
-
-
-class _Connection:
-    """A connection to Ray that was made here: it ends with the last executor that holds it."""
-
-
-_made: weakref.WeakSet[_Connection] = weakref.WeakSet()  # one or none; one that was there before is not ours to end
 
 
 class RayExecutor:
@@ -48,29 +42,39 @@ class RayExecutor:
 
     def __init__(self, address: str = LOCAL, workers: int | None = None) -> None:
         self._address = address
-        cores = int(self._connect().cluster_resources().get("CPU", 1))
+        cores = self._cores()
         if workers is not None and not 1 <= workers <= cores:
             raise UserError(f"workers is {workers}: expected 1 to {cores}, the cores that Ray has at {address}")
         self.workers = workers or cores
 
-    def _connect(self) -> Any:
-        """Reach the cluster, once for all that is mapped, as Ray takes seconds to start."""
+    def _cores(self) -> int:
+        """Ask the cluster; Ray that is to run here takes seconds to start, and has the cores that this process has."""
+        if self._address == LOCAL and not _ray().is_initialized():
+            return _cores_here()
+        with self._connected() as ray:
+            return int(ray.cluster_resources().get("CPU", 1))
+
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        """Reach the cluster; a connection that was there before stays."""
         ray = _ray()
-        if not ray.is_initialized():
+        ours = not ray.is_initialized()
+        if ours:
             try:
                 _knock(self._address)
-                ray.init(address=self._address, log_to_driver=False, configure_logging=False)
+                here = {"num_cpus": _cores_here()} if self._address == LOCAL else {}
+                ray.init(address=self._address, log_to_driver=False, configure_logging=False, **here)
             except Exception as fault:  # of many kinds
                 told = str(fault).strip().partition("\n")[0]
                 raise UserError(
                     f"Ray can't be reached at {self._address} ({type(fault).__name__}: {told}); start it with "
                     "'ray start --head', or leave the address out to run it here"
                 ) from None
-            connection = _Connection()
-            weakref.finalize(connection, ray.shutdown)
-            _made.add(connection)
-        self._held = next(iter(_made), None)
-        return ray
+        try:
+            yield ray
+        finally:
+            if ours:
+                ray.shutdown()
 
     def map(
         self,
@@ -90,7 +94,8 @@ class RayExecutor:
         """
         parts = list(parts)
         content = packed((function, budget), all_users_modules())
-        yield from in_order(self._arrivals(self._connect(), content, parts, budget, until))
+        with self._connected() as ray:
+            yield from in_order(self._arrivals(ray, content, parts, budget, until))
 
     def _arrivals(
         self, ray: Any, content: bytes, parts: list[Any], budget: BudgetTracker, until: Callable[[Any], bool]
@@ -100,46 +105,43 @@ class RayExecutor:
         kind = ray.remote(num_cpus=1, max_concurrency=1)(_Worker)
         sent = ray.put(content)
         waiting, deaths = deque(range(len(parts))), dict.fromkeys(range(len(parts)), 0)
-        free = [kind.remote(sent, ledger, place) for place in range(min(self.workers, len(parts)))]
+        cores = int(ray.cluster_resources().get("CPU", 1))  # perhaps fewer than before: an actor too many never starts
+        free = [kind.remote(sent, ledger, place) for place in range(min(self.workers, len(parts), cores))]
         at_work: dict[Any, tuple[int, Any]] = {}
         places = len(free)
-        try:
-            while waiting or at_work:
-                while waiting and free:
-                    number, worker = waiting.popleft(), free.pop()
-                    at_work[worker.run.remote(parts[number])] = number, worker
-                try:
-                    [done], _ = ray.wait(list(at_work), num_returns=1)
-                except KeyboardInterrupt:
-                    if budget.interrupted:  # a second time: nobody waits for the rest
-                        return
-                    budget.interrupted = True
-                    waiting.clear()
-                    ray.get(ledger.stop.remote())
-                    continue
-                number, worker = at_work.pop(done)
-                try:
-                    result, spent = ray.get(done)
-                except ray.exceptions.RayActorError as fault:
-                    deaths[number] += 1
-                    places += 1
-                    free.append(kind.remote(sent, ledger, places))
-                    if deaths[number] < TRIES:
-                        waiting.appendleft(number)
-                    else:
-                        why = str(fault).strip().rpartition("\n")[2]
-                        yield number, Lost(f"it ended {TRIES} workers, the last one so: {why}")
-                    continue
-                except ray.exceptions.RayTaskError as fault:
-                    raise fault.cause from None
-                free.append(worker)
-                budget.spend(spent.forward, spent.backward)
-                if until(result):
-                    waiting.clear()
-                yield number, result
-        finally:  # whatever they are at: where one has raised, or nobody waits, others still run
-            for actor in (ledger, *free, *(worker for _, worker in at_work.values())):
-                ray.kill(actor)
+        while waiting or at_work:
+            while waiting and free:
+                number, worker = waiting.popleft(), free.pop()
+                at_work[worker.run.remote(parts[number])] = number, worker
+            try:
+                [done], _ = ray.wait(list(at_work), num_returns=1)
+            except KeyboardInterrupt:
+                if budget.interrupted:  # a second time: nobody waits for the rest
+                    return
+                budget.interrupted = True
+                waiting.clear()
+                ray.get(ledger.stop.remote())
+                continue
+            number, worker = at_work.pop(done)
+            try:
+                result, spent = ray.get(done)
+            except ray.exceptions.RayActorError as fault:
+                deaths[number] += 1
+                places += 1
+                free.append(kind.remote(sent, ledger, places))
+                if deaths[number] < TRIES:
+                    waiting.appendleft(number)
+                else:
+                    why = str(fault).strip().rpartition("\n")[2]
+                    yield number, Lost(f"it ended {TRIES} workers, the last one so: {why}")
+                continue
+            except ray.exceptions.RayTaskError as fault:
+                raise fault.cause from None
+            free.append(worker)
+            budget.spend(spent.forward, spent.backward)
+            if until(result):
+                waiting.clear()
+            yield number, result
 
 
 class _Worker:
@@ -205,6 +207,11 @@ class RayLedger:
         if time.monotonic() - self._asked >= _ASKED_EVERY:
             self._stopped, self._elsewhere = _ray().get(self._ledger.exchange.remote(self._place, self._own))
             self._asked = time.monotonic()
+
+
+def _cores_here() -> int:
+    """Processor cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _knock(address: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from robustbench_lite import evaluate
-from robustbench_lite.attacking.engine import run_attack
+from robustbench_lite.attacking.engine import RunOptions, run_attack
 from robustbench_lite.attacking.record import Samples
 from robustbench_lite.attacks.apgd import APGD
 from robustbench_lite.attacks.square import Square
@@ -101,6 +101,31 @@ def test_the_samples_of_a_batch_climb_together(walled):
     assert min(between) >= every
 
 
+class Step(nn.Module):
+    """Scores of which a change of the input takes six tenths of the margin, and nothing takes more."""
+
+    def forward(self, x):
+        changed = (x - 0.5).abs().flatten(1).amax(1) > 0
+        score = changed * 0.6 + x.flatten(1).sum(1) * 0
+        return torch.stack([torch.ones_like(score), score], 1)
+
+
+def test_a_search_has_its_windows_before_its_first_climb():
+    data = as_data((torch.full((4, 1, 6, 6), 0.5), torch.zeros(4, dtype=torch.int64)))
+    recording = Recording(Step())
+    attack = SquareAscent(searches=3, every=8, patience=46)  # with four tenths of the margin left 12 windows a search
+    run_attack(
+        attack,
+        Target(recording),
+        Samples(data, torch.arange(4), data.labels),
+        np.arange(4),
+        ThreatModel.parse("Linf 0.1"),
+    )
+    steps = [place - recording.climbed[:place].count(True) for place, climb in enumerate(recording.climbed) if climb]
+    # After a look at the input; not at window 16, which is the fourth of the second search, nor at its last, 24.
+    assert steps == [1 + 8, 1 + 32], "a climb ends at once where there is no gradient"
+
+
 def test_a_climb_from_what_random_search_found_crosses_a_plain_that_no_other_climb_leaves():
     x = torch.full((24, 1, 12, 12), 0.5)
     weight = torch.randn(1, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -128,6 +153,36 @@ class Steps(nn.Module):
         bright = x.flatten(1).mean(1)
         score = torch.where(bright > 0.4, (bright - 0.5).clamp_min(0) * 80, bright * 0)
         return torch.stack([torch.ones_like(score), score], 1)
+
+
+class FlatBeyond(nn.Module):
+    """A linear classifier whose scores stand still beyond the boundary: a climb that has crossed it is blind."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x):
+        reached = ((x - 0.5) * self.weight).flatten(1).sum(1) / 0.7
+        score = torch.where(reached > 1, reached * 0 + 1.5, reached * 0.9)
+        return torch.stack([torch.ones_like(score), score], 1)
+
+
+def test_who_else_climbs_changes_nothing_where_there_is_no_gradient():
+    weight = torch.randn(1, 12, 12, generator=torch.Generator().manual_seed(0))
+    x = 0.5 + torch.arange(16).view(-1, 1, 1, 1) * 1e-4 + torch.zeros(16, 1, 12, 12)
+    data = as_data((x, torch.zeros(16, dtype=torch.int64)))
+    samples, target = (
+        Samples(data, torch.arange(16), data.labels),
+        Target(FlatBeyond(weight / (0.1 * weight.abs().sum()))),
+    )
+    attack, threat = SquareAscent(searches=1, windows=60, patience=100_000), ThreatModel.parse("Linf 0.1")
+    alone, *others = (
+        run_attack(attack, target, samples, np.arange(16), threat, RunOptions(batch_size=size)) for size in (1, 3, 16)
+    )
+    assert 0 < alone.broken.sum() < 16
+    for found in others:
+        np.testing.assert_array_equal(found.broken, alone.broken)
 
 
 def test_only_a_sample_that_came_near_is_searched_again():

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,40 +67,6 @@ def test_an_actor_that_is_killed_takes_nothing_with_it_and_a_part_that_kills_thr
     assert (before, last) == ([0, 1, 2, 3], 5)
     assert isinstance(lost, Lost)
     assert lost.reason.startswith("it ended 3 workers")
-
-
-def test_no_actor_outlives_its_parts(executor: Executor) -> None:
-    for process in mapped(executor, lambda _: os.getpid()):
-        deadline = time.monotonic() + 10
-        while Path(f"/proc/{process}").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not Path(f"/proc/{process}").exists()
-
-
-ALONE = """
-import gc
-import ray
-from robustbench_lite.core.cost import BudgetTracker
-from robustbench_lite.workers.cluster import RayExecutor
-
-one, other = RayExecutor(workers=1), RayExecutor(workers=1)
-session = ray.get_runtime_context().get_job_id(), ray.nodes()[0]["NodeID"]
-for executor in (one, other, other):
-    assert list(executor.map(str, [1, 2], BudgetTracker(), lambda _: False)) == ["1", "2"]
-    assert (ray.get_runtime_context().get_job_id(), ray.nodes()[0]["NodeID"]) == session, "Ray was started again"
-del one, executor
-gc.collect()
-assert ray.is_initialized(), "the other one still holds it"
-del other
-gc.collect()
-assert not ray.is_initialized()
-"""
-
-
-def test_ray_that_was_started_here_runs_until_no_executor_is_left() -> None:
-    variables = os.environ | {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    done = subprocess.run([sys.executable, "-c", ALONE], env=variables, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
 
 
 def test_what_the_function_raises_is_raised_here(executor: Executor) -> None:
