@@ -308,8 +308,9 @@ def main(names: tuple[str, ...], norm: str | None, reference_only: bool, seed: i
             "The standard suites beside AutoAttack",
             f"The first test samples, seed {seed}, {threads} thread. Passes are those of all samples, "
             "forward and backward; ours with the clean pass, the checks and the confirmations. AutoAttack's claims "
-            "were confirmed as ours are. Seconds are processor time of AutoAttack and wall-clock time of ours, on a "
-            "machine that may have done other work meanwhile. Repeat it with `python benchmarks/autoattack.py`.",
+            "were confirmed as ours are. Seconds are processor time of AutoAttack, kept from the run that it was in, "
+            "and wall-clock time of ours, on a machine that may have done other work meanwhile. Repeat it with `python "
+            "benchmarks/autoattack.py`.",
             rows,
         )
 
