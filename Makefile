@@ -26,7 +26,7 @@ help:  ## show this list
 setup: $(STAMP)  ## make .venv and install into it (the other targets do it by themselves)
 
 demo: $(STAMP)  ## train three small networks, attack them, write one page that compares them
-	@$(BIN)/rblite demo
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/rblite demo  # networks this small lose by a second thread
 
 test: $(STAMP)  ## run the tests, warnings as errors
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest $(PYTEST_OPTIONS)
