@@ -42,17 +42,14 @@ class RayExecutor:
 
     def __init__(self, address: str = LOCAL, workers: int | None = None) -> None:
         self._address = address
-        cores = self._cores()
+        if address == LOCAL and workers is not None and not _ray().is_initialized():
+            cores = os.cpu_count() or 1  # Ray takes seconds to start: not only to be asked
+        else:
+            with self._connected() as ray:
+                cores = int(ray.cluster_resources().get("CPU", 1))
         if workers is not None and not 1 <= workers <= cores:
             raise UserError(f"workers is {workers}: expected 1 to {cores}, the cores that Ray has at {address}")
         self.workers = workers or cores
-
-    def _cores(self) -> int:
-        """Ask the cluster; Ray that is to run here takes seconds to start, and has the cores that this process has."""
-        if self._address == LOCAL and not _ray().is_initialized():
-            return _cores_here()
-        with self._connected() as ray:
-            return int(ray.cluster_resources().get("CPU", 1))
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
@@ -62,8 +59,7 @@ class RayExecutor:
         if ours:
             try:
                 _knock(self._address)
-                here = {"num_cpus": _cores_here()} if self._address == LOCAL else {}
-                ray.init(address=self._address, log_to_driver=False, configure_logging=False, **here)
+                ray.init(address=self._address, log_to_driver=False, configure_logging=False)
             except Exception as fault:  # of many kinds
                 told = str(fault).strip().partition("\n")[0]
                 raise UserError(
@@ -105,7 +101,7 @@ class RayExecutor:
         kind = ray.remote(num_cpus=1, max_concurrency=1)(_Worker)
         sent = ray.put(content)
         waiting, deaths = deque(range(len(parts))), dict.fromkeys(range(len(parts)), 0)
-        cores = int(ray.cluster_resources().get("CPU", 1))  # perhaps fewer than before: an actor too many never starts
+        cores = int(ray.cluster_resources().get("CPU", 1))  # perhaps fewer than workers: an actor too many never starts
         free = [kind.remote(sent, ledger, place) for place in range(min(self.workers, len(parts), cores))]
         at_work: dict[Any, tuple[int, Any]] = {}
         places = len(free)
@@ -207,11 +203,6 @@ class RayLedger:
         if time.monotonic() - self._asked >= _ASKED_EVERY:
             self._stopped, self._elsewhere = _ray().get(self._ledger.exchange.remote(self._place, self._own))
             self._asked = time.monotonic()
-
-
-def _cores_here() -> int:
-    """Processor cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _knock(address: str) -> None:
