@@ -56,15 +56,15 @@ SUPERNETS = 3
 """Seeds with which a supernet is trained."""
 
 NOTE = """
-Robust accuracy under `linf_quick` (Linf 0.1) of small networks that learn for a few epochs. Every point was
-trained once with each of {trainings} seed(s); on that table each method searched {searches} times for each of
-them. *Recipe*: learning rate, weight decay and steps of PGD training, 36 points, with the passes of ten mean
-trials. *Cells*: three edges of the cell of NAS-Bench-201 with three operations each, the other edges `none`, 27
-points, with the passes of twelve trials; what the supernets of *gradient* and *gdas* cost is among them, and each was
-trained with 3 seeds. *Area*: mean over the passes of the best robust accuracy on validation samples so far; before the
-first trial has ended it is 0. *Fresh*: of that best trial, on samples that no search has seen. The standard
-error is of the searches alone, not of the trainings: where two areas are less than two of them apart, no
-difference was shown. Repeat it with `python benchmarks/search.py{data} --trainings {trainings} --searches
+Robust accuracy under FGSM, PGD of 10 steps and PGD of 20 steps on the margin (Linf 0.1) of small networks that learn
+for a few epochs. Every point was trained once with each of {trainings} seed(s); on that table each method searched
+{searches} times for each of them. *Recipe*: learning rate, weight decay and steps of PGD training, 36 points, with
+the passes of ten mean trials. *Cells*: three edges of the cell of NAS-Bench-201 with three operations each, the other
+edges `none`, 27 points, with the passes of twelve trials; what the supernets of *gradient* and *gdas* cost is among
+them, and each was trained with 3 seeds. *Area*: mean over the passes of the best robust accuracy on validation
+samples so far; before the first trial has ended it is 0. *Fresh*: of that best trial, on samples that no search has
+seen. The standard error is of the searches alone, not of the trainings: where two areas are less than two of them
+apart, no difference was shown. Repeat it with `python benchmarks/search.py{data} --trainings {trainings} --searches
 {searches}`.
 """
 PROXY_NOTE = """

@@ -19,8 +19,6 @@ from nets import CACHE
 
 from robustbench_lite import Suite, evaluate
 from robustbench_lite.core.files import write_atomically
-from robustbench_lite.core.suite import load_suite
-from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.dataset import Data
 from robustbench_lite.data.load import load_data
 from robustbench_lite.hardening.pipeline import harden
@@ -33,8 +31,18 @@ from robustbench_lite.results.ranking import TRAINING_PASSES
 THREAT = "Linf 0.1"
 # `harden` evaluates before and after; what counts here is evaluated by itself.
 GLANCE = Suite.model_validate({"name": "glance", "threats": [THREAT], "attacks": [{"attack": "fgsm"}]})
-# As in a search. PGD alone leaves so much standing on networks that learnt little that their evaluations are INVALID.
-JUDGE = load_suite("linf_quick").model_copy(update={"threats": (ThreatModel.parse(THREAT),)})
+# PGD alone leaves so much standing on networks that learnt little that their evaluations are INVALID.
+JUDGE = Suite.model_validate(
+    {
+        "name": "judge",
+        "threats": [THREAT],
+        "attacks": [
+            {"attack": "fgsm"},
+            {"attack": "pgd", "params": {"steps": 10}},
+            {"name": "pgd-margin", "attack": "pgd", "params": {"steps": 20, "loss": "margin"}},
+        ],
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)

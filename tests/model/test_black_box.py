@@ -463,7 +463,7 @@ class TestAnEvaluation:
 
     def test_nothing_left_to_run_names_what_can(self, digits, target):
         with pytest.raises(
-            UserError, match=r"only the scores are seen, and fgsm, pgd, .*suite black_box, .*corners"
+            UserError, match=r"only the scores are seen, and fgsm, sprints need more; .*suite black_box, .*corners"
         ) as raised:
             evaluate(target, digits[2:], "linf_quick", "Linf 0.1")
         assert "pgd" not in str(raised.value).partition("attacks such as")[2]

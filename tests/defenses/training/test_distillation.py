@@ -115,8 +115,13 @@ def test_at_temperature_1_the_students_logits_are_large_and_its_gradients_vanish
 def test_it_looks_robust_to_the_cross_entropys_gradient_and_falls_to_the_margins(
     networks: dict[str, Target],
 ) -> None:
+    suite = [
+        "fgsm",
+        {"attack": "pgd", "params": {"steps": 10}},
+        {"name": "pgd-margin", "attack": "pgd", "params": {"steps": 20, "loss": "margin"}},
+    ]
     cards = {
-        name: evaluate(target, "digits", "linf_quick", THREAT, independent=True, limit=200)
+        name: evaluate(target, "digits", suite, THREAT, independent=True, limit=200)
         for name, target in networks.items()
     }
     alone = {

@@ -61,9 +61,9 @@ def test_one_is_run_by_its_id(run):
 def test_a_suite_with_a_name_stands_below_the_table(run):
     table = '[tool.robustbench_lite]\nsuites = "linf_quick"\ndata = "digits"\ntargets = { plain = "models.py:plain" }\n'
     names = listed(run("--co", "-q", table=table))
-    assert "pyproject.toml::linf_quick::plain::Linf-8/255::pgd-margin" in names
-    again = run("pyproject.toml::linf_quick::plain::Linf-8/255::pgd-margin", "--co", "-q")
-    assert listed(again) == ["pyproject.toml::linf_quick::plain::Linf-8/255::pgd-margin"]
+    assert "pyproject.toml::linf_quick::plain::Linf-8/255::sprints" in names
+    again = run("pyproject.toml::linf_quick::plain::Linf-8/255::sprints", "--co", "-q")
+    assert listed(again) == ["pyproject.toml::linf_quick::plain::Linf-8/255::sprints"]
 
 
 def test_toml_files_of_others_are_left_alone(project, run):
