@@ -52,7 +52,7 @@ def environment() -> dict[str, Any]:
 
     packages = ("torch", "numpy", "foolbox", "adversarial-robustness-toolbox", "flwr", "robustbench_lite")
     return {
-        "processor": processor(),
+        "processor": processor(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **{name: version for name in packages if (version := _version(name))},

@@ -89,7 +89,7 @@ def assemble(plan: Plan, checked: Checked, evidence: Evidence) -> Scorecard:
         suite=plan.suite,
         seed=plan.seed,
         batch_size=plan.batch_size,
-        environment=environment(plan.executor.workers),
+        environment=environment(plan.target.device, plan.executor.workers, evidence.processors),
         clean_accuracy=Interval.of(int(right.sum()), len(data)),
         robust_accuracy=Interval.of(int(standing.sum()), len(data)),
         threats=threats,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from robustbench_lite.data.dataset import Data
 from robustbench_lite.evaluating import corpus
 from robustbench_lite.evaluating.attack_run import AttackRun, searches_nearest
 from robustbench_lite.evaluating.clean_pass import Checked, CleanPass
+from robustbench_lite.evaluating.environment import processor
 from robustbench_lite.evaluating.plan import Plan, PlannedAttack
 from robustbench_lite.model.float64 import Ask
 from robustbench_lite.results.gates import Counts, settled
@@ -43,6 +45,15 @@ class SuiteResult(NamedTuple):
     """Positions of the samples that were attacked, in rising order."""
     runs: list[AttackRun]
     """In the order of the threat models."""
+    processors: dict[str, int]
+    """How many of the samples each kind of processor attacked."""
+
+
+class _Part(NamedTuple):
+    """What comes back from a part."""
+
+    runs: list[AttackRun]
+    processor: str
 
 
 class _Round(NamedTuple):
@@ -64,9 +75,9 @@ class PartOfSuite:
     keep: Container[int]
     """Positions whose witness is kept."""
 
-    def __call__(self, part: NDArray[np.int64]) -> list[AttackRun]:
+    def __call__(self, part: NDArray[np.int64]) -> _Part:
         """Attack the samples at these positions."""
-        return list(_run_part(self, part))
+        return _Part(list(_run_part(self, part)), processor(self.plan.target.device))
 
 
 def run_suite(plan: Plan, checked: Checked) -> SuiteResult:
@@ -87,12 +98,16 @@ def run_suite(plan: Plan, checked: Checked) -> SuiteResult:
     )
     results = plan.executor.map(function, parts, plan.budget, until=_stopped)
     lost: list[NDArray[np.int64]] = []
+    processors: Counter[str] = Counter()
     for part, found in zip(parts, results, strict=False):  # fewer results than parts where it was stopped
         if isinstance(found, Lost):
             lost.append(part)
-            found = list(_given_up(rounds, len(plan.data), part, found))
+            found_runs = list(_given_up(rounds, len(plan.data), part, found))
+        else:
+            found_runs = found.runs
+            processors[found.processor] += len(part)
         rows = np.concatenate([rows, part])
-        for run in found:
+        for run in found_runs:
             known = runs.get((run.threat, run.name))
             runs[run.threat, run.name] = run if known is None else known.merge(run)
             standing &= ~run.result.broken
@@ -108,7 +123,7 @@ def run_suite(plan: Plan, checked: Checked) -> SuiteResult:
     if plan.budget.interrupted and not any(run.result.stopped for run in runs.values()):  # between two parts
         runs = {key: run._replace(result=replace(run.result, stopped="interrupt")) for key, run in runs.items()}
     ordered = sorted(runs.values(), key=lambda run: plan.suite.threats.index(run.threat))
-    return SuiteResult(np.sort(rows), ordered)
+    return SuiteResult(np.sort(rows), ordered, dict(sorted(processors.items())))
 
 
 def _parts(plan: Plan, clean: CleanPass) -> list[NDArray[np.int64]]:
@@ -145,9 +160,9 @@ def _rounds(plan: Plan, clean: CleanPass) -> Iterator[_Round]:
         yield _Round(threat, samples, (*_replayed(plan, threat, clean), *attacks))
 
 
-def _stopped(runs: list[AttackRun]) -> bool:
+def _stopped(part: _Part) -> bool:
     """Whether an attack was stopped, by Ctrl-C or a spent budget."""
-    return any(run.result.stopped is not None for run in runs)
+    return any(run.result.stopped is not None for run in part.runs)
 
 
 def _given_up(rounds: list[_Round], size: int, part: NDArray[np.int64], lost: Lost) -> Iterator[AttackRun]:

@@ -15,9 +15,12 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 from robustbench_lite import Scorecard, evaluate, load_data
-from robustbench_lite.core.cost import Progress
+from robustbench_lite.core.cost import BudgetTracker, Progress
 from robustbench_lite.core.errors import UserError
+from robustbench_lite.evaluating import run_suite
 from robustbench_lite.faces.cli import main
+from robustbench_lite.reports import html
+from robustbench_lite.workers.local import LocalExecutor
 from tests.forked import RBLITE, Forked
 
 SAMPLES = 40
@@ -75,6 +78,34 @@ def test_workers_find_the_same_also_where_one_is_killed(network: nn.Module, tmp_
     assert shared.verdict == "MEASURED"
     last = [one for one in told if one.name == "2 workers"][-1]  # the checks of what stands follow
     assert (last.done, last.total) == (SAMPLES, SAMPLES)
+    assert shared.environment.processors == {shared.environment.processor: SAMPLES}
+
+
+class Mixed(LocalExecutor):
+    """Runs every second part as another kind of machine would, by the name of its processor."""
+
+    workers = 2
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.patch = patch
+
+    def map(self, function: Any, parts: Any, budget: BudgetTracker, until: Any) -> Any:
+        def named() -> Any:
+            for number, part in enumerate(parts):
+                name = ("the GPU", "the CPU")[number % 2]
+                self.patch.setattr(run_suite, "processor", lambda _, name=name: name)
+                yield part
+
+        return super().map(function, named(), budget, until)
+
+
+def test_a_card_tells_what_kinds_of_machines_attacked(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = evaluate(network, "digits", SUITE, THREAT, limit=SAMPLES, workers=Mixed(monkeypatch))
+    assert card.environment.processors == {"the CPU": SAMPLES // 2, "the GPU": SAMPLES // 2}
+    assert Scorecard.model_validate_json(card.model_dump_json()).environment == card.environment
+    assert "2 worker processes (20 samples on the CPU, 20 samples on the GPU)" in html.render([card])
+    alone = evaluate(network, "digits", SUITE, THREAT, limit=SAMPLES)
+    assert "processors" not in alone.model_dump()["environment"]
 
 
 class Deadly(nn.Module):

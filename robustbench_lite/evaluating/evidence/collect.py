@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,8 @@ class Evidence(NamedTuple):
     audit: Audit | None
     stopped: str | None
     """Why it didn't come to its end."""
+    processors: Mapping[str, int] = MappingProxyType({})
+    """How many of the samples each kind of processor attacked."""
 
     @classmethod
     def none(cls, samples: int) -> Evidence:
@@ -85,7 +88,7 @@ def collect_evidence(plan: Plan, checked: Checked, attacked: SuiteResult) -> Evi
     findings += validity.denied(audit)
     if not plan.target.predictor.opaque:  # a function may well count its calls
         findings += validity.changed(checked.target.weights_sha256, plan.target.weights_sha256())
-    return Evidence(attacked.rows, runs, tuple(findings), audit, stopped)
+    return Evidence(attacked.rows, runs, tuple(findings), audit, stopped, attacked.processors)
 
 
 def _apparent(plan: Plan, checked: Checked, attacked: SuiteResult) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from robustbench_lite.core.threat import Access
 from robustbench_lite.results.scorecard.values import Frozen
@@ -64,9 +64,12 @@ class Environment(Frozen):
     threads: int
     workers: int = 1
     """Processes that attacked a part of the samples each; 1: all were attacked in one."""
+    processors: dict[str, int] = Field(default_factory=dict)
+    """Where there were several: how many samples each kind of processor attacked, on whatever machine."""
     packages: dict[str, str]
     """Versions of what the result depends on."""
 
     @model_serializer(mode="wrap")
     def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in write(self).items() if (key, value) != ("workers", 1)}
+        alone = {"workers": 1, "processors": {}}
+        return {key: value for key, value in write(self).items() if key not in alone or value != alone[key]}
