@@ -16,7 +16,7 @@ from typing import Any
 
 from robustbench_lite.core.cost import BudgetTracker, Passes
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.workers import TRIES, Lost, Part, Result, in_order
+from robustbench_lite.workers import TRIES, Lost, Part, Result, gpus, in_order
 from robustbench_lite.workers.packing import all_users_modules, packed
 
 LOCAL = "local"
@@ -146,6 +146,7 @@ class _Worker:
     def __init__(self, content: bytes, ledger: Any, place: int) -> None:
         import pickle
 
+        gpus.or_memory()
         self.function, self.budget = pickle.loads(content)
         self.budget.ledger = RayLedger(ledger, place, self.budget.passes.total)
 

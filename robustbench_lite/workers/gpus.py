@@ -1,10 +1,12 @@
-"""Which GPU a worker process of this machine has: each another one, in turn where there are more workers."""
+"""Which GPU a worker has: each process of this machine another one, or none."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+_BEFORE_CUDA = 15  # torch asks its own way to a GPU at 20, and that raises
 
 
 def one_for(place: int, variables: Mapping[str, str], count: int) -> dict[str, str]:
@@ -29,3 +31,14 @@ def one_for(place: int, variables: Mapping[str, str], count: int) -> dict[str, s
         return {}
     first = place % count
     return {_VISIBLE: ",".join(seen[first:] + seen[:first])}
+
+
+def or_memory() -> None:
+    """From now on, read tensors that were pickled on a GPU into memory, where this machine has no GPU."""
+    import torch
+
+    def restored(storage: Any, location: str) -> Any:
+        return storage if location.startswith("cuda") else None
+
+    if not torch.cuda.is_available():
+        torch.serialization.register_package(_BEFORE_CUDA, lambda _: None, restored)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
+import torch
+from torch import nn
 
 from robustbench_lite.workers import gpus
 
@@ -29,3 +33,15 @@ def test_a_list_that_was_changed_after_the_count_is_left_alone(visible: str) -> 
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_than_two_need_no_placing(count: int) -> None:
     assert gpus.one_for(1, {"CUDA_VISIBLE_DEVICES": "0"}, count) == {}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_where_there_is_no_gpu_what_was_on_one_is_read_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.serialization, "_package_registry", list(torch.serialization._package_registry))
+    torch.serialization.register_package(0, lambda _: "cuda:1", lambda *_: None)  # as a machine with GPUs writes it
+    module = nn.Linear(3, 2)
+    sent = pickle.dumps(module)
+    with pytest.raises(RuntimeError, match="CUDA"):
+        pickle.loads(sent)
+    gpus.or_memory()
+    assert torch.equal(pickle.loads(sent).weight, module.weight)
