@@ -17,6 +17,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from robustbench_lite.core.allocation import keep_freed_memory
 from robustbench_lite.core.errors import UserError, out_of_memory
 from robustbench_lite.core.names import plural
 from robustbench_lite.core.noise import Noise
@@ -190,6 +191,7 @@ class Loop:
         return Learnt(loss, lr, sum(self.team.gather(count.total)))
 
     def _epoch(self, stage: Stage, optimizer: torch.optim.Optimizer, key: int) -> tuple[float, float]:
+        keep_freed_memory()
         train_mode(stage.target.module)
         total, seen, lr, epoch = 0.0, 0, self.schedule.lr, self.checkpoint.state.epoch
         # What is done to the samples of a batch draws from one generator, one after the other: so all are there.
