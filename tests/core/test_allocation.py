@@ -9,26 +9,26 @@ import sys
 import pytest
 
 COUNT = """
-import resource, sys
+import resource
 import torch
 from robustbench_lite.core.allocation import keep_freed_memory
-if sys.argv[1] == "kept":
-    keep_freed_memory()
-def use():
-    several = [torch.ones(1 << 19) for _ in range(8)]  # of 2 MiB
-for _ in range(5):
-    use()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(100):
-    use()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+def cleared(size):
+    for number in range(105):
+        if number == 5:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        several = [torch.ones(size // 4) for _ in range(5)]
+        del several
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+keep_freed_memory()
+print(max(cleared(mebibytes << 20) for mebibytes in (1, 2, 4, 8)))
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_pages_are_not_cleared_anew_for_each_tensor():
-    kept, given_back = (
-        int(subprocess.run([sys.executable, "-c", COUNT, how], capture_output=True, check=True, text=True).stdout)
-        for how in ("kept", "given back")
-    )
-    assert kept < 0.1 * given_back, "pages that the system has cleared"
+    done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, check=True, text=True)
+    # Given back each time, they would be 1,280 pages or more in each of 100 turns; where a small block lies above
+    # them in memory the library can't give them back, and that is chance.
+    assert int(done.stdout) < 1000
