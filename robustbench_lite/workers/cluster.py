@@ -32,7 +32,8 @@ class RayExecutor:
     address
         Of the cluster, as `ray.init` takes it, such as ``auto`` or ``ray://head:10001``; ``local`` starts Ray here.
     workers
-        How many actors, of one processor core each; by default as many as the cluster has cores.
+        How many actors, of one processor core each; by default as many as the cluster has cores. Where this process
+        sees a GPU, each has a GPU of the cluster as well, as far as they are free, and by default there are as many.
 
     Raises
     ------
@@ -43,13 +44,13 @@ class RayExecutor:
     def __init__(self, address: str = LOCAL, workers: int | None = None) -> None:
         self._address = address
         if address == LOCAL and workers is not None and not _ray().is_initialized():
-            cores = os.cpu_count() or 1  # Ray takes seconds to start: not only to be asked
+            cores, free = os.cpu_count() or 1, 0  # Ray takes seconds to start: not only to be asked
         else:
             with self._connected() as ray:
-                cores = int(ray.cluster_resources().get("CPU", 1))
+                cores, free = int(ray.cluster_resources().get("CPU", 1)), _free_gpus(ray)
         if workers is not None and not 1 <= workers <= cores:
             raise UserError(f"workers is {workers}: expected 1 to {cores}, the cores that Ray has at {address}")
-        self.workers = workers or cores
+        self.workers = workers or min(cores, free or cores)
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
@@ -99,16 +100,18 @@ class RayExecutor:
         """Results as they come, until every part that was started has come in."""
         ledger = ray.remote(num_cpus=0)(_Ledger).remote()
         kind = ray.remote(num_cpus=1, max_concurrency=1)(_Worker)
-        sent = ray.put(content)
+        sent, free_gpus = ray.put(content), _free_gpus(ray)
         waiting, deaths = deque(range(len(parts))), dict.fromkeys(range(len(parts)), 0)
         cores = int(ray.cluster_resources().get("CPU", 1))  # perhaps fewer than workers: an actor too many never starts
-        free = [kind.remote(sent, ledger, place) for place in range(min(self.workers, len(parts), cores))]
-        at_work: dict[Any, tuple[int, Any]] = {}
+        # An actor that asks for a GPU when none is free would never start: the others do without.
+        needs = [int(place < free_gpus) for place in range(min(self.workers, len(parts), cores))]
+        free = [(kind.options(num_gpus=need).remote(sent, ledger, place), need) for place, need in enumerate(needs)]
+        at_work: dict[Any, tuple[int, Any, int]] = {}
         places = len(free)
         while waiting or at_work:
             while waiting and free:
-                number, worker = waiting.popleft(), free.pop()
-                at_work[worker.run.remote(parts[number])] = number, worker
+                number, (worker, need) = waiting.popleft(), free.pop(0)
+                at_work[worker.run.remote(parts[number])] = number, worker, need
             try:
                 [done], _ = ray.wait(list(at_work), num_returns=1)
             except KeyboardInterrupt:
@@ -118,13 +121,13 @@ class RayExecutor:
                 waiting.clear()
                 ray.get(ledger.stop.remote())
                 continue
-            number, worker = at_work.pop(done)
+            number, worker, need = at_work.pop(done)
             try:
                 result, spent = ray.get(done)
             except ray.exceptions.RayActorError as fault:
                 deaths[number] += 1
                 places += 1
-                free.append(kind.remote(sent, ledger, places))
+                free.append((kind.options(num_gpus=need).remote(sent, ledger, places), need))
                 if deaths[number] < TRIES:
                     waiting.appendleft(number)
                 else:
@@ -133,7 +136,7 @@ class RayExecutor:
                 continue
             except ray.exceptions.RayTaskError as fault:
                 raise fault.cause from None
-            free.append(worker)
+            free.append((worker, need))
             budget.spend(spent.forward, spent.backward)
             if until(result):
                 waiting.clear()
@@ -204,6 +207,11 @@ class RayLedger:
         if time.monotonic() - self._asked >= _ASKED_EVERY:
             self._stopped, self._elsewhere = _ray().get(self._ledger.exchange.remote(self._place, self._own))
             self._asked = time.monotonic()
+
+
+def _free_gpus(ray: Any) -> int:
+    """GPUs of the cluster that nobody has; 0 where this process sees none, for then its model is on none."""
+    return int(ray.available_resources().get("GPU", 0)) if gpus.here() else 0
 
 
 def _knock(address: str) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _BEFORE_CUDA = 15  # torch asks its own way to a GPU at 20, and that raises
+
+
+def here() -> int:
+    """How many GPUs this process sees."""
+    torch = sys.modules.get("torch")  # where nothing has loaded it, no worker is sent anything that is on a GPU
+    return torch.cuda.device_count() if torch else 0
 
 
 def one_for(place: int, variables: Mapping[str, str], count: int) -> dict[str, str]:

@@ -217,17 +217,12 @@ class _Crew:
             [str(self.folder), str(place), *self._paths],
             os.environ
             | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-            | gpus.one_for(place, os.environ, _gpus_here()),
+            | gpus.one_for(place, os.environ, gpus.here()),
         )
         kind, fault, _ = pickle.load(process.stdout)  # type: ignore[arg-type]
         if kind == RAISED:
             raise fault
         return process
-
-
-def _gpus_here() -> int:
-    torch = sys.modules.get("torch")  # where nothing has loaded it, no worker is sent anything that is on a GPU
-    return torch.cuda.device_count() if torch else 0
 
 
 def _interpreter(arguments: list[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from robustbench_lite.core.cost import Budget, BudgetTracker, Passes, Stop
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.workers import Executor, Lost
+from robustbench_lite.workers import Executor, Lost, gpus
 from robustbench_lite.workers.cluster import RayExecutor
 from tests.searching.test_study import STEPS
 from tests.searching.test_study import run as search
@@ -28,7 +29,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # of Ray's o
 def executor() -> Iterator[Executor]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what it will do by default, and warns of until then
-        ray.init(address="local", num_cpus=2, log_to_driver=False, configure_logging=False, include_dashboard=False)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            num_gpus=1,
+            log_to_driver=False,
+            configure_logging=False,
+            include_dashboard=False,
+        )
         yield RayExecutor(workers=2)
         ray.shutdown()
 
@@ -67,6 +75,28 @@ def test_an_actor_that_is_killed_takes_nothing_with_it_and_a_part_that_kills_thr
     assert (before, last) == ([0, 1, 2, 3], 5)
     assert isinstance(lost, Lost)
     assert lost.reason.startswith("it ended 3 workers")
+
+
+def test_workers_have_a_gpu_each_as_far_as_they_go_where_one_is_seen_here(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def gpus_of(part: int) -> list[str]:
+        (tmp_path / str(part)).touch()
+        until = time.monotonic() + 20
+        while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < until:  # so that both are at work
+            time.sleep(0.05)
+        if part == 2 and not (tmp_path / "killed").exists():
+            (tmp_path / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [str(one) for one in ray.get_runtime_context().get_accelerator_ids()["GPU"]]
+
+    assert mapped(executor, gpus_of) == [[]] * 6, "none is seen here: the model is on the CPU"
+    for file in tmp_path.iterdir():
+        file.unlink()
+    monkeypatch.setattr(gpus, "here", lambda: 1)
+    found = mapped(executor, gpus_of)
+    assert sorted(found[:2]) == [[], ["0"]]
+    assert all(one in ([], ["0"]) for one in found)
 
 
 def test_what_the_function_raises_is_raised_here(executor: Executor) -> None:
