@@ -41,9 +41,9 @@ types: $(STAMP)  ## type checker
 check: lint types test  ## the contract: lint, types and test; green before anything is merged
 
 # An extra that is large, or that needs other versions than constraints.txt pins, is tested in an environment
-# of its own: make test-mlflow, for one, installs '.[mlflow]' there and runs tests/extras/test_mlflow.py.
+# of its own: make test-mlflow, for one, installs '.[mlflow]' there and runs tests/extras/test_mlflow*.py.
 test-%: .venv-%/installed
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv-$*/bin/pytest -W ignore::ResourceWarning tests/extras/test_$*.py
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv-$*/bin/pytest -W ignore::ResourceWarning tests/extras/test_$**.py
 
 .venv-%/installed: pyproject.toml
 	@$(PYTHON) -m venv --clear .venv-$*

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from robustbench_lite.core import registry
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.dataset import Data
+from robustbench_lite.defenses.federated.masking import masking
 from robustbench_lite.hardening.held_out import HeldOut
 from robustbench_lite.hardening.schedule import Schedule
 from robustbench_lite.hardening.training import learn_alone
@@ -69,13 +70,16 @@ def client_app(provide: Callable[[Node, float, int], Client]) -> ClientApp:
     """
     app = ClientApp()
 
-    def asked(message: Message, node: Node) -> tuple[Order, Client]:
+    def whose(message: Message, node: Node) -> tuple[Order, Client]:
         order = Order.model_validate_json(str(message.content["config"]["order"]))
-        client = provide(node, order.schedule.held_out, order.seed)
+        return order, provide(node, order.schedule.held_out, order.seed)
+
+    def asked(message: Message, node: Node) -> tuple[Order, Client]:
+        order, client = whose(message, node)
         load(client.target.module, message.content["arrays"])
         return order, client
 
-    @app.train()  # type: ignore[untyped-decorator]
+    @app.train(mods=[masking(lambda message, node: whose(message, node)[1])])  # type: ignore[untyped-decorator]
     def train(message: Message, node: Node) -> Message:
         order, client = asked(message, node)
         done = int(message.content["config"]["epoch"]) * order.local_epochs

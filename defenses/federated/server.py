@@ -16,6 +16,7 @@ from flwr.serverapp.strategy import Strategy
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.defenses.federated import strategies
 from robustbench_lite.defenses.federated.client import Order, floats, load
+from robustbench_lite.defenses.federated.masking import CUT
 from robustbench_lite.hardening.checkpoint import store
 from robustbench_lite.hardening.interface import Learnt, Stage
 from robustbench_lite.model.target import Target
@@ -112,6 +113,15 @@ class Rounds:
 
 def notes(watch: strategies.Watch) -> Iterator[str]:
     """What went wrong at the clients and was survived."""
+    if watch.secure:
+        yield (
+            "federation: secure aggregation: the server saw the sum of a round's updates alone; it could not check "
+            "whether single updates are finite or point away from those of the others"
+        )
+    if watch.cut:
+        listed = ", ".join(map(str, sorted(set(watch.cut))))
+        times = len(watch.cut)
+        yield f"federation: clients {listed} say that they cut values of their updates at {CUT:g}, {times} times"
     for what, numbers in sorted(watch.faults.items()):
         places = "rounds" if what == "no answer" else "clients"
         listed = ", ".join(map(str, sorted(set(numbers))))
@@ -138,9 +148,10 @@ def measures(
     privacy
         Epsilon and delta, where the training was private.
     """
+    down, up = ("weights and keys", "masked updates and keys") if watch.secure else ("weights", "weights")
     for name, value, what in (
-        ("bytes_down", watch.sent, "bytes of weights that were sent to the clients in all rounds"),
-        ("bytes_up", watch.received, "bytes of weights that the clients sent back in all rounds"),
+        ("bytes_down", watch.sent, f"bytes of {down} that were sent to the clients in all rounds"),
+        ("bytes_up", watch.received, f"bytes of {up} that the clients sent back in all rounds"),
     ):
         yield Measured(name=name, value=float(value), unit="bytes", better="lower", definition=what)
     if unlike is not None:

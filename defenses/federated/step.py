@@ -64,6 +64,9 @@ class Federated(Step):
     """Noise multiplier of client-level differential privacy, such as 1.0; 0 adds none."""
     clip: Length = 1.0
     """Largest L2 norm of a client's update, where noise is added."""
+    secure: bool = False
+    """Whether updates are masked at the clients, so that the server learns their sum alone. For ``fedavg``, ``fedprox``
+    and ``fedadam``, without noise."""
     liars: int = Field(default=0, ge=0)
     """Simulated clients that lie, the first ones: a trial of what the strategy survives."""
     lie: Literal["label_flip", "sign_flip", "nan"] = "label_flip"
@@ -85,7 +88,7 @@ class Federated(Step):
                 f"needs flwr, which can't be imported ({fault}); in an environment of its own: pip install "
                 "'robustbench_lite[federated]'"
             )
-        from robustbench_lite.defenses.federated import strategies
+        from robustbench_lite.defenses.federated import secure, strategies
 
         try:
             defense = registry.build("defenses", self.defense, self.params)
@@ -93,6 +96,9 @@ class Federated(Step):
             strategies.make(self.strategy, self.strategy_params, self._number(), watch, self._privacy())
         except UserError as fault:
             return str(fault)
+        unsafe: str | None = secure.unfit(self.strategy, self.noise, self._number()) if self.secure else None
+        if unsafe:
+            return unsafe
         if not isinstance(defense, Defense) or len(defense.stages) > 1 or defense.rehearses:
             return f"{self.defense} can't be federated: give a step that trains one network on the data alone"
         if self.liars >= self._number():
@@ -125,11 +131,11 @@ class Federated(Step):
         parts
             Samples of each client, where they are known here.
         """
-        from robustbench_lite.defenses.federated import server, strategies
+        from robustbench_lite.defenses.federated import secure, server, strategies
         from robustbench_lite.defenses.federated.client import Order
 
         clients, folder, schedule = self._number(), context.checkpoint.folder, context.schedule
-        watch, privacy = strategies.Watch(quorum=clients // 2 + 1), self._privacy()
+        watch, privacy = strategies.Watch(quorum=clients // 2 + 1, secure=self.secure), self._privacy()
         strategy = strategies.make(self.strategy, self.strategy_params, clients, watch, privacy)
         order = Order(
             defense=self.defense,
@@ -143,6 +149,8 @@ class Federated(Step):
         )
         file = None if folder is None else folder / STATE_FILE
         server.wait(grid, clients, self.timeout)
+        if self.secure:
+            grid = secure.Sums(grid, watch)
         rounds = server.Rounds(grid, strategy, watch, order, self.timeout, file)
         # The mean over the clients stands in the place of the mean over the steps, of which the server does none.
         schedule = schedule.model_copy(update={"average": 0.0})

@@ -49,10 +49,14 @@ class Watch:
 
     quorum: int
     """Answers below which a round is worth nothing."""
+    secure: bool = False
+    """Whether the sum of the updates alone is seen: then `secure.Sums` tells what is seen on the way to it."""
     sent: int = 0
-    """Bytes of weights that went to the clients."""
+    """Bytes of weights that went to the clients; with secure aggregation, of keys too."""
     received: int = 0
-    """Bytes of weights that came back."""
+    """Bytes of weights that came back; with secure aggregation, of masked updates and keys."""
+    cut: list[int] = field(default_factory=list)
+    """With secure aggregation, clients that say that they cut values of an update, once a round."""
     faults: dict[str, list[int]] = field(default_factory=dict)
     """What went wrong with answers, with the clients' numbers or, where there was no answer, the rounds."""
     answers: list[Mapping[str, Any]] = field(default_factory=list)
@@ -81,7 +85,7 @@ class Watch:
                 self.note("no answer", number)
                 continue
             told = dict(reply.content["metrics"])
-            self.received += _size(reply.content["arrays"])
+            self.received += size_of(reply.content["arrays"])
             if all(np.isfinite(one).all() for one in reply.content["arrays"].to_numpy_ndarrays()):
                 good.append((told, reply))
             else:
@@ -167,19 +171,20 @@ def _watched(kind: type[Strategy], watch: Watch) -> Callable[..., Strategy]:
             random.seed(int(config["epoch"]))  # Flower draws who takes part, where not all do
             messages = list(super().configure_train(server_round, arrays, config, grid))
             self._before, self._asked = arrays, len(messages)
-            watch.sent += len(messages) * _size(arrays)
+            watch.sent += 0 if watch.secure else len(messages) * size_of(arrays)
             self._epoch = int(config["epoch"])
             return messages
 
         def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
-            return super().aggregate_train(
-                server_round, watch.checked(self._epoch + 1, self._asked, self._before, replies)
-            )
+            if not watch.secure:
+                replies = watch.checked(self._epoch + 1, self._asked, self._before, replies)
+            return super().aggregate_train(server_round, replies)
 
     return Watched
 
 
-def _size(arrays: ArrayRecord) -> int:
+def size_of(arrays: ArrayRecord) -> int:
+    """Bytes of arrays."""
     return sum(one.nbytes for one in arrays.to_numpy_ndarrays())
 
 

@@ -18,6 +18,7 @@ _OF_THE_STEP = (
     "strategy",
     "noise",
     "clip",
+    "secure",
     "liars",
     "lie",
     "lie_scale",
@@ -48,6 +49,7 @@ _OF_THE_STEP = (
 @click.option(
     "--clip", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Largest norm of an update then."
 )
+@click.option("--secure", is_flag=True, default=None, help="Mask updates: the server learns their sum alone.")
 @click.option("--liars", type=click.IntRange(min=0), metavar="N", help="Simulated clients that lie: a trial.")
 @click.option("--lie", type=click.Choice(["label_flip", "sign_flip", "nan"]), help="What they do.")
 @click.option(

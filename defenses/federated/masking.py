@@ -1,0 +1,166 @@
+"""The client's side of secure aggregation: Flower's SecAgg+ mod masks an update before it leaves the client.
+
+The mod is of Flower's older interface, so the answer of the train handler is put into that form. Two things are not
+left to Flower 1.42. It draws masks from a Mersenne Twister with a seed of 32 bits, of which a key that two clients
+share gives 28: a server could try them all, and read the updates of a small federation. Here the whole key makes the
+masks, by AES in counter mode, as in Bonawitz et al. 2017 (https://doi.org/10.1145/3133956.3133982). And it rounds at
+random, so that no run could be repeated: here a value is rounded to the nearest step before the mod sees it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from flwr.app import Context as Node
+from flwr.app import Error, Message, MetricRecord, RecordDict
+from flwr.common import Code, FitRes, Status, bytes_to_ndarray, ndarray_to_bytes, ndarrays_to_parameters
+from flwr.common.constant import ErrorCode
+from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
+from flwr.compat.common.recorddict_compat import fitres_to_recorddict
+
+if TYPE_CHECKING:
+    from robustbench_lite.defenses.federated.client import Client
+
+CUT = 64.0
+"""Largest change of a weight, or of a running statistic, that a client sends of a round."""
+NOT_FINITE = "weights that are not finite"
+MODULUS = 2**32
+_MOD = "flwr.client.mod.secure_aggregation.secaggplus_mod"
+
+
+def steps_for(clients: int) -> int:
+    """How many steps the values from -1 to 1 are rounded to: the most with which the sum of all stays below 2**32."""
+    return MODULUS >> clients.bit_length()
+
+
+def rounded(update: np.ndarray, share: float, steps: int) -> np.ndarray:
+    """Cut an update, weight it, and round it.
+
+    Parameters
+    ----------
+    update
+        Change of each weight, (n,); finite.
+    share
+        Weight of the client, in (0, 1]: its samples, as a share of those of the client that has most.
+    steps
+        As `steps_for` gives.
+
+    Returns
+    -------
+    numpy.ndarray
+        Whole multiples of ``2 / steps``, from -1 to 1, (n,), float64.
+    """
+    half = steps // 2
+    exact: np.ndarray = np.rint(np.clip(update.astype(np.float64) / CUT, -1, 1) * (share * half)) / half
+    return exact
+
+
+def mean_of(total: np.ndarray, clients: int, shares: float, steps: int) -> np.ndarray:
+    """The mean update, from the sum of what clients sent: of each its rounded values, as steps above -1.
+
+    Parameters
+    ----------
+    total
+        The sum, (n,), whole numbers.
+    clients
+        How many it is of.
+    shares
+        Sum of their weights, as in `rounded`.
+    steps
+        As `steps_for` gives.
+    """
+    found: np.ndarray = (total * (2 / steps) - clients) * (CUT / shares)
+    return found
+
+
+def masks(seed: bytes, modulus: int, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    """Whole numbers that no one can tell from random ones without the seed; in the place of Flower's own.
+
+    Parameters
+    ----------
+    seed
+        A secret, which makes no other masks than these.
+    modulus
+        Power of two up to 2**32: the numbers are below.
+    shapes
+        Of the arrays.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    # The counter starts at 0 each time: clients draw new keys in each round, so no key meets the same counter twice.
+    stream = Cipher(algorithms.AES(hashlib.sha256(seed).digest()), modes.CTR(bytes(16))).encryptor()
+    numbers = np.frombuffer(stream.update(bytes(4 * sum(sizes))), "<u4").astype(np.int64) & (modulus - 1)
+    parts = np.split(numbers, np.cumsum(sizes)[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+@lru_cache(maxsize=1)
+def _flowers() -> ModuleType:
+    """Flower's mod with the masks from above, in a copy of its module: whoever else uses it finds it unchanged."""
+    spec = importlib.util.find_spec(_MOD)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"this version of Flower has no {_MOD}; secure aggregation was written for 1.42")
+    copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    if not callable(getattr(copy, "pseudo_rand_gen", None)):
+        raise ImportError(f"{_MOD} of this version of Flower draws its masks otherwise than in 1.42")
+    copy.pseudo_rand_gen = masks  # type: ignore[attr-defined]
+    return copy
+
+
+def masking(whose: Callable[[Message, Node], Client]) -> Callable[..., Message]:
+    """Make the mod of a train handler: it masks the answer where the server asks for that, and else does nothing.
+
+    Parameters
+    ----------
+    whose
+        Gives the client that a message with an order is for.
+    """
+
+    def mod(message: Message, node: Node, train: Callable[[Message, Node], Message]) -> Message:
+        if RECORD_KEY_CONFIGS not in message.content:
+            return train(message, node)
+        stage = message.content[RECORD_KEY_CONFIGS][Key.STAGE]
+
+        def update(asked: Message, node: Node) -> Message:
+            return _to_mask(asked, train(asked, node))
+
+        try:
+            reply = _flowers().secaggplus_mod(message, node, update)
+        except FloatingPointError as fault:
+            return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, str(fault)), reply_to=message)
+        if stage == Stage.SETUP:  # who has how many samples must be known before weights are given
+            client = whose(message, node)
+            told = {"client": client.number, "num-examples": len(client.data)}
+            reply.content["metrics"] = MetricRecord(told)
+        if stage == Stage.COLLECT_MASKED_VECTORS:
+            sent = reply.content[RECORD_KEY_CONFIGS]
+            # Flower would send 8 bytes a number, of which 4 are zeros.
+            packed = [bytes_to_ndarray(one).astype(np.uint32) for one in sent[Key.MASKED_PARAMETERS]]
+            sent[Key.MASKED_PARAMETERS] = [ndarray_to_bytes(one) for one in packed]
+        return reply
+
+    return mod
+
+
+def _to_mask(asked: Message, answer: Message) -> Message:
+    """The answer of the train handler as the mod wants it, with the rounded update in the place of the weights."""
+    config, metrics = asked.content["config"], dict(answer.content["metrics"])
+    before, after = (one.content["arrays"].to_torch_state_dict() for one in (asked, answer))
+    update = np.concatenate([(after[name] - was).numpy().ravel() for name, was in before.items()])
+    if not np.isfinite(update).all():
+        raise FloatingPointError(NOT_FINITE)
+    metrics["cut"] = int((np.abs(update) > CUT).sum())
+    share = metrics["num-examples"] / int(config["most-examples"])
+    values = ndarrays_to_parameters([rounded(update, share, int(config["steps"]))])
+    # One example for each client: the weights are in the values already.
+    content: RecordDict = fitres_to_recorddict(FitRes(Status(Code.OK, ""), values, 1, {}), keep_input=True)
+    content["metrics"] = MetricRecord(metrics)
+    return Message(content=content, reply_to=asked)
