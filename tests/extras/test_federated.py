@@ -100,9 +100,10 @@ def test_what_a_federation_costs_and_gives_each_client_is_on_the_card() -> None:
     assert made.steps[0].name == "federated"
 
 
-def test_a_killed_federation_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_killed_federation_goes_on_as_if_it_had_not_been(secure: bool, tmp_path: Path) -> None:
     """With Adam at the server, whose moments must be found again."""
-    given = recipe(strategy="fedadam")
+    given = recipe(strategy="fedadam", secure=secure)
     whole = federation(given, out=tmp_path / "whole")
 
     def kill(line: Any) -> None:
@@ -119,8 +120,24 @@ def test_a_killed_federation_goes_on_as_if_it_had_not_been(tmp_path: Path) -> No
     assert not (tmp_path / "cut" / "federation.pt").exists()
 
 
-def test_weights_that_are_no_numbers_are_left_out_and_told() -> None:
-    made = federation(recipe(liars=1, lie="nan"))
+@pytest.mark.parametrize("params", [{}, {"strategy": "fedprox", "strategy_params": {"proximal_mu": 0.5}}])
+def test_a_secure_federation_ends_where_a_plain_one_does(params: dict[str, Any]) -> None:
+    plain, secure = federation(recipe(**params)), federation(recipe(**params, secure=True))
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(secure)[name], value, atol=1e-5, rtol=0)  # 3 rounds; a step is 64 / 2**30
+    told = [note for note in secure.notes if "secure aggregation" in note]
+    assert len(told) == 1
+    assert "could not check whether single updates are finite" in told[0]
+    assert not any("secure" in note for note in plain.notes)
+    size = measures(plain)["bytes_up"]
+    assert all(size < measures(secure)[name] < size + 50_000 for name in ("bytes_up", "bytes_down"))
+    meant = {one.name: one.definition for one in secure.after.measures}
+    assert "masked updates and keys" in meant["bytes_up"]
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_weights_that_are_no_numbers_are_left_out_and_told(secure: bool) -> None:
+    made = federation(recipe(liars=1, lie="nan", secure=secure))
     assert any(re.search(r"weights that are not finite, 3 times \(clients 0\)", note) for note in made.notes)
     assert all(value.isfinite().all() for value in weights(made).values())
 
@@ -164,6 +181,10 @@ def test_privacy_is_accounted_for() -> None:
         ({"defense": "distillation"}, "can't be federated"),
         ({"liars": 3}, "all of 3 clients lie"),
         ({"defense": "pgd_trainin"}, "did you mean pgd_training"),
+        ({"secure": True, "strategy": "krum"}, "strategy krum must see each one: take one of fedavg, fedprox, fedadam"),
+        ({"secure": True, "strategy": "fedmedian"}, "strategy fedmedian must see each one"),
+        ({"secure": True, "noise": 1.5}, "noise 1.5 needs each update clipped at the server.*leave noise"),
+        ({"secure": True, "clients": 1}, "needs 2 clients or more"),
     ],
 )
 def test_what_can_not_be_run_is_told_before_anything_runs(params: dict[str, Any], told: str) -> None:
@@ -235,12 +256,13 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+@pytest.mark.parametrize("secure", [False, True])
 def test_supernodes_over_tls_of_which_one_is_killed_and_started_again(
-    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+    secure: bool, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     nodes = [cluster(number) for number in range(3)]
-    given = recipe({"epochs": 4}, superlink="here", timeout=600)
+    given = recipe({"epochs": 4}, superlink="here", timeout=600, secure=secure)
     (tmp_path / "recipe.toml").write_text(recipe_text(given), encoding="utf-8")
     words = ("harden", "net.py:build", "--data", "digits", "--recipe", "recipe.toml", "--out", "out", "--limit", "20")
     with (tmp_path / "harden.log").open("wb") as log:
