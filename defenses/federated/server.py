@@ -115,7 +115,7 @@ def notes(watch: strategies.Watch) -> Iterator[str]:
     """What went wrong at the clients and was survived."""
     if watch.secure:
         yield (
-            "federation: secure aggregation: the server saw the sum of a round's updates alone: that each one is finite "
+            "federation: secure aggregation: the server saw the sum of each round's updates; that each one is finite "
             f"and cut at {CUT:g} is the clients' word, and whether one points away from the others was not checked"
         )
     if watch.cut:

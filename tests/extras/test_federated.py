@@ -280,6 +280,7 @@ def test_supernodes_over_tls_of_which_one_is_killed_and_started_again(
     assert code == 0, told
     assert len(lines.read_text(encoding="utf-8").splitlines()) == 4
     assert "Hardening" in told
+    assert ("federation: secure aggregation" in told) == secure
 
 
 def test_a_superlink_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
