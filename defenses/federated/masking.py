@@ -2,23 +2,22 @@
 
 The mod is of Flower's older interface, so the answer of the train handler is put into that form. Two things are not
 left to Flower 1.42. It draws masks from a Mersenne Twister with a seed of 32 bits, of which a key that two clients
-share gives 28: a server could try them all, and read the updates of a small federation. Here the whole key makes the
-masks, by AES in counter mode, as in Bonawitz et al. 2017 (https://doi.org/10.1145/3133956.3133982). And it rounds at
-random, so that no run could be repeated: here a value is rounded to the nearest step before the mod sees it.
+share gives 28: a server could try them all, and read the updates of its clients. Here the whole key makes the masks,
+by SHAKE-256. And it rounds at random, so that no run could be repeated: here a value is rounded to the nearest step
+before the mod sees it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from flwr.app import Context as Node
 from flwr.app import Error, Message, MetricRecord, RecordDict
 from flwr.common import Code, FitRes, Status, bytes_to_ndarray, ndarray_to_bytes, ndarrays_to_parameters
@@ -26,14 +25,10 @@ from flwr.common.constant import ErrorCode
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
 from flwr.compat.common.recorddict_compat import fitres_to_recorddict
 
-if TYPE_CHECKING:
-    from robustbench_lite.defenses.federated.client import Client
+from robustbench_lite.defenses.federated.client import CUT, NOT_FINITE, Client
 
-CUT = 64.0
-"""Largest change of a weight, or of a running statistic, that a client sends of a round."""
-NOT_FINITE = "weights that are not finite"
 MODULUS = 2**32
-_MOD = "flwr.client.mod.secure_aggregation.secaggplus_mod"
+_FLOWERS = importlib.import_module("flwr.client.mod.secure_aggregation.secaggplus_mod")
 
 
 def steps_for(clients: int) -> int:
@@ -94,60 +89,57 @@ def masks(seed: bytes, modulus: int, shapes: Sequence[tuple[int, ...]]) -> list[
         Of the arrays.
     """
     sizes = [math.prod(shape) for shape in shapes]
-    # The counter starts at 0 each time: clients draw new keys in each round, so no key meets the same counter twice.
-    stream = Cipher(algorithms.AES(hashlib.sha256(seed).digest()), modes.CTR(bytes(16))).encryptor()
-    numbers = np.frombuffer(stream.update(bytes(4 * sum(sizes))), "<u4").astype(np.int64) & (modulus - 1)
+    stream = hashlib.shake_256(seed).digest(4 * sum(sizes))
+    numbers = np.frombuffer(stream, "<u4").astype(np.int64) & (modulus - 1)
     parts = np.split(numbers, np.cumsum(sizes)[:-1])
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-@lru_cache(maxsize=1)
-def _flowers() -> ModuleType:
-    """Flower's mod with the masks from above, in a copy of its module: whoever else uses it finds it unchanged."""
-    spec = importlib.util.find_spec(_MOD)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"this version of Flower has no {_MOD}; secure aggregation was written for 1.42")
-    copy = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(copy)
-    if not callable(getattr(copy, "pseudo_rand_gen", None)):
-        raise ImportError(f"{_MOD} of this version of Flower draws its masks otherwise than in 1.42")
-    copy.pseudo_rand_gen = masks  # type: ignore[attr-defined]
-    return copy
-
-
-def masking(whose: Callable[[Message, Node], Client]) -> Callable[..., Message]:
-    """Make the mod of a train handler: it masks the answer where the server asks for that, and else does nothing.
+def masked(
+    message: Message, node: Node, train: Callable[[Message, Node], Message], client: Callable[[], Client]
+) -> Message:
+    """Do one stage of the protocol at a client.
 
     Parameters
     ----------
-    whose
-        Gives the client that a message with an order is for.
+    train
+        The handler of the client's app; its update is what is masked.
+    client
+        Gives the client that the message is for.
     """
+    config = message.content[RECORD_KEY_CONFIGS]
+    stage, drawn = config[Key.STAGE], 0
 
-    def mod(message: Message, node: Node, train: Callable[[Message, Node], Message]) -> Message:
-        if RECORD_KEY_CONFIGS not in message.content:
-            return train(message, node)
-        stage = message.content[RECORD_KEY_CONFIGS][Key.STAGE]
+    def draw(seed: bytes, modulus: int, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+        nonlocal drawn
+        drawn += 1
+        return masks(seed, modulus, shapes)
 
-        def update(asked: Message, node: Node) -> Message:
-            return _to_mask(asked, train(asked, node))
+    try:
+        mod = _with_masks_from(draw).secaggplus_mod
+        reply: Message = mod(message, node, lambda asked, at: _to_mask(asked, train(asked, at)))
+    except FloatingPointError as fault:
+        return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, str(fault)), reply_to=message)
+    if stage == Stage.SETUP:  # who has how many samples must be known before weights are given
+        one = client()
+        reply.content["metrics"] = MetricRecord({"client": one.number, "num-examples": len(one.data)})
+    if stage == Stage.COLLECT_MASKED_VECTORS:
+        if drawn != 1 + len(config[Key.SOURCE_LIST]):  # its own mask, and one with each of the others
+            raise RuntimeError("this version of flwr draws masks in another way than 1.42; no update was sent")
+        sent = reply.content[RECORD_KEY_CONFIGS]
+        # Flower would send 8 bytes a number, of which 4 are zeros.
+        packed = [bytes_to_ndarray(one).astype(np.uint32) for one in sent[Key.MASKED_PARAMETERS]]
+        sent[Key.MASKED_PARAMETERS] = [ndarray_to_bytes(one) for one in packed]
+    return reply
 
-        try:
-            reply = _flowers().secaggplus_mod(message, node, update)
-        except FloatingPointError as fault:
-            return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, str(fault)), reply_to=message)
-        if stage == Stage.SETUP:  # who has how many samples must be known before weights are given
-            client = whose(message, node)
-            told = {"client": client.number, "num-examples": len(client.data)}
-            reply.content["metrics"] = MetricRecord(told)
-        if stage == Stage.COLLECT_MASKED_VECTORS:
-            sent = reply.content[RECORD_KEY_CONFIGS]
-            # Flower would send 8 bytes a number, of which 4 are zeros.
-            packed = [bytes_to_ndarray(one).astype(np.uint32) for one in sent[Key.MASKED_PARAMETERS]]
-            sent[Key.MASKED_PARAMETERS] = [ndarray_to_bytes(one) for one in packed]
-        return reply
 
-    return mod
+def _with_masks_from(draw: Callable[..., list[np.ndarray]]) -> ModuleType:
+    """A copy of the module of Flower's mod with other masks: whoever else uses it finds it unchanged."""
+    spec: Any = _FLOWERS.__spec__
+    copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    copy.pseudo_rand_gen = draw  # type: ignore[attr-defined]
+    return copy
 
 
 def _to_mask(asked: Message, answer: Message) -> Message:

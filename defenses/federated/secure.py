@@ -20,7 +20,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.primitives.asymmetric import bytes_to_private_key, bytes_to_public_key
 
 from robustbench_lite.core.errors import UserError
-from robustbench_lite.defenses.federated.masking import CUT, MODULUS, NOT_FINITE, masks, mean_of, steps_for
+from robustbench_lite.defenses.federated.client import CUT, NOT_FINITE
+from robustbench_lite.defenses.federated.masking import MODULUS, masks, mean_of, steps_for
 from robustbench_lite.defenses.federated.strategies import Watch, size_of
 
 _OF_SUMS = ("fedavg", "fedprox", "fedadam")  # strategies that need no more than the mean
@@ -107,7 +108,7 @@ class _Round:
         keys = {node: [told[RECORD_KEY_CONFIGS][key] for key in _KEYS] for node, told in there.items()}
 
         public = {str(node): pair for node, pair in keys.items()}
-        shared = self._ask(Stage.SHARE_KEYS, dict.fromkeys(keys, public))
+        shared = self._ask(Stage.SHARE_KEYS, dict.fromkeys(keys, public), {"config": config})
 
         most = max(samples[node] for node in shared)
         asked = ConfigRecord({**config, "steps": steps, "most-examples": most})
@@ -117,7 +118,7 @@ class _Round:
 
         left, lost = list(given), [node for node in shared if node not in given]
         lists = {Key.ACTIVE_NODE_ID_LIST: left, Key.DEAD_NODE_ID_LIST: lost}
-        answers = self._ask(Stage.UNMASK, dict.fromkeys(left, lists))
+        answers = self._ask(Stage.UNMASK, dict.fromkeys(left, lists), {"config": config})
         shares: dict[int, list[bytes]] = {node: [] for node in shared}
         for told in answers.values():
             record = told[RECORD_KEY_CONFIGS]
@@ -145,12 +146,12 @@ class _Round:
         return _moved(self.order["arrays"], mean), weight
 
     def _ask(
-        self, stage: str, orders: Mapping[int, Mapping[str, Any]], rest: Mapping[str, Any] | None = None
+        self, stage: str, orders: Mapping[int, Mapping[str, Any]], rest: Mapping[str, Any]
     ) -> dict[int, RecordDict]:
         """Have a stage done at nodes, and give the answers of those that do it."""
         messages = [
             Message(
-                content=RecordDict({**(rest or {}), RECORD_KEY_CONFIGS: ConfigRecord({Key.STAGE: stage, **order})}),
+                content=RecordDict({**rest, RECORD_KEY_CONFIGS: ConfigRecord({Key.STAGE: stage, **order})}),
                 message_type=MessageType.TRAIN,
                 dst_node_id=node,
             )
@@ -170,9 +171,11 @@ class _Round:
             elif node not in found:
                 self.watch.note("no answer", self.number)
         if len(found) < (needed := max(self.threshold, self.watch.quorum)):
+            said = " ".join(next(iter(reasons.values()), "").split())
             raise UserError(
                 f"round {self.number}: {len(found)} of {len(self.nodes)} clients are left in secure aggregation (stage "
                 f"{stage}), and at least {needed} are needed; the same command with --resume tries again"
+                + (f"; a client answered: {said}" if said else "")
             )
         # In the same order whoever is first, so that a run can be repeated.
         return {node: found[node] for node in orders if node in found}

@@ -15,8 +15,7 @@ from flwr.serverapp.strategy import Strategy
 
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.defenses.federated import strategies
-from robustbench_lite.defenses.federated.client import Order, floats, load
-from robustbench_lite.defenses.federated.masking import CUT
+from robustbench_lite.defenses.federated.client import CUT, Order, floats, load
 from robustbench_lite.hardening.checkpoint import store
 from robustbench_lite.hardening.interface import Learnt, Stage
 from robustbench_lite.model.target import Target

@@ -88,7 +88,7 @@ class Federated(Step):
                 f"needs flwr, which can't be imported ({fault}); in an environment of its own: pip install "
                 "'robustbench_lite[federated]'"
             )
-        from robustbench_lite.defenses.federated import secure, strategies
+        from robustbench_lite.defenses.federated import strategies
 
         try:
             defense = registry.build("defenses", self.defense, self.params)
@@ -96,8 +96,7 @@ class Federated(Step):
             strategies.make(self.strategy, self.strategy_params, self._number(), watch, self._privacy())
         except UserError as fault:
             return str(fault)
-        unsafe: str | None = secure.unfit(self.strategy, self.noise, self._number()) if self.secure else None
-        if unsafe:
+        if self.secure and (unsafe := self._unfit_for_sums()):
             return unsafe
         if not isinstance(defense, Defense) or len(defense.stages) > 1 or defense.rehearses:
             return f"{self.defense} can't be federated: give a step that trains one network on the data alone"
@@ -131,7 +130,7 @@ class Federated(Step):
         parts
             Samples of each client, where they are known here.
         """
-        from robustbench_lite.defenses.federated import secure, server, strategies
+        from robustbench_lite.defenses.federated import server, strategies
         from robustbench_lite.defenses.federated.client import Order
 
         clients, folder, schedule = self._number(), context.checkpoint.folder, context.schedule
@@ -146,11 +145,14 @@ class Federated(Step):
             seed=context.seed,
             liars=dict.fromkeys(range(self.liars), self.lie),
             lie_scale=self.lie_scale,
+            secure=self.secure,
         )
         file = None if folder is None else folder / STATE_FILE
         server.wait(grid, clients, self.timeout)
         if self.secure:
-            grid = secure.Sums(grid, watch)
+            from robustbench_lite.defenses.federated.secure import Sums
+
+            grid = Sums(grid, watch)
         rounds = server.Rounds(grid, strategy, watch, order, self.timeout, file)
         # The mean over the clients stands in the place of the mean over the steps, of which the server does none.
         schedule = schedule.model_copy(update={"average": 0.0})
@@ -173,6 +175,17 @@ class Federated(Step):
 
     def _number(self) -> int:
         return len(self.sources) or self.clients
+
+    def _unfit_for_sums(self) -> str | None:
+        try:
+            from robustbench_lite.defenses.federated import secure
+        except ImportError as fault:
+            return (
+                f"secure aggregation (--secure) needs parts of flwr 1.42 that this version of it lacks ({fault}): pip "
+                "install 'flwr[simulation]==1.42.*'"
+            )
+        found: str | None = secure.unfit(self.strategy, self.noise, self._number())
+        return found
 
     def _parts(self, context: Context) -> list[Data]:
         if self.sources:

@@ -17,6 +17,7 @@ from flwr.supercore.privacy_accounting import NeighboringRelation, PrivacyConfig
 from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
 
 from robustbench_lite.core.errors import UserError, unknown
+from robustbench_lite.defenses.federated.client import NOT_FINITE
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "fedavg": flower.FedAvg,
@@ -89,7 +90,7 @@ class Watch:
             if all(np.isfinite(one).all() for one in reply.content["arrays"].to_numpy_ndarrays()):
                 good.append((told, reply))
             else:
-                self.note("weights that are not finite", int(told["client"]))
+                self.note(NOT_FINITE, int(told["client"]))
         if len(good) < self.quorum:
             raise UserError(
                 f"round {number}: {len(good)} of {asked} clients gave weights that can be used, and at least "

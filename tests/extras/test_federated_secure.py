@@ -7,6 +7,8 @@ test_federated.py has the same over Flower's simulation and over SuperNodes. Run
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,8 +31,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from robustbench_lite.core.errors import UserError
 from robustbench_lite.core.threat import ThreatModel
 from robustbench_lite.data.load import as_data
-from robustbench_lite.defenses.federated.client import Client, Order, client_app, floats
-from robustbench_lite.defenses.federated.masking import CUT, MODULUS, masks, mean_of, rounded, steps_for
+from robustbench_lite.defenses.federated import masking
+from robustbench_lite.defenses.federated.client import CUT, Client, Order, client_app, floats
+from robustbench_lite.defenses.federated.masking import MODULUS, masks, mean_of, rounded, steps_for
 from robustbench_lite.defenses.federated.secure import Sums
 from robustbench_lite.defenses.federated.strategies import Watch
 from robustbench_lite.hardening.schedule import Schedule
@@ -116,7 +119,7 @@ def flat(arrays: ArrayRecord) -> np.ndarray:
 
 def secure(here: Here, **more: Any) -> tuple[np.ndarray, Watch]:
     watch = Watch(quorum=3, secure=True)
-    (reply,) = Sums(here, watch).send_and_receive(a_round(**more))
+    (reply,) = Sums(here, watch).send_and_receive(a_round(**more, secure=True))
     return flat(reply.content["arrays"]), watch
 
 
@@ -170,6 +173,40 @@ def test_masks_are_those_of_the_whole_seed() -> None:
     drawn = masks(one, MODULUS, [(100_000,)])[0]
     bits = (drawn[:, None] >> np.arange(32)) & 1
     assert np.abs(bits.mean(0) - 0.5).max() < 0.01
+
+
+def test_a_client_sends_nothing_where_flower_draws_its_masks_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masking, "_with_masks_from", lambda _: masking._FLOWERS)
+    here = Here()
+    with pytest.raises(RuntimeError, match=r"draws masks in another way than 1\.42; no update was sent"):
+        secure(here)
+    assert {stage for stage, _ in here.answers} == {Stage.SETUP, Stage.SHARE_KEYS}
+
+
+def test_where_flowers_older_interface_is_missing_only_a_secure_federation_is_refused() -> None:
+    """In a process of its own, as modules that are loaded stay loaded."""
+    code = """
+import sys
+import torch
+from robustbench_lite.core.threat import ThreatModel
+from robustbench_lite.defenses.federated import client, deployment, server, simulation, strategies
+from robustbench_lite.defenses.federated.step import Federated
+from robustbench_lite.hardening.interface import Artifact
+from robustbench_lite.model.target import Target
+
+sys.modules["flwr.client.mod.secure_aggregation.secaggplus_mod"] = None
+artifact = Artifact(target=Target(torch.nn.Linear(2, 2)), threat=ThreatModel.parse("Linf 0.05"))
+print([name for name in sys.modules if name.endswith(("federated.masking", "federated.secure"))])
+print(Federated(defense="standard").unfit(artifact))
+print(Federated(defense="standard", secure=True).unfit(artifact))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded, plain_one, secure_one = done.stdout.splitlines()
+    assert loaded == "[]"
+    assert plain_one == "None"
+    assert "needs parts of flwr 1.42 that this version of it lacks" in secure_one
+    assert "pip install 'flwr[simulation]==1.42.*'" in secure_one
 
 
 def test_the_mean_is_that_of_plain_aggregation() -> None:
@@ -249,7 +286,7 @@ def test_a_client_that_is_lost_in_the_middle_is_left_out(stage: str, client: int
 
 @pytest.mark.parametrize("stage", Stage.all())
 def test_too_few_clients_end_the_round(stage: str) -> None:
-    with pytest.raises(UserError, match=rf"2 of 4 clients are left .*{stage}.*3 are needed.*--resume"):
+    with pytest.raises(UserError, match=rf"2 of 4 clients are left .*{stage}.*3 are needed.*--resume.*answered: lost"):
         secure(Here({stage: (0, 2)}))
 
 
