@@ -114,8 +114,8 @@ def notes(watch: strategies.Watch) -> Iterator[str]:
     """What went wrong at the clients and was survived."""
     if watch.secure:
         yield (
-            "federation: secure aggregation: the server saw the sum of each round's updates; that each one is finite "
-            f"and cut at {CUT:g} is the clients' word, and whether one points away from the others was not checked"
+            "federation: secure aggregation: the server saw the sum of each round's updates alone. It could not check "
+            f"that each one is finite and cut at {CUT:g}, nor whether one points away from the others"
         )
     if watch.cut:
         listed = ", ".join(map(str, sorted(set(watch.cut))))
