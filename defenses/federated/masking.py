@@ -119,18 +119,22 @@ def masked(
         mod = _with_masks_from(draw).secaggplus_mod
         reply: Message = mod(message, node, lambda asked, at: _to_mask(asked, train(asked, at)))
     except FloatingPointError as fault:
-        return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, str(fault)), reply_to=message)
+        return _refusal(message, str(fault))
     if stage == Stage.SETUP:  # who has how many samples must be known before weights are given
         one = client()
         reply.content["metrics"] = MetricRecord({"client": one.number, "num-examples": len(one.data)})
     if stage == Stage.COLLECT_MASKED_VECTORS:
         if drawn != 1 + len(config[Key.SOURCE_LIST]):  # its own mask, and one with each of the others
-            raise RuntimeError("this version of flwr draws masks in another way than 1.42; no update was sent")
+            return _refusal(message, "this version of flwr draws masks in another way than 1.42; no update was sent")
         sent = reply.content[RECORD_KEY_CONFIGS]
         # Flower would send 8 bytes a number, of which 4 are zeros.
         packed = [bytes_to_ndarray(one).astype(np.uint32) for one in sent[Key.MASKED_PARAMETERS]]
         sent[Key.MASKED_PARAMETERS] = [ndarray_to_bytes(one) for one in packed]
     return reply
+
+
+def _refusal(message: Message, why: str) -> Message:
+    return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, why), reply_to=message)
 
 
 def _with_masks_from(draw: Callable[..., list[np.ndarray]]) -> ModuleType:

@@ -171,7 +171,7 @@ class _Round:
             elif node not in found:
                 self.watch.note("no answer", self.number)
         if len(found) < (needed := max(self.threshold, self.watch.quorum)):
-            said = " ".join(next(iter(reasons.values()), "").split())
+            said = next(iter(reasons.values()), "").strip().rpartition("\n")[2]  # the rest is where it was raised
             raise UserError(
                 f"round {self.number}: {len(found)} of {len(self.nodes)} clients are left in secure aggregation (stage "
                 f"{stage}), and at least {needed} are needed; the same command with --resume tries again"
