@@ -172,6 +172,12 @@ class Target:
         other.preprocessing = preprocessing or self.preprocessing
         return other
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        # Its tensors are elsewhere then, see `workers.gpus.or_memory`; a target without any computes where they would.
+        if self._device.type == "cuda" and not torch.cuda.is_available():
+            self._device = torch.device("cpu")
+
     def __repr__(self) -> str:
         return f"Target({self.name!r}, device={str(self.device)!r}, dtype={self.dtype})"
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from robustbench_lite import Target
 from robustbench_lite.workers import gpus
 
 
@@ -45,3 +46,10 @@ def test_where_there_is_no_gpu_what_was_on_one_is_read_into_memory(monkeypatch: 
         pickle.loads(sent)
     gpus.or_memory()
     assert torch.equal(pickle.loads(sent).weight, module.weight)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_target_without_tensors_is_not_left_on_a_gpu_that_is_not_there() -> None:
+    target = Target(nn.Flatten())
+    target._device = torch.device("cuda:1")
+    assert pickle.loads(pickle.dumps(target)).device == torch.device("cpu")
