@@ -65,7 +65,7 @@ class Environment(Frozen):
     workers: int = 1
     """Processes that attacked a part of the samples each; 1: all were attacked in one."""
     processors: dict[str, int] = Field(default_factory=dict)
-    """Where there were several: how many samples each kind of processor attacked, on whatever machine."""
+    """Where there were several workers: how many samples each kind of processor had to attack, on whatever machine."""
     packages: dict[str, str]
     """Versions of what the result depends on."""
 

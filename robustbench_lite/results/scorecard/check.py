@@ -232,6 +232,7 @@ def _counts(card: Contents) -> Iterator[str]:
         "data.limit": card.data.limit or 0,
         **{f"gates.{at}.samples": gate.samples or 0 for at, gate in enumerate(card.gates)},
         "environment.threads": card.environment.threads,
+        **{f"environment.processors.{name}": samples for name, samples in card.environment.processors.items()},
         **{f"data.shape.{at}": size for at, size in enumerate(card.data.shape)},
         **{f"attacks.{at}.unconfirmed": one.unconfirmed for at, one in enumerate(card.attacks)},
         **{f"attacks.{at}.strange": one.strange for at, one in enumerate(card.attacks)},
