@@ -35,9 +35,8 @@ from robustbench_lite.workers import Lost
 _log = logging.getLogger(__name__)
 _SAMPLES_SHOWN = 8  # in a message
 _GALLERY_BYTES = 1 << 26
-_PART = 128  # samples of a part; where gates may end the run, it ends at the same sample on whatever machine
-_SHARES = 2  # parts for each worker at least
-_LAST = 32  # samples of the last parts, smaller ones so that no worker waits long for another
+_SHARES = 2  # parts for each worker at least, so that none waits long for the last one
+_PART = 128  # samples of a part where gates may end the run: then it ends at the same sample on whatever machine
 
 
 class SuiteResult(NamedTuple):
@@ -133,22 +132,11 @@ def _parts(plan: Plan, clean: CleanPass) -> list[NDArray[np.int64]]:
     """Positions of the samples that are attacked together; where gates may settle early, in a random order."""
     everything, workers = np.arange(len(plan.data)), plan.executor.workers
     if not plan.sequential:
-        return np.split(everything, _ends(len(everything), workers)) if workers > 1 else [everything]
+        size = min(_PART, -(-len(everything) // (_SHARES * workers))) if workers > 1 else len(everything)
+        return np.split(everything, range(size, len(everything), size))
     draws = Noise(torch.from_numpy(clean.sample_keys)).at(plan.seed).uniform(()).numpy()
     order = np.lexsort((clean.sample_keys, draws))
     return np.split(order, range(_PART, len(order), _PART))
-
-
-def _ends(samples: int, workers: int) -> list[int]:
-    """Where parts end that are shared out to workers, but the last one: they are smaller the fewer samples are left.
-
-    Polychronopoulos and Kuck, *Guided self-scheduling*, IEEE Transactions on Computers 1987.
-    """
-    least = min(_LAST, -(-samples // (_SHARES * workers)))
-    ends, at = [], 0
-    while (at := at + min(_PART, max(least, -(-(samples - at) // (_SHARES * workers))))) < samples:
-        ends.append(at)
-    return ends
 
 
 def _counts(plan: Plan, clean: CleanPass, standing: NDArray[np.bool_], rows: NDArray[np.int64]) -> Counts:

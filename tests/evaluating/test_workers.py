@@ -10,11 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from robustbench_lite import Scorecard, evaluate, load_data
@@ -82,16 +79,6 @@ def test_workers_find_the_same_also_where_one_is_killed(network: nn.Module, tmp_
     last = [one for one in told if one.name == "2 workers"][-1]  # the checks of what stands follow
     assert (last.done, last.total) == (SAMPLES, SAMPLES)
     assert shared.environment.processors == {shared.environment.processor: SAMPLES}
-
-
-@given(st.integers(1, 3000), st.integers(2, 70))
-def test_parts_get_smaller_to_the_end(samples: int, workers: int) -> None:
-    sizes = np.diff([0, *run_suite._ends(samples, workers), samples])
-    assert sizes.max() <= 128
-    assert sizes.min() >= 1
-    assert (np.diff(sizes) <= 0).all()
-    assert len(sizes) >= min(samples, workers), "every worker has something to do"
-    assert sizes[-workers:].max() <= max(32, -(-samples // (2 * workers))), "what the last ones may wait for"
 
 
 class Mixed(LocalExecutor):
