@@ -6,13 +6,14 @@ takes only the part in flight with it.
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from robustbench_lite.core.cost import BudgetTracker, Passes
 from robustbench_lite.core.errors import UserError
@@ -100,47 +101,60 @@ class RayExecutor:
         """Results as they come, until every part that was started has come in."""
         ledger = ray.remote(num_cpus=0)(_Ledger).remote()
         kind = ray.remote(num_cpus=1, max_concurrency=1)(_Worker)
-        sent, free_gpus = ray.put(content), _free_gpus(ray)
+        sent, places = ray.put(content), itertools.count()
         waiting, deaths = deque(range(len(parts))), dict.fromkeys(range(len(parts)), 0)
-        cores = int(ray.cluster_resources().get("CPU", 1))  # perhaps fewer than workers: an actor too many never starts
-        # An actor that asks for a GPU when none is free would never start: the others do without.
-        needs = [int(place < free_gpus) for place in range(min(self.workers, len(parts), cores))]
-        free = [(kind.options(num_gpus=need).remote(sent, ledger, place), need) for place, need in enumerate(needs)]
-        at_work: dict[Any, tuple[int, Any, int]] = {}
-        places = len(free)
-        while waiting or at_work:
-            while waiting and free:
-                number, (worker, need) = waiting.popleft(), free.pop(0)
-                at_work[worker.run.remote(parts[number])] = number, worker, need
-            try:
-                [done], _ = ray.wait(list(at_work), num_returns=1)
-            except KeyboardInterrupt:
-                if budget.interrupted:  # a second time: nobody waits for the rest
-                    return
-                budget.interrupted = True
-                waiting.clear()
-                ray.get(ledger.stop.remote())
-                continue
-            number, worker, need = at_work.pop(done)
-            try:
-                result, spent = ray.get(done)
-            except ray.exceptions.RayActorError as fault:
-                deaths[number] += 1
-                places += 1
-                free.append((kind.options(num_gpus=need).remote(sent, ledger, places), need))
-                if deaths[number] < TRIES:
-                    waiting.appendleft(number)
-                else:
-                    why = str(fault).strip().rpartition("\n")[2]
-                    yield number, Lost(f"it ended {TRIES} workers, the last one so: {why}")
-                continue
-            except ray.exceptions.RayTaskError as fault:
-                raise fault.cause from None
-            free.append((worker, need))
-            budget.spend(spent.forward, spent.backward)
-            if until(result):
-                waiting.clear()
-            yield number, result
+
+        def begun(need: int) -> _Actor:
+            return _Actor(kind.options(num_gpus=need).remote(sent, ledger, next(places)), need)
+
+        # An actor that asks for a core or a GPU when none is left would never start.
+        cores, free_gpus = int(ray.cluster_resources().get("CPU", 1)), _free_gpus(ray)
+        free = deque(begun(int(place < free_gpus)) for place in range(min(self.workers, len(parts), cores)))
+        at_work: dict[Any, tuple[int, _Actor]] = {}
+        try:
+            while waiting or at_work:
+                while waiting and free:
+                    number, actor = waiting.popleft(), free.popleft()
+                    at_work[actor.handle.run.remote(parts[number])] = number, actor
+                try:
+                    [done], _ = ray.wait(list(at_work), num_returns=1)
+                except KeyboardInterrupt:
+                    if budget.interrupted:  # a second time: nobody waits for the rest
+                        return
+                    budget.interrupted = True
+                    waiting.clear()
+                    ray.get(ledger.stop.remote())
+                    continue
+                number, actor = at_work.pop(done)
+                try:
+                    result, spent = ray.get(done)
+                except ray.exceptions.RayActorError as fault:
+                    deaths[number] += 1
+                    free.append(begun(actor.gpus))
+                    if deaths[number] < TRIES:
+                        waiting.appendleft(number)
+                    else:
+                        why = str(fault).strip().rpartition("\n")[2]
+                        yield number, Lost(f"it ended {TRIES} workers, the last one so: {why}")
+                    continue
+                except ray.exceptions.RayTaskError as fault:
+                    raise fault.cause from None
+                free.append(actor)
+                budget.spend(spent.forward, spent.backward)
+                if until(result):
+                    waiting.clear()
+                yield number, result
+        finally:  # whatever they are at: where one has raised, or nobody waits, others still run
+            for handle in (ledger, *(one.handle for one in (*free, *(actor for _, actor in at_work.values())))):
+                ray.kill(handle)
+
+
+class _Actor(NamedTuple):
+    """A worker as its owner sees it."""
+
+    handle: Any
+    gpus: int
+    """How many it has to itself."""
 
 
 class _Worker:

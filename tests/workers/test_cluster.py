@@ -77,6 +77,33 @@ def test_an_actor_that_is_killed_takes_nothing_with_it_and_a_part_that_kills_thr
     assert lost.reason.startswith("it ended 3 workers")
 
 
+def test_no_actor_outlives_its_parts(executor: Executor) -> None:
+    for process in mapped(executor, lambda _: os.getpid()):
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{process}").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not Path(f"/proc/{process}").exists()
+
+
+def test_an_actor_ends_also_at_a_part_that_nobody_waits_for(executor: Executor, tmp_path: Path) -> None:
+    def run(part: int) -> int:
+        (tmp_path / f"{part} {os.getpid()}").touch()
+        if part == 1:
+            time.sleep(60)
+        return part
+
+    results = executor.map(run, PARTS[:2], BudgetTracker(), lambda _: False)
+    assert next(results) == 0
+    deadline = time.monotonic() + 10
+    while not (began := list(tmp_path.glob("1 *"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    results.close()  # type: ignore[attr-defined]  # it is a generator
+    process = Path("/proc") / began[0].name.split()[1]
+    while process.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not process.exists()
+
+
 def test_workers_have_a_gpu_each_as_far_as_they_go_where_one_is_seen_here(
     executor: Executor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
