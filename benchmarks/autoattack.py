@@ -26,7 +26,7 @@ from common import environment, write
 from nets import CACHE, NETS, Net
 from torch import Tensor, nn
 
-from robustbench_lite import evaluate
+from robustbench_lite import Scorecard, evaluate
 from robustbench_lite.core.files import write_atomically
 from robustbench_lite.core.norms import GEOMETRIES
 from robustbench_lite.core.threat import Norm, ThreatModel
@@ -198,9 +198,20 @@ class Asked(NamedTuple):
     samples: int
     """First test samples."""
 
-    def suite(self, kind: str) -> str:
-        """Ours: the one of a kind, such as ``standard``."""
-        return f"{self.threat.norm.lower()}_{kind}"
+    def evaluated(self, kind: str, seed: int) -> Scorecard:
+        """What our suite of a kind, such as ``standard``, finds."""
+        suite = f"{self.threat.norm.lower()}_{kind}"
+        return evaluate(self.net.load(), self.net.test(self.samples), suite, self.threat, seed=seed)
+
+    def row(self, stored: dict[str, Any]) -> dict[str, Any]:
+        """How a row of a table begins: the question, and AutoAttack's answer."""
+        return {
+            "network": self.net.name,
+            "threat model": str(self.threat),
+            "samples": self.samples,
+            "right": len(stored["right"]),
+            "AutoAttack robust": len(stored["robust"]),
+        }
 
     @property
     def file(self) -> Path:
@@ -255,16 +266,11 @@ def write_reference(asked: Asked, seed: int) -> dict[str, Any]:
 
 def beside(asked: Asked, stored: dict[str, Any], seed: int) -> dict[str, Any]:
     """Run ours on the samples of a reference; return the row of the table."""
-    net, threat, samples = asked
-    card = evaluate(net.load(), net.test(samples), asked.suite("standard"), threat, seed=seed)
+    card = asked.evaluated("standard", seed)
     robust = {outcome.index for outcome in card.outcomes if outcome.robust}
     theirs = stored["forward"] + stored["backward"]
     return {
-        "network": net.name,
-        "threat model": str(threat),
-        "samples": samples,
-        "right": len(stored["right"]),
-        "AutoAttack robust": len(stored["robust"]),
+        **asked.row(stored),
         "ours robust": len(robust),
         "only AutoAttack breaks": len(robust - set(stored["robust"])),
         "only ours breaks": len(set(stored["robust"]) - robust),
@@ -279,19 +285,14 @@ def beside(asked: Asked, stored: dict[str, Any], seed: int) -> dict[str, Any]:
 
 def quick_beside(asked: Asked, stored: dict[str, Any], seed: int) -> dict[str, Any]:
     """Run the quick suite on the samples of a reference; return the row of its table."""
-    net, threat, samples = asked
-    card = evaluate(net.load(), net.test(samples), asked.suite("quick"), threat, seed=seed)
+    card = asked.evaluated("quick", seed)
     robust = card.robust_accuracy.count
     return {
-        "network": net.name,
-        "threat model": str(threat),
-        "samples": samples,
-        "right": len(stored["right"]),
-        "AutoAttack robust": len(stored["robust"]),
+        **asked.row(stored),
         "quick robust": robust,
-        "points above": 100 * (robust - len(stored["robust"])) / samples,
-        "AutoAttack passes a sample": (stored["forward"] + stored["backward"]) / samples,
-        "quick passes a sample": card.passes.total / samples,
+        "points above": 100 * (robust - len(stored["robust"])) / asked.samples,
+        "AutoAttack passes a sample": (stored["forward"] + stored["backward"]) / asked.samples,
+        "quick passes a sample": card.passes.total / asked.samples,
         "verdict": card.verdict,
     }
 

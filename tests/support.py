@@ -1,11 +1,19 @@
-"""Models that the tests of several rooms put around another one."""
+"""Models that the tests of several rooms put around another one, and a suite that several compare with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+FGSM_AND_PGD: list[Any] = [
+    "fgsm",
+    {"attack": "pgd", "params": {"steps": 10}},
+    {"name": "pgd-margin", "attack": "pgd", "params": {"steps": 20, "loss": "margin"}},
+]
+"""What people start with: a step, then runs on two losses that fail in different ways."""
 
 
 class Counting(nn.Module):

@@ -19,6 +19,7 @@ from robustbench_lite.hardening.interface import Batch, Defense, Stage
 from robustbench_lite.hardening.recipe import Schedule
 from robustbench_lite.hardening.training import train
 from robustbench_lite.model.target import Target
+from tests.support import FGSM_AND_PGD
 
 THREAT = ThreatModel.parse("Linf 0.15")
 BATCH = Batch(torch.tensor([[1.0, 0.5], [0.25, 0.5]]), torch.tensor([0, 0]), torch.tensor([1, 2]))
@@ -115,13 +116,8 @@ def test_at_temperature_1_the_students_logits_are_large_and_its_gradients_vanish
 def test_it_looks_robust_to_the_cross_entropys_gradient_and_falls_to_the_margins(
     networks: dict[str, Target],
 ) -> None:
-    suite = [
-        "fgsm",
-        {"attack": "pgd", "params": {"steps": 10}},
-        {"name": "pgd-margin", "attack": "pgd", "params": {"steps": 20, "loss": "margin"}},
-    ]
     cards = {
-        name: evaluate(target, "digits", suite, THREAT, independent=True, limit=200)
+        name: evaluate(target, "digits", FGSM_AND_PGD, THREAT, independent=True, limit=200)
         for name, target in networks.items()
     }
     alone = {
